@@ -1,0 +1,51 @@
+# make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
+# make test           all tests, in an environment made from requirements.lock where there is none yet
+# make lint           ruff (format and rules), mypy on the mathematics
+# make bench          what an epoch of fit costs beside a bare PyTorch loop
+# make lock           choose the newest versions anew, with hashes and without addresses
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= eq.yaml
+ARGS ?=
+
+IN_VENV := $(VENV)/bin/python
+READY := $(VENV)/ready
+
+.PHONY: fit test lint bench lock environment
+
+fit: environment
+	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
+
+test: environment
+	$(IN_VENV) -m pytest $(ARGS)
+
+lint: environment
+	$(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m mypy
+
+bench: environment
+	$(IN_VENV) scripts/epoch_overhead.py $(ARGS)
+
+lock: environment
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
+	  --output-file requirements.lock
+
+environment: $(READY)
+
+# pip installs uv, by its hash; uv installs the other packages, by theirs, six times faster. Where uv cannot reach what
+# pip is configured for, pip does it all.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@echo "Making the environment in $(VENV), once: about 5 GB, a minute or more."
+	@$(PYTHON) -m venv --without-pip $(VENV)
+	@awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
+	@$(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
+	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(IN_VENV) requirements.lock \
+	  || { echo "uv did not succeed: installing with pip."; \
+	       $(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r requirements.lock; }
+	@$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
+	  || $(PYTHON) -m pip --python $(IN_VENV) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
