@@ -1,0 +1,89 @@
+"""What the tests share: a naive oracle, small files in the formats of the data sets, the command line as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("default")
+torch.set_num_threads(1)
+
+
+def dense_chain(cores: list[torch.Tensor]) -> torch.Tensor:
+    """The whole tensor (n, ..., n, classes) of a tensor train, by one einsum after the other: the oracle."""
+    whole = cores[0]
+    for core in cores[1:]:
+        whole = torch.einsum("...a,aib->...ib", whole, core)
+    return whole.squeeze(0)
+
+
+def dense_scores(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Scores (batch, classes) of features (batch, sites, modes) against a whole weight tensor."""
+    rows = []
+    for sample in features:
+        rest = weights
+        for site in sample:
+            rest = torch.einsum("i,i...->...", site, rest)
+        rows.append(rest)
+    return torch.stack(rows)
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """An uncompressed IDX file, the format of MNIST."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def write_mnist() -> Callable[..., Path]:
+    """Writes a data root with random digits in MNIST's layout; the labels are learnable."""
+
+    def write(root: Path, name: str = "MNIST", train: int = 200, test: int = 50) -> Path:
+        generator = np.random.default_rng(0)
+        for part, samples in (("train", train), ("t10k", test)):
+            labels = generator.integers(0, 10, samples)
+            images = generator.integers(0, 64, (samples, 28, 28))
+            for image, label in zip(images, labels, strict=True):
+                image[2 * label : 2 * label + 4] += 150
+            write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", images)
+            write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", labels)
+        return root
+
+    return write
+
+
+class CommandLine:
+    """``python -m ttlightning`` in a process of its own, in an empty folder."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
+        self.environment |= {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1"}
+
+    def __call__(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ttlightning", *map(str, words)]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def result(self, run: str) -> dict:
+        return json.loads((self.folder / "runs" / run / "result.json").read_text())
+
+
+@pytest.fixture
+def command(tmp_path: Path, write_mnist: Callable[..., Path]) -> CommandLine:
+    """The command line beside a small data set in MNIST's layout."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return CommandLine(folder, write_mnist(tmp_path / "data"))

@@ -1,0 +1,111 @@
+"""Laws of every tensor format, against a dense oracle that shares no code with it."""
+
+import pytest
+import torch
+from conftest import dense_chain, dense_scores
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+
+FORMATS = [TensorTrain, EqualCoreTensorTrain]
+shapes = st.fixed_dictionaries(
+    {"sites": st.integers(2, 7), "modes": st.integers(1, 4), "classes": st.integers(1, 3), "rank": st.integers(1, 4)}
+)
+seeds = st.integers(0, 2**31)
+
+
+def random_format(kind: type[TensorTrain], shape: dict[str, int], seed: int) -> tuple[TensorTrain, torch.Generator]:
+    torch.manual_seed(seed)
+    format = kind(**shape, initialization="gaussian", gain=2.0).double()
+    return format, torch.Generator().manual_seed(seed)
+
+
+def random_features(format: TensorTrain, generator: torch.Generator, batch: int = 3) -> torch.Tensor:
+    return torch.randn(batch, format.sites, format.modes, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(shape=shapes, seed=seeds)
+def test_scores_are_those_of_the_dense_tensor(kind, shape, seed):
+    format, generator = random_format(kind, shape, seed)
+    features = random_features(format, generator)
+    expected = dense_scores(dense_chain(format.cores()), features)
+    torch.testing.assert_close(format(features), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(shape=shapes, seed=seeds)
+def test_one_hot_features_read_an_entry(kind, shape, seed):
+    format, generator = random_format(kind, shape, seed)
+    index = torch.randint(format.modes, (format.sites,), generator=generator)
+    one_hot = torch.nn.functional.one_hot(index, format.modes).double().unsqueeze(0)
+    entry = dense_chain(format.cores())[tuple(index)]
+    torch.testing.assert_close(format(one_hot)[0], entry, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(shape=shapes, seed=seeds, scale=st.floats(-3, 3))
+def test_linear_in_every_site(kind, shape, seed, scale):
+    format, generator = random_format(kind, shape, seed)
+    features, other = random_features(format, generator), random_features(format, generator)
+    for site in range(format.sites):
+        changed, combined = features.clone(), features.clone()
+        changed[:, site] = other[:, site]
+        combined[:, site] = features[:, site] + scale * other[:, site]
+        torch.testing.assert_close(format(combined), format(features) + scale * format(changed), rtol=1e-9, atol=1e-10)
+
+
+@given(shape=shapes, seed=seeds)
+def test_equal_cores_are_different_cores_that_happen_to_be_equal(shape, seed):
+    equal, generator = random_format(EqualCoreTensorTrain, shape, seed)
+    different = TensorTrain(**shape).double()
+    interior = equal.interior.expand(different.interior.shape).clone()
+    different.load_state_dict({"first": equal.first, "interior": interior, "last": equal.last})
+    features = random_features(equal, generator)
+    assert torch.equal(equal(features), different(features))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@given(shape=shapes, seed=seeds)
+def test_permuting_samples_permutes_scores(kind, shape, seed):
+    format, generator = random_format(kind, shape, seed)
+    features = random_features(format, generator, batch=5)
+    order = torch.randperm(5, generator=generator)
+    torch.testing.assert_close(format(features[order]), format(features)[order], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("sites", [2, 3, 9])
+def test_gradients(kind, sites):
+    """Central differences agree with autograd, through the rescaling too (it happens at site 8)."""
+    torch.manual_seed(0)
+    format = kind(sites, 2, 2, rank=2, initialization="gaussian", gain=1.5).double()
+    features = torch.randn(2, sites, 2, dtype=torch.float64, requires_grad=True)
+    parameters = [p.detach().clone().requires_grad_() for p in format.parameters()]
+    names = [name for name, _ in format.named_parameters()]
+
+    def scores(features, *parameters):
+        return torch.func.functional_call(format, dict(zip(names, parameters, strict=True)), (features,))
+
+    assert torch.autograd.gradcheck(scores, (features, *parameters))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(TensorTrain, 3 * 4 + 5 * 3 * 16 + 3 * 4 * 10), (EqualCoreTensorTrain, 12 + 48 + 120)]
+)
+def test_parameter_count(kind, expected):
+    assert kind(sites=7, modes=3, classes=10, rank=4).parameter_count() == expected
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("name", ["sites", "modes", "classes", "rank"])
+def test_sizes_too_small(kind, name):
+    sizes = {"sites": 4, "modes": 2, "classes": 2, "rank": 2} | {name: 0}
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        kind(**sizes)
+
+
+def test_features_of_another_shape_are_named():
+    with pytest.raises(UserError, match=r"\(batch, 4, 2\).*got \(5, 4, 3\)"):
+        TensorTrain(4, 2, 2, rank=2)(torch.zeros(5, 4, 3))

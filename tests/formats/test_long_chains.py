@@ -1,0 +1,73 @@
+"""The split-off powers of two: exact, and enough for chains of any length."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain
+from ttlightning.formats.contraction import scale_by_power_of_two, split_off_power_of_two
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_power_of_two_is_exact(dtype):
+    largest = {torch.float32: 127, torch.float64: 1023}[dtype]
+    exponents = torch.arange(1 - largest, largest + 1, dtype=torch.int32)
+    values = torch.full((len(exponents), 1), 1.0, dtype=dtype)
+    expected = torch.tensor([math.ldexp(1.0, e) for e in exponents.tolist()], dtype=torch.float64).to(dtype)
+    assert torch.equal(scale_by_power_of_two(values, exponents)[:, 0], expected)
+
+
+@given(seed=st.integers(0, 2**31), exponent=st.integers(-60, 60))
+def test_splitting_changes_no_bit(seed, exponent):
+    state = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    scaled, split = split_off_power_of_two(state)
+    largest = scaled.abs().amax(1)
+    assert ((largest >= 0.5) & (largest < 1)).all()
+    assert torch.equal(scale_by_power_of_two(scaled, split), state)
+
+
+def test_zero_states_stay_zero():
+    scaled, exponent = split_off_power_of_two(torch.zeros(2, 3))
+    assert torch.equal(scaled, torch.zeros(2, 3))
+    assert torch.equal(exponent, torch.zeros(2, dtype=exponent.dtype))
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 30.0])
+def test_784_sites(kind, scale):
+    """float32 at d = 784 agrees with float64 in digits, however far the scores lie outside float32's range."""
+    torch.manual_seed(0)
+    format = kind(784, 3, 10, rank=8, initialization="gaussian")
+    features = scale * torch.randn(4, 784, 3)
+    mantissa, exponent = format.scaled_scores(features)
+    assert torch.isfinite(mantissa).all()
+    assert (mantissa.abs().amax(1) > torch.finfo(torch.float32).tiny).all()
+    exact_mantissa, exact_exponent = format.double().scaled_scores(features.double())
+    ratio = torch.ldexp(mantissa.double(), (exponent - exact_exponent).unsqueeze(1)) / exact_mantissa
+    torch.testing.assert_close(ratio, torch.ones_like(ratio), rtol=1e-2, atol=0)
+
+
+def test_784_sites_train():
+    """Gradients neither vanish nor overflow where the scores themselves are of the order of one."""
+    torch.manual_seed(0)
+    format = EqualCoreTensorTrain(784, 3, 10, rank=8)
+    features = torch.rand(4, 784, 3)
+    features[..., -1] = 1
+    loss = torch.nn.functional.cross_entropy(format(features), torch.arange(4))
+    loss.backward()
+    assert torch.isfinite(loss)
+    for parameter in format.parameters():
+        assert torch.isfinite(parameter.grad).all()
+        assert parameter.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+def test_a_score_out_of_range_is_infinite_or_zero_and_never_wrong(kind):
+    torch.manual_seed(0)
+    format = kind(784, 3, 2, rank=4, initialization="gaussian")
+    huge, tiny = (format(scale * torch.ones(1, 784, 3)) for scale in (1e3, 1e-3))
+    assert torch.isinf(huge).all()
+    assert torch.equal(tiny, torch.zeros_like(tiny))

@@ -1,0 +1,44 @@
+"""Bounds against each other, against the papers' numbers and against literal matricizations."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain
+from ttlightning.rank import (
+    cp_rank_bound_a24,
+    cp_rank_bound_k18,
+    generic_odd_even_rank,
+    matricization,
+    numerical_rank,
+)
+
+
+@pytest.mark.parametrize(
+    ("modes", "rank", "sites", "expected"),
+    [(5, 3, 8, (81, 16, 375)), (17, 16, 16, (16**8, 15**8, 16 * 17**7)), (64, 8, 16, (8**8, 7**8, 8 * 64**7))],
+)
+def test_numbers_of_the_papers(modes, rank, sites, expected):
+    bounds = cp_rank_bound_k18, cp_rank_bound_a24, generic_odd_even_rank
+    assert tuple(bound(modes, rank, sites) for bound in bounds) == expected
+
+
+@given(modes=st.integers(1, 40), rank=st.integers(1, 40), sites=st.integers(2, 30))
+def test_ours_is_never_below_the_published_ones(modes, rank, sites):
+    ours = generic_odd_even_rank(modes, rank, sites)
+    assert ours >= cp_rank_bound_k18(modes, rank, sites) >= cp_rank_bound_a24(modes, rank, sites) >= 1
+    assert ours <= modes ** (sites // 2)
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize(
+    ("modes", "rank", "sites"),
+    [(n, r, d) for n in range(1, 5) for r in range(1, 4) for d in range(2, 7) if n**d <= 4096],
+)
+def test_random_tensors_have_the_generic_rank(kind, modes, rank, sites):
+    """Odd d as well as even d, n above and below r and r^2, different and equal cores."""
+    torch.manual_seed(modes + 10 * rank + 100 * sites)
+    format = kind(sites, modes, 2, rank=rank, initialization="gaussian", gain=2.0)
+    values = torch.linalg.svdvals(matricization(format))
+    assert numerical_rank(values, 1e-11).tolist() == [generic_odd_even_rank(modes, rank, sites)] * 2

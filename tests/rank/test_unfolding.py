@@ -1,0 +1,54 @@
+"""Matricizations and their sketches, from scores alone."""
+
+import pytest
+import torch
+from conftest import dense_chain
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning.rank import generic_odd_even_rank, matricization, numerical_rank, sketch
+
+
+@pytest.mark.parametrize("sites", [2, 3, 4, 5, 6])
+def test_rows_are_odd_sites_and_columns_even_ones(sites):
+    torch.manual_seed(0)
+    format = TensorTrain(sites, 3, 2, rank=2, initialization="gaussian")
+    dense = dense_chain([core.double() for core in format.cores()])
+    odd, even = range(0, sites, 2), range(1, sites, 2)
+    expected = dense.permute(sites, *odd, *even).reshape(2, 3 ** len(odd), 3 ** len(even))
+    torch.testing.assert_close(matricization(format), expected)
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 2, 6), (2, 3, 7), (4, 2, 5), (2, 1, 6)])
+def test_a_sketch_has_the_rank_of_what_it_sketches(kind, modes, rank, sites):
+    torch.manual_seed(1)
+    format = kind(sites, modes, 3, rank=rank, initialization="gaussian")
+    values = torch.linalg.svdvals(sketch(format, 24, torch.Generator().manual_seed(0)))
+    expected = min(24, generic_odd_even_rank(modes, rank, sites))
+    assert numerical_rank(values, 1e-12).tolist() == [expected] * 3
+
+
+def test_the_sketch_is_a_product_with_the_matricization():
+    """Its entries are the form at rows and columns that its generator drew: linear in W."""
+    torch.manual_seed(0)
+    one, two, both = (TensorTrain(4, 3, 2, rank=2, initialization="gaussian") for _ in range(3))
+    for parameter in ("first", "interior"):
+        for format in (two, both):
+            getattr(format, parameter).data.copy_(getattr(one, parameter).data)
+    both.last.data.copy_(one.last.data + two.last.data)
+    matrices = [matricization(format) for format in (one, two, both)]
+    torch.testing.assert_close(matrices[2], matrices[0] + matrices[1])
+
+
+@pytest.mark.parametrize("sites", [784, 785])
+def test_long_chains_can_be_sketched(sites):
+    format = EqualCoreTensorTrain(sites, 3, 2, rank=4, initialization="gaussian", gain=3.0)
+    found = sketch(format, 8, torch.Generator().manual_seed(0))
+    assert torch.isfinite(found).all()
+    assert found.abs().max() > 1e-12
+    assert torch.equal(found, sketch(format, 8, torch.Generator().manual_seed(0)))
+
+
+def test_a_matricization_too_large_for_memory():
+    with pytest.raises(UserError, match=r"4\.87e\+20 entries.*GiB.*sketch"):
+        matricization(TensorTrain(16, 17, 10))

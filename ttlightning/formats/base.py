@@ -1,0 +1,75 @@
+r"""The interface that all tensor formats share.
+
+score_y(f_1, ..., f_d) = sum over i_1..i_d of  W_y[i_1, ..., i_d] f_1[i_1] ... f_d[i_d]        [K18, Eq. 3]
+"""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ttlightning.errors import UserError
+from ttlightning.formats.contraction import scale_by_power_of_two
+
+
+class ScoreTensor(nn.Module, ABC):
+    r"""A weight tensor W with ``sites`` modes of size ``modes`` for each of ``classes`` classes, never stored whole.
+
+    The contract: the map from features to scores is linear in the features of every single site, the others held
+    fixed. Everything else follows from it. An entry of W is the map at one-hot features; a matricization of W is
+    the map on a grid of features; no code outside the format needs to know how W is decomposed.
+
+    Shapes:
+        features ``(batch, sites, modes)`` -> scores ``(batch, classes)``.
+
+    Raises:
+        UserError: at construction, where a size is too small for the format; at a call, where the features do not
+            have ``sites`` sites of ``modes`` modes.
+    """
+
+    def __init__(self, sites: int, modes: int, classes: int) -> None:
+        super().__init__()
+        for name, value, least in (("sites", sites, 2), ("modes", modes, 1), ("classes", classes, 1)):
+            require_at_least(type(self).__name__, name, value, least)
+        self.sites, self.modes, self.classes = sites, modes, classes
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """The width r of the network that the format describes (TT-rank, CP-rank, HT-rank)."""
+
+    @abstractmethod
+    def scaled_scores(
+        self, features: Float[Tensor, "batch sites modes"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        r"""Scores as ``mantissa * 2**exponent``, one exponent for each sample.
+
+        The exponents are integers and powers of two are exact, so that splitting the scale off changes no bit of a
+        score that the floating-point format can hold, and keeps those that it cannot.
+        """
+
+    def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
+        """Scores of all classes; an entry that the floating-point format cannot hold becomes 0 or inf."""
+        self._check(features)
+        mantissa, exponent = self.scaled_scores(features)
+        return scale_by_power_of_two(mantissa, exponent)
+
+    def parameter_count(self) -> int:
+        """Number of trainable numbers of the decomposition."""
+        return sum(p.numel() for p in self.parameters())
+
+    def extra_repr(self) -> str:
+        return f"sites={self.sites}, modes={self.modes}, rank={self.rank}, classes={self.classes}"
+
+    def _check(self, features: Tensor) -> None:
+        if features.ndim != 3 or features.shape[1:] != (self.sites, self.modes):
+            raise UserError(
+                f"{type(self).__name__} takes features of shape (batch, {self.sites}, {self.modes}) "
+                f"= (batch, sites, modes), got {tuple(features.shape)}"
+            )
+
+
+def require_at_least(owner: str, name: str, value: int, least: int) -> None:
+    """Raise ``UserError`` unless the integer ``value`` is ``least`` or more."""
+    if value < least:
+        raise UserError(f"{owner}: {name} is {value}, it must be at least {least}")

@@ -1,0 +1,48 @@
+r"""Where the cores of a chain start.
+
+The signal has to survive d products. Two starting points, both with n modes, TT-rank r and random part ``gain``:
+
+``identity``  the slice of the last mode passes the state on unchanged, the other slices are small noise:
+    F[n] = 1/sqrt(r) in every entry,  G_k[n] = 1,  every other F[i], G_k[i] ~ N(0, (gain/10)^2 / (n r)),  L ~ N(0, 1/r).
+    With a constant last feature f[n] = 1 the state starts as it was and every site adds a small term of its own.
+
+``gaussian``  every entry independent, the usual choice for a single layer:
+    F ~ N(0, gain^2 / n),  G_k ~ N(0, gain^2 / (n r)),  L ~ N(0, gain^2 / (n r)).
+    The variance of the state is multiplied by gain^2 |f|^2 / n at each site: with 16 sites and small features it dies.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+First = Float[Tensor, "modes rank"]
+Interior = Float[Tensor, "distinct modes rank rank"]
+Last = Float[Tensor, "modes rank classes"]
+
+
+def fill_identity(first: First, interior: Interior, last: Last, gain: float) -> None:
+    """Fill the cores in place: identity in the last mode's slice, noise elsewhere."""
+    modes, rank = first.shape
+    noise = 0.1 * gain / (modes * rank) ** 0.5
+    for core in (first, interior):
+        core.normal_(std=noise)
+    first[-1] = rank**-0.5
+    interior[:, -1] = torch.eye(rank, dtype=interior.dtype, device=interior.device)
+    last.normal_(std=rank**-0.5)
+
+
+def fill_gaussian(first: First, interior: Interior, last: Last, gain: float) -> None:
+    """Fill the cores in place with independent Gaussian entries."""
+    modes, rank = first.shape
+    first.normal_(std=gain / modes**0.5)
+    interior.normal_(std=gain / (modes * rank) ** 0.5)
+    last.normal_(std=gain / (modes * rank) ** 0.5)
+
+
+INITIALIZATIONS: Final[dict[str, Callable[[First, Interior, Last, float], None]]] = {
+    "identity": fill_identity,
+    "gaussian": fill_gaussian,
+}

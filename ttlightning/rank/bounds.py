@@ -1,0 +1,31 @@
+r"""Lower bounds on the CP-rank of tensor trains: the units that a shallow network needs to say the same.
+
+The CP-rank of a tensor is at least the rank of each of its matricizations. All three bounds speak of the one with the
+odd sites as rows and the even sites as columns, and hold for almost every tensor: outside a set of measure zero.
+n modes, TT-rank r, d sites. Exact integers.
+"""
+
+
+def cp_rank_bound_k18(modes: int, rank: int, sites: int) -> int:
+    r"""min(n, r)^floor(d/2), different cores. [K18, Theorem 1], even d; for odd d fix the last site's index."""
+    return min(modes, rank) ** (sites // 2)
+
+
+def cp_rank_bound_a24(modes: int, rank: int, sites: int) -> int:
+    r"""min(n, r-1)^floor(d/2), equal cores. [A24], stated for even d. At r = 1 it says nothing: 1."""
+    return max(1, min(modes, rank - 1)) ** (sites // 2)
+
+
+def generic_odd_even_rank(modes: int, rank: int, sites: int) -> int:
+    r"""The rank that the odd/even matricization of almost every tensor train has, with different or with equal cores.
+
+    d = 2k:      min(n, r) min(n, r^2)^(k-1)
+    d = 2k + 1:  min(n, r^2)^k
+
+    It cannot be more: an interior even site touches two bonds, an end site one. That it is reached, for equal cores
+    too, is this project's own sharpening of [K18] and [A24].
+    """
+    interior = min(modes, rank**2)
+    if sites % 2:
+        return interior ** (sites // 2)
+    return min(modes, rank) * interior ** (sites // 2 - 1)

@@ -1,0 +1,87 @@
+r"""The odd/even matricization of a weight tensor, whole or sketched, from its scores alone.
+
+    P_y[(i_1, i_3, ...), (i_2, i_4, ...)] = W_y[i_1, i_2, i_3, ...]
+
+Rows are the odd sites, columns the even ones, counted from 1. An entry of R P C is the score at the features
+(u_1, v_1, u_2, v_2, ...) where u is one row of R, a product of odd-site features, and v one column of C. Any format
+will do: nothing here looks inside it.
+"""
+
+import copy
+from itertools import product
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttlightning.errors import UserError
+from ttlightning.formats import ScoreTensor
+
+NUMBERS_AT_ONCE = 4_000_000
+"""Features held in memory at once, 32 MB in float64."""
+LARGEST_MATRICIZATION = 100_000_000
+"""Entries of a literal matricization, all classes, 800 MB in float64."""
+
+
+def sketch(format: ScoreTensor, size: int, generator: torch.Generator) -> Float[Tensor, "classes size size"]:
+    r"""R P_y C for each class: K random products of odd-site features against K of even-site features, float64.
+
+    Every site's features are drawn uniformly from the sphere of radius sqrt(modes), so that R and C are isotropic. The
+    rank of the sketch is at most that of P_y, and min(K, rank P_y) with probability 1. All classes share one power of
+    two as a scale, which a rank, a stable rank and an entropy do not see.
+    """
+    odd, even = (format.sites + 1) // 2, format.sites // 2
+    rows, columns = (_on_sphere(size, sites, format.modes, generator) for sites in (odd, even))
+    return _scores_on_grid(format, rows, columns)
+
+
+def matricization(format: ScoreTensor) -> Float[Tensor, "classes rows columns"]:
+    r"""P_y itself for each class, (n^ceil(d/2), n^floor(d/2)), float64: the scores at one-hot features.
+
+    Raises:
+        UserError: where it does not fit in memory.
+    """
+    odd, even = (format.sites + 1) // 2, format.sites // 2
+    entries = format.classes * format.modes**format.sites
+    if entries > LARGEST_MATRICIZATION:
+        raise UserError(
+            f"the odd/even matricizations of {format.classes} class tensors with {format.sites} modes of size "
+            f"{format.modes} have {entries:.3g} entries, {entries * 8 / 2**30:.3g} GiB; the limit is "
+            f"{LARGEST_MATRICIZATION:.0e} entries: sample them with sketch()"
+        )
+    one_hot = torch.eye(format.modes, dtype=torch.float64)
+    rows, columns = (
+        torch.stack([one_hot[list(i)] for i in product(range(format.modes), repeat=s)]) for s in (odd, even)
+    )
+    return _scores_on_grid(format, rows, columns, common_scale=False)
+
+
+def _on_sphere(
+    samples: int, sites: int, modes: int, generator: torch.Generator
+) -> Float[Tensor, "samples sites modes"]:
+    gaussian = torch.randn(samples, sites, modes, generator=generator, dtype=torch.float64)
+    return gaussian / gaussian.norm(dim=2, keepdim=True) * modes**0.5
+
+
+@torch.no_grad()
+def _scores_on_grid(
+    format: ScoreTensor,
+    rows: Float[Tensor, "rows odd modes"],
+    columns: Float[Tensor, "columns even modes"],
+    common_scale: bool = True,
+) -> Float[Tensor, "classes rows columns"]:
+    """Scores of every row's odd-site features interleaved with every column's even-site features."""
+    exact = copy.deepcopy(format).to(device="cpu", dtype=torch.float64)
+    per_chunk = max(1, NUMBERS_AT_ONCE // (len(columns) * format.sites * format.modes))
+    parts = []
+    for chunk in rows.split(per_chunk):
+        features = columns.new_empty(len(chunk), len(columns), format.sites, format.modes)
+        features[:, :, 0::2] = chunk.unsqueeze(1)
+        features[:, :, 1::2] = columns.unsqueeze(0)
+        parts.append(exact.scaled_scores(features.flatten(0, 1)))
+    mantissa = torch.cat([m for m, _ in parts])
+    exponent = torch.cat([e for _, e in parts])
+    if common_scale:
+        exponent = exponent - exponent.max()
+    scores = torch.ldexp(mantissa, exponent.unsqueeze(1).expand_as(mantissa))
+    return scores.T.reshape(format.classes, len(rows), len(columns))
