@@ -1,0 +1,64 @@
+"""Batches: functions of (seed, epoch), sliced over devices without overlap or padding."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ttlightning.data.sampler import EvaluationBatches, Shard, TrainingBatches, permutation, validation_split
+from ttlightning.randomness import keep_mask
+
+
+def numbered(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    labels = torch.arange(samples)
+    return labels.reshape(-1, 1, 1).to(torch.uint8), labels
+
+
+@given(samples=st.integers(1, 200), batch=st.integers(1, 40), world=st.integers(1, 4), epoch=st.integers(0, 3))
+def test_devices_take_disjoint_slices_of_the_same_global_batches(samples, batch, world, epoch):
+    alone = list(TrainingBatches(*numbered(samples), batch, 0, lambda: epoch, Shard()))
+    shared = [list(TrainingBatches(*numbered(samples), batch, 0, lambda: epoch, Shard(w, world))) for w in range(world)]
+    assert torch.equal(torch.cat([b.labels for b in alone]).sort().values, torch.arange(samples))
+    for step, whole in enumerate(alone):
+        parts = [device[step] for device in shared]
+        assert torch.equal(torch.cat([p.labels for p in parts]), whole.labels)
+        assert all(p.global_size == len(whole.labels) for p in parts)
+        assert [p.start for p in parts] == [sum(len(q.labels) for q in parts[:w]) for w in range(world)]
+        assert max(len(p.labels) for p in parts) - min(len(p.labels) for p in parts) <= 1
+
+
+@given(samples=st.integers(1, 100), batch=st.integers(1, 30), world=st.integers(1, 4))
+def test_evaluation_sees_each_sample_once(samples, batch, world):
+    shards = [EvaluationBatches(*numbered(samples), batch, Shard(w, world)) for w in range(world)]
+    seen = [b.labels for shard in shards for b in shard]
+    assert torch.equal(torch.cat(seen), torch.arange(samples))
+    assert all(len(shard) == len(list(shard)) for shard in shards if len(shard.labels))
+
+
+def test_permutations_are_functions_of_seed_and_epoch():
+    assert torch.equal(permutation(100, 1, 2), permutation(100, 1, 2))
+    assert not torch.equal(permutation(100, 1, 2), permutation(100, 1, 3))
+    assert not torch.equal(permutation(100, 1, 2), permutation(100, 2, 2))
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    permutation(100, 0, 0)
+    keep_mask(8, 16, 0.5, 0, 0, 0)
+    validation_split(100, 10, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(samples=st.integers(1, 300), share=st.floats(0, 0.99), seed=st.integers(0, 100))
+def test_validation_split(samples, share, seed):
+    held_out = int(share * samples)
+    train, validation = validation_split(samples, held_out, seed)
+    assert len(validation) == held_out
+    assert torch.equal(torch.cat([train, validation]).sort().values, torch.arange(samples))
+    again = validation_split(samples, held_out, seed)
+    assert torch.equal(again[1], validation)
+
+
+def test_the_share_of_blanked_patches():
+    mask = keep_mask(1000, 16, 0.2, seed=3, epoch=1, step=5)
+    assert abs(mask.float().mean().item() - 0.8) < 0.01
+    assert not torch.equal(mask, keep_mask(1000, 16, 0.2, seed=3, epoch=1, step=6))

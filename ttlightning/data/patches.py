@@ -1,0 +1,122 @@
+r"""Images to chains of patches: which pixels a site sees, and in which order the chain visits them.
+
+A patch of height p and width q slides over the padded image in steps of s: site k is the k-th window of the order,
+vectorised channel by channel, row by row. With p = q = s = 7 an MNIST digit becomes 16 sites of 49 pixels
+[K18, Fig. 2].
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from ttlightning.errors import UserError
+
+Order = Literal["raster", "snake", "hilbert"]
+
+
+@dataclass(frozen=True)
+class Patching:
+    """How an image is cut into sites.
+
+    Args:
+        patch_size: side of the square window, or its height and width, in pixels.
+        stride: step of the window; ``None`` means the patch size, so that patches tile the image.
+        padding: zeros around the image, in pixels on every side.
+        order: ``raster`` (row by row), ``snake`` (every second row backwards, so that neighbours in the chain are
+            neighbours in the image), ``hilbert`` (the space-filling curve; square grids with a side of 2^m only).
+    """
+
+    patch_size: int | tuple[int, int]
+    stride: int | tuple[int, int] | None = None
+    padding: int = 0
+    order: Order = "raster"
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Number of windows down and across; ``UserError`` where they do not tile the padded image."""
+        sizes, strides = _pair(self.patch_size), _pair(self.patch_size if self.stride is None else self.stride)
+        if min(*sizes, *strides) < 1 or self.padding < 0:
+            raise UserError(
+                f"patch_size {self.patch_size} and stride {self.stride} must be at least 1, padding {self.padding} at least 0"
+            )
+        counts = []
+        for side, length, size, step in zip(("height", "width"), (height, width), sizes, strides, strict=True):
+            free = length + 2 * self.padding - size
+            if free < 0 or free % step:
+                raise UserError(
+                    f"patch_size {size} with stride {step} and padding {self.padding} does not tile an image of {side} "
+                    f"{length}: {length} + 2*{self.padding} - {size} = {free} must be a multiple of {step}, 0 or more; "
+                    f"{_ways_out(length, self.padding, size, step)}"
+                )
+            counts.append(free // step + 1)
+        return counts[0], counts[1]
+
+    def shape(self, channels: int, height: int, width: int) -> tuple[int, int]:
+        """(sites, patch_dim) of an image; ``UserError`` where the grid or the order does not fit it."""
+        rows, columns = self.grid(height, width)
+        window = _pair(self.patch_size)
+        return len(visiting_order(self.order, rows, columns)), channels * window[0] * window[1]
+
+    def __call__(
+        self, images: UInt8[Tensor, "samples channels height width"]
+    ) -> UInt8[Tensor, "samples sites patch_dim"]:
+        """All patches of all images, one uint8 tensor."""
+        rows, columns = self.grid(*images.shape[-2:])
+        (height, width), step = _pair(self.patch_size), _pair(self.patch_size if self.stride is None else self.stride)
+        padded = F.pad(images, (self.padding,) * 4) if self.padding else images
+        windows = padded.unfold(2, height, step[0]).unfold(3, width, step[1])
+        by_site = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+        return by_site[:, visiting_order(self.order, rows, columns)]
+
+
+def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites"]:
+    """Raster index of the window that each site of the chain visits."""
+    raster = torch.arange(rows * columns).reshape(rows, columns)
+    if order == "raster":
+        return raster.flatten()
+    if order == "snake":
+        raster[1::2] = raster[1::2].flip(1)
+        return raster.flatten()
+    if order == "hilbert":
+        if rows != columns or rows & (rows - 1):
+            raise UserError(
+                f"order hilbert needs a square grid of patches whose side is a power of two, "
+                f"got {rows} x {columns}; use snake, which fits every grid"
+            )
+        return torch.tensor([row * columns + column for row, column in _hilbert(rows)])
+    raise UserError(f"order is {order!r}, it must be one of {get_args(Order)}")
+
+
+def _hilbert(side: int) -> list[tuple[int, int]]:
+    """Cells of the Hilbert curve on a side x side grid, from (0, 0) to (0, side - 1).
+
+    The curve of twice the side is four copies: transposed, as it is, as it is, anti-transposed.
+    """
+    if side == 1:
+        return [(0, 0)]
+    half = side // 2
+    curve = _hilbert(half)
+    return (
+        [(column, row) for row, column in curve]
+        + [(row + half, column) for row, column in curve]
+        + [(row + half, column + half) for row, column in curve]
+        + [(half - 1 - column, side - 1 - row) for row, column in curve]
+    )
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def _ways_out(length: int, padding: int, size: int, step: int) -> str:
+    """Patch sizes that would tile with this stride and padding, nearest to the one asked for."""
+    padded = length + 2 * padding
+    if size == step:
+        fitting = [s for s in range(1, padded + 1) if padded % s == 0]
+    else:
+        fitting = [s for s in range(1, padded + 1) if (padded - s) % step == 0]
+    nearest = sorted(sorted(fitting, key=lambda s: abs(s - size))[:4])
+    return "patch sizes that fit: " + ", ".join(map(str, nearest))

@@ -1,0 +1,62 @@
+r"""The feature map: what every patch becomes before it meets the weight tensor.
+
+f(x) = sigma(A x + b), the same A and b at every site, optionally followed by a constant feature 1  [K18, Sec. 2]
+"""
+
+from collections.abc import Callable
+from typing import Final, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ttlightning.errors import UserError
+
+Activation = Literal["relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity"]
+
+ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softplus": F.softplus,
+    "cos": torch.cos,
+    "identity": lambda z: z,
+}
+
+
+class PatchFeatureMap(nn.Module):
+    r"""``modes`` features of a patch, the same map for all sites: sigma(A x + b).
+
+    Args:
+        patch_dim: length of a vectorised patch.
+        modes: n, the number of features, the constant one included.
+        activation: sigma, applied entry by entry.
+        constant: the last feature is 1 for every patch. Terms of every degree below d then take part in the score,
+            and a core whose last slice is the identity passes the state on.
+
+    Shapes:
+        patches ``(..., patch_dim)`` -> features ``(..., modes)``.
+
+    Raises:
+        UserError: where no feature is left to learn, or the activation has no such name.
+    """
+
+    def __init__(self, patch_dim: int, modes: int = 17, activation: Activation = "relu", constant: bool = True) -> None:
+        super().__init__()
+        if modes - constant < 1:
+            raise UserError(
+                f"PatchFeatureMap: modes is {modes}, it must be at least {1 + constant} (constant={constant})"
+            )
+        if activation not in ACTIVATIONS:
+            raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {get_args(Activation)}")
+        self.modes, self.activation, self.constant = modes, activation, constant
+        self.linear = nn.Linear(patch_dim, modes - constant)
+
+    def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
+        learned = ACTIVATIONS[self.activation](self.linear(patches))
+        return F.pad(learned, (0, 1), value=1.0) if self.constant else learned
+
+    def extra_repr(self) -> str:
+        return f"modes={self.modes}, activation={self.activation}, constant={self.constant}"
