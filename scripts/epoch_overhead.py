@@ -1,0 +1,82 @@
+"""What an epoch of `fit` costs, beside a bare PyTorch loop over the same network and the same batches.
+
+    python scripts/epoch_overhead.py [--epochs 7] [any option of fit]
+
+Before every epoch of a real `fit` (loggers, progress, rank check and checkpoints on) the same epoch is run as a bare
+loop on a copy of the network: forward, cross-entropy, backward, optimizer, schedule, and nothing else. The two are
+interleaved, so that a machine whose speed drifts slows both. Prints each epoch's ratio, their median and their spread.
+"""
+
+import argparse
+import copy
+import os
+import platform
+import statistics
+import tempfile
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.nn import functional as F
+
+from ttlightning.cli import CLI, complete_arguments
+
+
+class SideBySide(Callback):
+    """Times a bare epoch, then Lightning's."""
+
+    def __init__(self) -> None:
+        self.bare: list[float] = []
+        self.fit: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.network = copy.deepcopy(pl_module)
+        self.network.trainer = trainer
+        configured = self.network.configure_optimizers()
+        self.optimizer, self.schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        started = time.perf_counter()
+        for step, batch in enumerate(trainer.datamodule.train_dataloader()):
+            scores = self.network(batch.patches, self.network._keep(batch, step))
+            loss = F.cross_entropy(scores, batch.labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.schedule.step()
+        self.started = time.perf_counter()
+        self.bare.append(self.started - started)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fit.append(time.perf_counter() - self.started)
+
+
+class TimedCLI(CLI):
+    """`fit` with the stopwatch as its last callback, so that every other callback's work counts."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        self.stopwatch = SideBySide()
+        trainer.callbacks.append(self.stopwatch)
+        return trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=7)
+    parser.add_argument("--config", default="eq.yaml")
+    options, overrides = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TTLIGHTNING_RUNS"] = folder
+        words = ["fit", "--config", options.config, f"--trainer.max_epochs={options.epochs}", "--data.validation=0"]
+        watch = TimedCLI(complete_arguments([*words, "--test_after_fit=false", *overrides])).stopwatch
+    ratios = sorted(f / b for f, b in zip(watch.fit, watch.bare, strict=True))
+    print(f"\n{options.config} on {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for epoch, (fit, bare) in enumerate(zip(watch.fit, watch.bare, strict=True), start=1):
+        print(f"epoch {epoch}   fit {fit:6.2f} s   bare {bare:6.2f} s   ratio {fit / bare:.3f}")
+    print(f"median ratio {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+if __name__ == "__main__":
+    main()

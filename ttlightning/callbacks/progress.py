@@ -1,0 +1,112 @@
+"""What a person watches: the network in five lines, a line for each epoch, a bar for the epoch that runs."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ttlightning.formats import TensorTrain
+from ttlightning.rank import generic_odd_even_rank
+
+COLUMNS = (
+    ("train/loss", "loss", "{:.4f}"),
+    ("train/acc", "train", "{:.2%}"),
+    ("val/acc", "val", "{:.2%}"),
+    ("lr", "lr", "{:.1e}"),
+)
+"""Logged value, title and form of the entries of an epoch's line."""
+
+
+class EpochProgress(ProgressBar):
+    """A line that stays for each epoch, and below it a bar where the output is a terminal.
+
+    Args:
+        steps_per_refresh: training steps between two movements of the bar.
+    """
+
+    def __init__(self, steps_per_refresh: int = 20) -> None:
+        super().__init__()
+        self.steps_per_refresh = steps_per_refresh
+        self.console = Console()
+        self._enabled = True
+        self._bar: Progress | None = None
+        self._started = 0.0
+        self._unreported: float | None = None
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._is_shown(trainer):
+            self.console.print(describe_network(trainer, pl_module))
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer)
+        self._started = time.perf_counter()
+        if self._is_shown(trainer) and self.console.is_terminal:
+            columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
+            self._bar.add_task(f"{trainer.current_epoch + 1}/{trainer.max_epochs}", total=int(self.total_train_batches))
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None and (batch_idx + 1) % self.steps_per_refresh == 0:
+            self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_bar()
+        self._unreported = time.perf_counter() - self._started
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._report(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop_bar()
+
+    def _report(self, trainer: Trainer) -> None:
+        """The line of the epoch before: Lightning completes an epoch's values only after its last hook."""
+        seconds, self._unreported = self._unreported, None
+        if seconds is None or not self._is_shown(trainer):
+            return
+        found, width = trainer.callback_metrics, len(str(trainer.max_epochs))
+        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in COLUMNS if key in found]
+        line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
+        self.console.print("   ".join(line), highlight=False)
+
+    def _is_shown(self, trainer: Trainer) -> bool:
+        return self._enabled and trainer.is_global_zero
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def describe_network(trainer: Trainer, module: LightningModule) -> Table:
+    """What is about to be trained, on what, and what its rank would ask of a shallow network."""
+    format, features, data = module.format, module.features, trainer.datamodule.describe()
+    sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
+    formula = f"{features.activation}(Ax + b)" + (", the last one constant" if features.constant else "")
+    shape = f"d = {format.sites} sites, rank r = {format.rank}, {format.classes} classes"
+    rows = {
+        "data": f"{data['name']}: {sizes}",
+        "features": f"n = {features.modes} of each {data['patch_dim']}-pixel patch, {formula}",
+        "weights": f"{type(format).__name__}, {shape}",
+        "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
+    }
+    if isinstance(format, TensorTrain):
+        units = generic_odd_even_rank(format.modes, format.rank, format.sites)
+        rows["shallow"] = f"almost every such tensor has CP-rank >= {units:,}"
+    table = Table.grid(padding=(0, 2))
+    for title, text in rows.items():
+        table.add_row(f"[bold]{title}[/bold]", text)
+    return table

@@ -1,0 +1,134 @@
+r"""The rank check: what the trained weight tensor's ranks are, while it trains.
+
+Beside the bounds proven for almost every tensor of this (n, r, d) it measures, in float64:
+  * a K x K sketch of the odd/even matricization of each class tensor: numerical rank, stable rank, entropy;
+  * for chains, the TT-rank in use at each bond.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ttlightning.errors import UserError
+from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor, TensorTrain
+from ttlightning.randomness import keyed_generator
+from ttlightning.rank import (
+    bond_spectra,
+    cp_rank_bound_a24,
+    cp_rank_bound_k18,
+    entropy,
+    generic_odd_even_rank,
+    numerical_rank,
+    sketch,
+    stable_rank,
+)
+
+
+class RankCheck(Callback):
+    """Check the ranks before training, every ``every_n_epochs`` epochs and after training.
+
+    Args:
+        every_n_epochs: epochs between two checks; 0 checks at the start and at the end only.
+        sketch_size: K, rows and columns of the sketch; a numerical rank above K cannot be seen.
+        bond_tolerance: a bond's singular value counts as in use above this fraction of its largest.
+        seed: key of the random features, the same at every check.
+
+    Writes ``rank/checks.jsonl`` in the run directory, a line for each check with every class and every bond, and logs
+    to all loggers:
+        rank/bound            generic rank for this (n, r, d), equal or different cores
+        rank/bound_published  [K18] for different cores, [A24] for equal ones
+        rank/sketch_rank      numerical rank of the sketch, the smallest over the classes
+        rank/stable_rank, rank/entropy   of the sketch, mean over the classes; entropy in nats
+        rank/tt_rank_min, rank/tt_rank_max   TT-rank in use, over the bonds
+        rank/bond_entropy     mean over the bonds, in nats
+    """
+
+    def __init__(
+        self, every_n_epochs: int = 5, sketch_size: int = 64, bond_tolerance: float = 1e-6, seed: int = 0
+    ) -> None:
+        if every_n_epochs < 0:
+            raise UserError(f"rank_check.every_n_epochs is {every_n_epochs}, it must be at least 0")
+        if sketch_size < 1:
+            raise UserError(f"rank_check.sketch_size is {sketch_size}, it must be at least 1")
+        self.every_n_epochs, self.sketch_size = every_n_epochs, sketch_size
+        self.bond_tolerance, self.seed = bond_tolerance, seed
+        self.directory: Path | None = None
+        self.latest: dict[str, Any] = {}
+        self.seconds = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._check(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self._check(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.latest.get("step") != trainer.global_step:
+            self._check(trainer, pl_module)
+
+    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        started = time.perf_counter()
+        self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        self.latest |= measure_ranks(pl_module.format, self.sketch_size, self.bond_tolerance, self.seed)
+        for logger in trainer.loggers:
+            logger.log_metrics(summarize_ranks(self.latest), step=trainer.global_step)
+        if self.directory is not None:
+            self.directory.mkdir(exist_ok=True)
+            with (self.directory / "checks.jsonl").open("a") as file:
+                file.write(json.dumps(self.latest) + "\n")
+        self.seconds += time.perf_counter() - started
+
+
+def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, seed: int) -> dict[str, Any]:
+    """Everything that one check finds, per class and per bond, as plain numbers."""
+    n, r, d = format.modes, format.rank, format.sites
+    values = torch.linalg.svdvals(sketch(format, sketch_size, keyed_generator(seed, "rank check")))
+    resolution = sketch_size * torch.finfo(values.dtype).eps
+    found: dict[str, Any] = {
+        "modes": n,
+        "rank": r,
+        "sites": d,
+        "sketch_size": sketch_size,
+        "sketch_rank": numerical_rank(values, resolution).tolist(),
+        "stable_rank": stable_rank(values).tolist(),
+        "entropy": entropy(values).tolist(),
+    }
+    if isinstance(format, TensorTrain):
+        equal = isinstance(format, EqualCoreTensorTrain)
+        spectra = bond_spectra(format.cores())
+        found |= {
+            "bound": generic_odd_even_rank(n, r, d),
+            "bound_published": (cp_rank_bound_a24 if equal else cp_rank_bound_k18)(n, r, d),
+            "tt_rank": [int(numerical_rank(s, bond_tolerance)) for s in spectra],
+            "bond_entropy": [float(entropy(s)) for s in spectra],
+        }
+    return found
+
+
+def summarize_ranks(found: dict[str, Any]) -> dict[str, float]:
+    """The few numbers of a check that go to the loggers."""
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    summary = {
+        "rank/sketch_rank": min(found["sketch_rank"]),
+        "rank/stable_rank": mean(found["stable_rank"]),
+        "rank/entropy": mean(found["entropy"]),
+    }
+    if "tt_rank" in found:
+        summary |= {
+            "rank/bound": found["bound"],
+            "rank/bound_published": found["bound_published"],
+            "rank/tt_rank_min": min(found["tt_rank"]),
+            "rank/tt_rank_max": max(found["tt_rank"]),
+            "rank/bond_entropy": mean(found["bond_entropy"]),
+        }
+    return {key: float(value) for key, value in summary.items()}

@@ -1,0 +1,54 @@
+"""Checkpoints: read without unpickling anything but tensors, and held against the network that is to take them."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from ttlightning.errors import UserError
+
+CONFIG_KEY: Final = "ttlightning_config"
+"""Where a checkpoint keeps the complete configuration of its run, as YAML."""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
+    return file
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """The checkpoint's contents: tensors and plain values only.
+
+    Raises:
+        UserError: a damaged file, one that holds pickled objects, or one that is no Lightning checkpoint.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as fault:
+        raise UserError(
+            f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
+            "so that a file from elsewhere cannot run code"
+        ) from fault
+    except (RuntimeError, EOFError, OSError, ValueError) as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise UserError(f"{file} is not a whole checkpoint ({reason}); use an earlier one of its folder") from fault
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{file} is not a checkpoint of a training run: it has no state_dict")
+    return content
+
+
+def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
+    """Raise ``UserError`` where the checkpoint belongs to a network of other shapes, naming the first difference."""
+    ours, theirs = model.state_dict(), content["state_dict"]
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        here, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
+        if here != there:
+            raise UserError(
+                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
+                "leave --config out to use the configuration inside the checkpoint"
+            )

@@ -1,0 +1,153 @@
+r"""The LightningModule: patches -> features -> scores -> cross-entropy.
+
+score_y(x_1, ..., x_d) = < W_y, f(x_1) o f(x_2) o ... o f(x_d) >                       [K18, Sec. 2]
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ttlightning.data.sampler import Batch
+from ttlightning.errors import UserError
+from ttlightning.features import PatchFeatureMap
+from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor
+from ttlightning.metrics import LossAndAccuracy
+from ttlightning.randomness import keep_mask, keyed_global_generator
+
+Stage = Literal["train", "val", "test"]
+
+# Factories, for injection from a configuration: the arguments in brackets are filled in here, the others there.
+FeatureMapFactory = Callable[[int], PatchFeatureMap]  # (patch_dim)
+ScoreTensorFactory = Callable[[int, int, int], ScoreTensor]  # (sites, modes, classes)
+OptimizerFactory = Callable[[Any], Optimizer]  # (parameters)
+SchedulerFactory = Callable[[Optimizer], LRScheduler]  # (optimizer)
+
+
+class Classifier(LightningModule):
+    r"""A network whose weight tensor is in a tensor format, trained by cross-entropy.
+
+    Args:
+        sites: d, patches per image (from the data).
+        patch_dim: length of a vectorised patch (from the data).
+        classes: number of classes (from the data).
+        features: makes the feature map from ``patch_dim``.
+        format: makes the weight tensor from ``sites``, ``modes`` (of the feature map) and ``classes``.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the learning-rate schedule from the optimizer; an argument ``total_steps`` that is left
+            ``None`` is filled in with the optimizer steps of the whole run.
+        scheduler_interval: whether the schedule moves every ``step`` or every ``epoch``.
+        patch_dropout: probability with which a whole patch is blanked during training [K18, Sec. 6.2 keeps 0.8].
+        seed: key of the initialization and of the dropout masks.
+
+    Raises:
+        UserError: where a size or a probability is out of range.
+    """
+
+    def __init__(
+        self,
+        sites: int,
+        patch_dim: int,
+        classes: int,
+        features: FeatureMapFactory = PatchFeatureMap,
+        format: ScoreTensorFactory = EqualCoreTensorTrain,
+        optimizer: OptimizerFactory = torch.optim.Adam,
+        scheduler: SchedulerFactory | None = None,
+        scheduler_interval: Literal["step", "epoch"] = "step",
+        patch_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= patch_dropout < 1:
+            raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
+        self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
+        self.patch_dropout, self.seed = patch_dropout, seed
+        with keyed_global_generator(seed, "initialization"):
+            self.features = features(patch_dim)
+            self.format = format(sites, self.features.modes, classes)
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
+
+    def forward(
+        self,
+        patches: UInt8[Tensor, "batch sites patch_dim"],
+        keep: Bool[Tensor, "batch sites"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Scores of all classes; patches where ``keep`` is False are blank."""
+        pixels = patches * (1 / 255)
+        if keep is not None:
+            pixels = pixels * keep.unsqueeze(-1)
+        return self.format(self.features(pixels))
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        scores = self(batch.patches, self._keep(batch, step))
+        losses = F.cross_entropy(scores, batch.labels, reduction="sum")
+        self.metrics["train_metrics"].update(losses.detach(), scores.detach(), batch.labels)
+        # Devices average their gradients; each takes its share of the mean over the global batch.
+        loss = losses * (self.trainer.world_size / batch.global_size)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss_step", loss, prog_bar=True, sync_dist=True)
+            self.log("lr", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, step: int) -> None:
+        self._evaluate("test", batch)
+
+    def on_train_epoch_end(self) -> None:
+        self._log("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log("test")
+
+    def predict_step(self, batch: Batch, step: int) -> Float[Tensor, "batch classes"]:
+        """Class probabilities."""
+        return self(batch.patches).softmax(-1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self._complete(self.scheduler)(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval},
+        }
+
+    def _complete(self, scheduler: SchedulerFactory) -> SchedulerFactory:
+        """Fill in ``total_steps`` where the schedule has such an argument and nobody has set it."""
+        if not isinstance(scheduler, partial) or scheduler.keywords.get("total_steps", 0) is not None:
+            return scheduler
+        steps = int(self.trainer.estimated_stepping_batches)
+        if self.scheduler_interval == "epoch":
+            steps = self.trainer.max_epochs or 0
+        return partial(scheduler, total_steps=steps)
+
+    def _keep(self, batch: Batch, step: int) -> Bool[Tensor, "batch sites"] | None:
+        """This device's rows of the dropout mask of the global batch."""
+        if self.patch_dropout == 0:
+            return None
+        mask = keep_mask(batch.global_size, self.format.sites, self.patch_dropout, self.seed, self.current_epoch, step)
+        return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
+
+    def _evaluate(self, stage: Stage, batch: Batch) -> None:
+        scores = self(batch.patches)
+        self.metrics[f"{stage}_metrics"].update(
+            F.cross_entropy(scores, batch.labels, reduction="sum"), scores, batch.labels
+        )
+
+    def _log(self, stage: Stage) -> None:
+        metrics = self.metrics[f"{stage}_metrics"]
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        metrics.reset()

@@ -1,0 +1,183 @@
+"""The command line: fit, validate, test and predict through LightningCLI."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import wandb
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ttlightning.callbacks.progress import EpochProgress
+from ttlightning.callbacks.rank_check import RankCheck
+from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
+from ttlightning.checkpoints import CONFIG_KEY, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.classifier import Classifier
+from ttlightning.configs import find_config
+from ttlightning.data.datamodule import PatchDataModule
+from ttlightning.errors import UserError
+from ttlightning.runs import check_experiment_name
+from ttlightning.trainer import Trainer
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 20,
+    "devices": 1,
+    "deterministic": True,
+    "logger": False,
+    "log_every_n_steps": 50,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line, and ends with exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(" ".join(message.split()))
+
+
+class CLI(LightningCLI):
+    """LightningCLI with a run directory around ``fit`` and the data's sizes linked into the network."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            Classifier,
+            PatchDataModule,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_class=Parser,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str | None, help="Name of the run's folder; default: of the configs.")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="End fit with the test set.")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_lightning_class_args(RankCheck, "rank_check")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
+        for size in ("sites", "patch_dim", "classes"):
+            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+        for part in ("data", "model", "rank_check"):
+            parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=_whole_seed)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint's configuration is a config file of its own, see ``complete_arguments``."""
+
+    def before_instantiate_classes(self) -> None:
+        options = self.config[self.subcommand]
+        if options.experiment is None:
+            names = [Path(str(path)).stem for path in options.config or []]
+            options.experiment = "+".join(names) or "default"
+        check_experiment_name(options.experiment)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config[self.subcommand]
+        callbacks = [EpochProgress()] if self._get(self.config_init, "trainer").enable_progress_bar is not False else []
+        if self.subcommand == "fit":
+            config = self._parser("fit").dump(self.config.fit, skip_none=False, format="yaml")
+            mode = options.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
+            self.run_directory = RunDirectory(options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode)
+            callbacks.append(self.run_directory)
+        given = self._get(self.config_init, "trainer").callbacks or []
+        return super().instantiate_trainer(callbacks=[*given, *callbacks], **kwargs)
+
+    def before_fit(self) -> None:
+        self._check_checkpoint(needed=False)
+
+    def before_validate(self) -> None:
+        if not self.datamodule.validation:
+            raise UserError(
+                "data.validation is 0, there is nothing to validate on; set --data.validation 0.1, or use test"
+            )
+        self._check_checkpoint()
+
+    def before_test(self) -> None:
+        self._check_checkpoint()
+
+    def before_predict(self) -> None:
+        self._check_checkpoint()
+
+    def after_fit(self) -> None:
+        if self.trainer.interrupted or self.trainer.fast_dev_run:
+            return
+        if self.config.fit.test_after_fit:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
+        if rank_zero_only.rank == 0:
+            wandb.finish()
+            for key, value in result["metrics"].items():
+                if key.startswith("test/"):
+                    print(f"{key}  {value:.2%}" if key.endswith("acc") else f"{key}  {value:.4f}")
+            print(f"run       {self.run_directory.path}")
+
+    def _check_checkpoint(self, needed: bool = True) -> None:
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path is None:
+            if needed:
+                raise UserError(
+                    f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
+                )
+            return
+        file = Path(path)
+        check_fits(read_checkpoint(file), self.model, file)
+
+
+def complete_arguments(args: Sequence[str]) -> list[str]:
+    """Arguments with every config's name replaced by its path, and a run directory by its last checkpoint.
+
+    Where a checkpoint but no config is given, the configuration inside the checkpoint comes first.
+    """
+    done: list[str] = []
+    has_config, checkpoint = False, None
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("--config", "-c", "--ckpt_path"):
+            done.append(word)
+            continue
+        if not equals:
+            value = next(words, "")
+        if name == "--ckpt_path":
+            checkpoint = checkpoint_file(Path(value))
+            done += [name, str(checkpoint)]
+        else:
+            has_config = True
+            done += ["--config", str(find_config(value))]
+    if checkpoint is not None and not has_config:
+        content = read_checkpoint(checkpoint)
+        if CONFIG_KEY not in content:
+            raise UserError(f"{checkpoint} has no configuration inside; name one with --config")
+        done[1:1] = ["--config", content[CONFIG_KEY]]
+    return done
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        CLI(complete_arguments(sys.argv[1:] if args is None else args))
+    except (UserError, MisconfigurationException) as mistake:
+        if rank_zero_only.rank == 0:
+            print(f"ttlightning: {' '.join(str(mistake).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _whole_seed(seed: bool | int) -> int:
+    if isinstance(seed, bool):
+        raise UserError(
+            f"seed_everything is {seed}, it must be a whole number: every random choice is a function of it"
+        )
+    return seed

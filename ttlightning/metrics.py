@@ -1,0 +1,34 @@
+r"""Mean loss and accuracy over an epoch, exact whatever the batches and the devices.
+
+    loss = (sum of the samples' losses) / samples,    acc = (samples whose highest score is their label's) / samples
+
+Three sums, which devices add up: one update costs three additions and never waits for the device.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class LossAndAccuracy(Metric):
+    """A torchmetrics metric with two values: ``{"loss": ..., "acc": ...}``."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("losses", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self, losses: Float[Tensor, ""], scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+    ) -> None:
+        """Add a batch: the sum of its losses, its scores and its labels."""
+        self.losses += losses
+        self.correct += (scores.argmax(-1) == labels).sum()
+        self.samples += len(labels)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"loss": (self.losses / self.samples).float(), "acc": self.correct.double() / self.samples}

@@ -1,0 +1,50 @@
+"""Lightning's Trainer with the defaults of this package, and predictions that end up in a file."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+
+from ttlightning.errors import UserError
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer; only ``predict`` does more."""
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        output: Path = Path("predictions.csv"),
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+    ) -> torch.Tensor:
+        """Write label, predicted class and class probabilities of every test image to a CSV file.
+
+        Args:
+            output: file to write; one that exists is left alone.
+            ckpt_path: checkpoint of the weights to use.
+            weights_only: whether to read tensors and plain values only from the checkpoint.
+
+        Returns:
+            probabilities (samples, classes).
+        """
+        if self.world_size > 1:
+            raise UserError(f"predict writes one file on one device, got {self.world_size}; use --trainer.devices 1")
+        if output.exists():
+            raise UserError(f"{output} exists and is left as it is; name another file with --output")
+        if not output.parent.is_dir():
+            raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
+        parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
+        probabilities = torch.cat(parts)
+        labels = torch.cat([batch.labels for batch in self.predict_dataloaders])
+        with output.open("x", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "label", "predicted", *(f"p{c}" for c in range(probabilities.shape[1]))])
+            for index, (label, row) in enumerate(zip(labels.tolist(), probabilities.tolist(), strict=True)):
+                writer.writerow([index, label, max(range(len(row)), key=row.__getitem__), *(f"{p:.6g}" for p in row)])
+        return probabilities
