@@ -45,6 +45,8 @@ class Classifier(LightningModule):
             ``None`` is filled in with the optimizer steps of the whole run.
         scheduler_interval: whether the schedule moves every ``step`` or every ``epoch``.
         patch_dropout: probability with which a whole patch is blanked during training [K18, Sec. 6.2 keeps 0.8].
+        pixel_mean: grey that is subtracted from pixels in [0, 1], and that a blanked patch has. A feature map's b can
+            undo it, so it changes how training goes and not what can be said.
         seed: key of the initialization and of the dropout masks.
 
     Raises:
@@ -62,13 +64,14 @@ class Classifier(LightningModule):
         scheduler: SchedulerFactory | None = None,
         scheduler_interval: Literal["step", "epoch"] = "step",
         patch_dropout: float = 0.0,
+        pixel_mean: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= patch_dropout < 1:
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
-        self.patch_dropout, self.seed = patch_dropout, seed
+        self.patch_dropout, self.pixel_mean, self.seed = patch_dropout, pixel_mean, seed
         with keyed_global_generator(seed, "initialization"):
             self.features = features(patch_dim)
             self.format = format(sites, self.features.modes, classes)
@@ -80,7 +83,7 @@ class Classifier(LightningModule):
         keep: Bool[Tensor, "batch sites"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
         """Scores of all classes; patches where ``keep`` is False are blank."""
-        pixels = patches * (1 / 255)
+        pixels = patches * (1 / 255) - self.pixel_mean
         if keep is not None:
             pixels = pixels * keep.unsqueeze(-1)
         return self.format(self.features(pixels))
@@ -149,5 +152,5 @@ class Classifier(LightningModule):
 
     def _log(self, stage: Stage) -> None:
         metrics = self.metrics[f"{stage}_metrics"]
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()}, sync_dist=True)
         metrics.reset()

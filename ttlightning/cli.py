@@ -1,7 +1,11 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
+import difflib
+import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from ttlightning import formats
 from ttlightning.callbacks.progress import EpochProgress
 from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
@@ -39,7 +44,22 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and ends with exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(" ".join(message.split()))
+        raise UserError(" ".join(message.split()) + self._way_out(message))
+
+    def _way_out(self, message: str) -> str:
+        """The names that come nearest to one that is unknown."""
+        unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
+        if unknown is None:
+            return ""
+        if unknown[1] == "model.format":
+            return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
+        keys = {action.dest for parser in self._parsers() for action in parser._actions}
+        near = difflib.get_close_matches(unknown[1], keys, n=3, cutoff=0.5)
+        return f"; did you mean {', '.join(near)}?" if near else ""
+
+    def _parsers(self) -> list[LightningArgumentParser]:
+        commands = self._subcommands_action
+        return [self] if commands is None else list(commands._name_parser_map.values())
 
 
 class CLI(LightningCLI):
@@ -52,12 +72,14 @@ class CLI(LightningCLI):
             save_config_callback=None,
             trainer_class=Trainer,
             trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
             parser_class=Parser,
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", type=str | None, help="Name of the run's folder; default: of the configs.")
@@ -69,7 +91,7 @@ class CLI(LightningCLI):
         for size in ("sites", "patch_dim", "classes"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
-            parser.link_arguments("seed_everything", f"{part}.seed", compute_fn=_whole_seed)
+            parser.link_arguments("seed_everything", f"{part}.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
@@ -93,7 +115,10 @@ class CLI(LightningCLI):
             self.run_directory = RunDirectory(options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode)
             callbacks.append(self.run_directory)
         given = self._get(self.config_init, "trainer").callbacks or []
-        return super().instantiate_trainer(callbacks=[*given, *callbacks], **kwargs)
+        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], **kwargs)
+        if self.subcommand != "fit":
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint | RankCheck)]
+        return trainer
 
     def before_fit(self) -> None:
         self._check_checkpoint(needed=False)
@@ -110,6 +135,9 @@ class CLI(LightningCLI):
 
     def before_predict(self) -> None:
         self._check_checkpoint()
+
+    def after_predict(self) -> None:
+        print(f"predictions  {self.config.predict.output}")
 
     def after_fit(self) -> None:
         if self.trainer.interrupted or self.trainer.fast_dev_run:
@@ -167,6 +195,7 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    _quieten_libraries()
     try:
         CLI(complete_arguments(sys.argv[1:] if args is None else args))
     except (UserError, MisconfigurationException) as mistake:
@@ -175,9 +204,9 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _whole_seed(seed: bool | int) -> int:
-    if isinstance(seed, bool):
-        raise UserError(
-            f"seed_everything is {seed}, it must be a whole number: every random choice is a function of it"
-        )
-    return seed
+def _quieten_libraries() -> None:
+    """Leave the terminal to what this package says, and to warnings that a user can act on."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    os.environ.setdefault("WANDB_SILENT", "true")

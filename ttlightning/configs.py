@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Final
 
+import yaml
+
 from ttlightning.errors import UserError
 
 _PACKAGE: Final = Path(__file__).resolve().parent
@@ -22,8 +24,16 @@ def find_config(name: str) -> Path:
     """
     for folder in config_folders():
         if (folder / name).is_file():
-            return folder / name
+            return _check_yaml(folder / name)
     raise UserError(f"config {name!r} is not in {_where()}; there is: {', '.join(available_configs()) or 'none'}")
+
+
+def _check_yaml(file: Path) -> Path:
+    try:
+        yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as fault:
+        raise UserError(f"config {file} is not YAML: {fault}") from fault
+    return file
 
 
 def available_configs() -> list[str]:
@@ -38,4 +48,7 @@ def available_configs() -> list[str]:
 
 
 def _where() -> str:
-    return ", ".join(str(folder.absolute()) if folder.is_absolute() else f"./{folder}" for folder in config_folders())
+    return ", ".join(
+        str(folder.absolute()) if folder.is_absolute() else f"./{folder}".removesuffix("/.")
+        for folder in config_folders()
+    )

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import wandb
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from wandb import Settings
+from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning import runs
 from ttlightning.callbacks.rank_check import RankCheck
@@ -51,17 +52,17 @@ class RunDirectory(Callback):
             return
         made = runs.create_run_directory(runs.runs_root(), self.experiment) if trainer.is_global_zero else None
         self.path = path = trainer.strategy.broadcast(made)
-        trainer.loggers = [*trainer.loggers, *self._loggers(path)]
+        table = CSVLogger(path.parent.parent, self.experiment, path.name, flush_logs_every_n_steps=1)
+        if trainer.is_global_zero:
+            _ = table.experiment  # now, while the folder is empty: later it would warn that it deletes an older table
+            (path / "wandb").mkdir()
+        trainer.loggers = [*trainer.loggers, table, WandbLogger(experiment=self._open_wandb(path))]
         for callback in trainer.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(path / "checkpoints")
             if isinstance(callback, RankCheck):
                 callback.directory = path / "rank"
         if trainer.is_global_zero:
-            config = yaml.safe_load(self.config)
-            for logger in trainer.loggers:
-                if isinstance(logger, WandbLogger):
-                    logger.log_hyperparams(config)
             (path / "config.yaml").write_text(self.config)
             runs.write_json(path / "provenance.json", runs.provenance(_dataset(trainer), trainer.world_size))
 
@@ -99,23 +100,17 @@ class RunDirectory(Callback):
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
-    def _loggers(self, path: Path) -> list[CSVLogger | WandbLogger]:
-        name = f"{self.experiment}-{path.name}"
-        table = CSVLogger(path.parent.parent, self.experiment, path.name, flush_logs_every_n_steps=1)
-        _ = table.experiment  # now, while the folder is empty: later it would warn that it deletes an older table
-        (path / "wandb").mkdir(exist_ok=True)
-        options = asdict(self.wandb) | {"mode": self.mode}
-        return [
-            table,
-            WandbLogger(
-                name=name,
-                save_dir=path,
-                group=self.experiment,
-                job_type="fit",
-                settings=Settings(silent=True),
-                **options,
-            ),
-        ]
+    @rank_zero_only
+    def _open_wandb(self, path: Path) -> wandb.Run:
+        """The W&B run, with the complete configuration, filed under the experiment's name."""
+        return wandb.init(
+            dir=path,
+            name=f"{self.experiment}-{path.name}",
+            group=self.experiment,
+            job_type="fit",
+            config=yaml.safe_load(self.config),
+            **asdict(self.wandb) | {"mode": self.mode},
+        )
 
 
 def _dataset(trainer: Trainer) -> dict[str, Any]:

