@@ -67,13 +67,12 @@ class CommandLine:
     def __init__(self, folder: Path, data: Path) -> None:
         self.folder = folder
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
-        self.environment |= {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1"}
+        self.environment |= {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
     def __call__(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "ttlightning", *map(str, words)]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment | environment, capture_output=True, text=True, timeout=300
-        )
+        merged = {name: value for name, value in (self.environment | environment).items() if value}
+        done = subprocess.run(command, cwd=self.folder, env=merged, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -83,13 +83,13 @@ class Classifier(LightningModule):
         keep: Bool[Tensor, "batch sites"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
         """Scores of all classes; patches where ``keep`` is False are blank."""
-        pixels = patches * (1 / 255) - self.pixel_mean
+        pixels = patches.to(self.dtype) * (1 / 255) - self.pixel_mean
         if keep is not None:
             pixels = pixels * keep.unsqueeze(-1)
         return self.format(self.features(pixels))
 
-    def training_step(self, batch: Batch, step: int) -> Tensor:
-        scores = self(batch.patches, self._keep(batch, step))
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        scores = self(batch.patches, self._keep(batch, batch_idx))
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
         self.metrics["train_metrics"].update(losses.detach(), scores.detach(), batch.labels)
         # Devices average their gradients; each takes its share of the mean over the global batch.
@@ -99,10 +99,10 @@ class Classifier(LightningModule):
             self.log("lr", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: Batch, step: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, step: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
 
     def on_train_epoch_end(self) -> None:
@@ -114,7 +114,7 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log("test")
 
-    def predict_step(self, batch: Batch, step: int) -> Float[Tensor, "batch classes"]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
         """Class probabilities."""
         return self(batch.patches).softmax(-1)
 
@@ -137,11 +137,13 @@ class Classifier(LightningModule):
             steps = self.trainer.max_epochs or 0
         return partial(scheduler, total_steps=steps)
 
-    def _keep(self, batch: Batch, step: int) -> Bool[Tensor, "batch sites"] | None:
+    def _keep(self, batch: Batch, batch_idx: int) -> Bool[Tensor, "batch sites"] | None:
         """This device's rows of the dropout mask of the global batch."""
         if self.patch_dropout == 0:
             return None
-        mask = keep_mask(batch.global_size, self.format.sites, self.patch_dropout, self.seed, self.current_epoch, step)
+        mask = keep_mask(
+            batch.global_size, self.format.sites, self.patch_dropout, self.seed, self.current_epoch, batch_idx
+        )
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
 
     def _evaluate(self, stage: Stage, batch: Batch) -> None:

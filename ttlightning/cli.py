@@ -208,5 +208,17 @@ def _quieten_libraries() -> None:
     """Leave the terminal to what this package says, and to warnings that a user can act on."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own use of torch
+    for expected in (
+        ".*LeafSpec.*",  # Lightning's own use of torch
+        "Total length of `list` across ranks is zero",  # no validation split
+        ".*callbacks used to create the checkpoint",  # test and predict need none of them
+    ):
+        warnings.filterwarnings("ignore", message=expected)
+    others = warnings.formatwarning
+
+    def format_warning(message: Any, category: Any, file: str, *rest: Any) -> str:
+        ours = Path(file).is_relative_to(Path(__file__).parent)
+        return f"ttlightning: {message}\n" if ours else others(message, category, file, *rest)
+
+    warnings.formatwarning = format_warning
     os.environ.setdefault("WANDB_SILENT", "true")

@@ -5,7 +5,7 @@ import torch
 from conftest import dense_chain
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
-from ttlightning.rank import generic_odd_even_rank, matricization, numerical_rank, sketch
+from ttlightning.rank import equilibrate, generic_odd_even_rank, matricization, numerical_rank, sketch
 
 
 @pytest.mark.parametrize("sites", [2, 3, 4, 5, 6])
@@ -38,6 +38,19 @@ def test_the_sketch_is_a_product_with_the_matricization():
     both.last.data.copy_(one.last.data + two.last.data)
     matrices = [matricization(format) for format in (one, two, both)]
     torch.testing.assert_close(matrices[2], matrices[0] + matrices[1])
+
+
+def test_equilibration_scales_and_changes_no_rank():
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(2, 9, 3, generator=generator).double() @ torch.randn(2, 3, 7, generator=generator).double()
+    scaled = low * torch.logspace(-30, 30, 9, dtype=torch.float64).reshape(9, 1)
+    found = equilibrate(scaled)
+    assert numerical_rank(torch.linalg.svdvals(found), 1e-12).tolist() == [3, 3]
+    assert numerical_rank(torch.linalg.svdvals(scaled), 1e-12).tolist() != [3, 3]
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(2, 7, dtype=torch.float64))
+    ratio = found / scaled
+    torch.testing.assert_close(ratio[:, :, 1] / ratio[:, :, 0], (ratio[:, :1, 1] / ratio[:, :1, 0]).expand(2, 9))
+    assert torch.equal(equilibrate(torch.zeros(1, 3, 3)), torch.zeros(1, 3, 3))
 
 
 @pytest.mark.parametrize("sites", [784, 785])

@@ -1,7 +1,8 @@
 r"""The rank check: what the trained weight tensor's ranks are, while it trains.
 
 Beside the bounds proven for almost every tensor of this (n, r, d) it measures, in float64:
-  * a K x K sketch of the odd/even matricization of each class tensor: numerical rank, stable rank, entropy;
+  * a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to norm 1: numerical
+    rank, stable rank, entropy;
   * for chains, the TT-rank in use at each bond.
 """
 
@@ -21,6 +22,7 @@ from ttlightning.rank import (
     cp_rank_bound_a24,
     cp_rank_bound_k18,
     entropy,
+    equilibrate,
     generic_odd_even_rank,
     numerical_rank,
     sketch,
@@ -89,7 +91,7 @@ class RankCheck(Callback):
 def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, seed: int) -> dict[str, Any]:
     """Everything that one check finds, per class and per bond, as plain numbers."""
     n, r, d = format.modes, format.rank, format.sites
-    values = torch.linalg.svdvals(sketch(format, sketch_size, keyed_generator(seed, "rank check")))
+    values = torch.linalg.svdvals(equilibrate(sketch(format, sketch_size, keyed_generator(seed, "rank check"))))
     resolution = sketch_size * torch.finfo(values.dtype).eps
     found: dict[str, Any] = {
         "modes": n,

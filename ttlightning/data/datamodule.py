@@ -78,7 +78,8 @@ class PatchDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing, on one process only."""
-        fetch_dataset(self.dataset, self.root, self.offline_fallback)
+        if self.images is None:
+            fetch_dataset(self.dataset, self.root, self.offline_fallback)
 
     def setup(self, stage: str) -> None:
         """Read the images, cut the patches, hold out the validation samples."""

@@ -2,13 +2,14 @@
 
 from ttlightning.rank.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
 from ttlightning.rank.spectrum import bond_spectra, entropy, numerical_rank, stable_rank
-from ttlightning.rank.unfolding import matricization, sketch
+from ttlightning.rank.unfolding import equilibrate, matricization, sketch
 
 __all__ = [
     "bond_spectra",
     "cp_rank_bound_a24",
     "cp_rank_bound_k18",
     "entropy",
+    "equilibrate",
     "generic_odd_even_rank",
     "matricization",
     "numerical_rank",

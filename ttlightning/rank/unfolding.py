@@ -35,6 +35,21 @@ def sketch(format: ScoreTensor, size: int, generator: torch.Generator) -> Float[
     return _scores_on_grid(format, rows, columns)
 
 
+def equilibrate(
+    matrices: Float[Tensor, "classes rows columns"], rounds: int = 3
+) -> Float[Tensor, "classes rows columns"]:
+    r"""D_1 A D_2 with diagonal D_1, D_2 that bring rows and columns to norm 1 in turn.
+
+    It changes no rank. Rows of a sketch are products of many random numbers and differ by orders of magnitude, the
+    more the longer the chain: left as they are, a few of them would hide the others from floating-point arithmetic.
+    """
+    tiny = torch.finfo(matrices.dtype).tiny
+    for _ in range(rounds):
+        matrices = matrices / matrices.norm(dim=2, keepdim=True).clamp_min(tiny)
+        matrices = matrices / matrices.norm(dim=1, keepdim=True).clamp_min(tiny)
+    return matrices
+
+
 def matricization(format: ScoreTensor) -> Float[Tensor, "classes rows columns"]:
     r"""P_y itself for each class, (n^ceil(d/2), n^floor(d/2)), float64: the scores at one-hot features.
 

@@ -1,0 +1,98 @@
+"""The rank check: when it looks, what it finds, where it writes it."""
+
+import json
+import math
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers.logger import Logger
+
+from ttlightning import EqualCoreTensorTrain, PatchDataModule, TensorTrain, UserError
+from ttlightning.callbacks import RankCheck
+from ttlightning.callbacks.rank_check import measure_ranks, summarize_ranks
+from ttlightning.classifier import Classifier
+
+
+class ListLogger(Logger):
+    """Keeps what was logged."""
+
+    name, version = "list", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[tuple[int, dict]] = []
+
+    def log_metrics(self, metrics, step=None):
+        if any(key.startswith("rank/") for key in metrics):
+            self.logged.append((step, metrics))
+
+    def log_hyperparams(self, *args, **kwargs):
+        """Nothing to keep."""
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs", "expected"), [(1, 3, [0, 7, 14, 21]), (2, 3, [0, 14, 21]), (0, 2, [0, 14])]
+)
+def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
+    data = PatchDataModule("mnist", write_mnist(tmp_path), batch_size=32)
+    check, logger = RankCheck(every_n_epochs=every, sketch_size=4), ListLogger()
+    check.directory = tmp_path / "rank"
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=logger,
+        callbacks=[check],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(Classifier(16, 49, 10), datamodule=data)
+    assert [step for step, _ in logger.logged] == expected
+    lines = [json.loads(line) for line in (tmp_path / "rank" / "checks.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == expected
+    assert check.latest == lines[-1]
+
+
+@pytest.mark.parametrize("sites", [4, 5, 16, 17, 784])
+@pytest.mark.parametrize(("kind", "published"), [(TensorTrain, 2), (EqualCoreTensorTrain, 1)])
+def test_what_it_finds(kind, published, sites):
+    """n = 3, r = 2: K18 gives 2^(d//2), A24 gives 1; odd d like even d, long chains like short ones."""
+    torch.manual_seed(0)
+    format = kind(sites, 3, 4, rank=2, initialization="gaussian", gain=2.0)
+    found = measure_ranks(format, sketch_size=8, bond_tolerance=1e-6, seed=0)
+    pairs = sites // 2
+    assert found["bound"] == (3**pairs if sites % 2 else 2 * 3 ** (pairs - 1))
+    assert found["bound_published"] == published**pairs
+    assert found["sketch_rank"] == [min(8, found["bound"])] * 4
+    assert all(1 <= value <= 8 for value in found["stable_rank"])
+    assert all(0 <= value <= math.log(8) for value in found["entropy"])
+    assert found["tt_rank"] == [2] * (sites - 1)
+    summary = summarize_ranks(found)
+    assert all(math.isfinite(value) for value in summary.values())
+    assert summary["rank/tt_rank_min"] == summary["rank/tt_rank_max"] == 2
+
+
+def test_a_low_rank_is_seen():
+    """TT-rank 1 is a product of vectors: every matricization of every class has rank 1."""
+    format = TensorTrain(6, 3, 2, rank=1, initialization="gaussian")
+    found = measure_ranks(format, sketch_size=8, bond_tolerance=1e-6, seed=0)
+    assert found["sketch_rank"] == [1, 1]
+    assert found["stable_rank"] == pytest.approx([1, 1])
+    assert found["entropy"] == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_checking_changes_nothing():
+    format = EqualCoreTensorTrain(16, 5, 10, rank=4)
+    before = {name: value.clone() for name, value in format.state_dict().items()}
+    generator = torch.get_rng_state()
+    assert measure_ranks(format, 8, 1e-6, 0) == measure_ranks(format, 8, 1e-6, 0)
+    assert all(torch.equal(before[name], value) for name, value in format.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize(("option", "value"), [("every_n_epochs", -1), ("sketch_size", 0)])
+def test_options_out_of_range(option, value):
+    with pytest.raises(UserError, match=f"rank_check.{option} is {value}"):
+        RankCheck(**{option: value})

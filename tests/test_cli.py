@@ -1,0 +1,269 @@
+"""The command line as a user meets it: processes, files, exit codes."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ttlightning import UserError
+from ttlightning.cli import main
+from ttlightning.runs import create_run_directory, weights_sha256
+
+SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
+
+
+def test_fit_from_an_empty_folder(command):
+    """The README's command, on real digits that need no network: everything a run leaves behind."""
+    done = command("fit", "--config", "debug.yaml", WANDB_MODE="")
+    assert "3,600 train, 400 validation, 1,000 test" in done.stdout
+    assert "run       runs/debug/0" in done.stdout
+    assert "Traceback" not in done.stderr
+    run = command.folder / "runs" / "debug" / "0"
+    inside = {path.name for path in run.iterdir()}
+    assert inside == {
+        "config.yaml", "provenance.json", "metrics.csv", "result.json", "checkpoints", "wandb", "rank",
+    }  # fmt: skip
+
+    result = command.result("debug/0")
+    assert (result["experiment"], result["dataset"], result["seed"], result["epochs"]) == ("debug", "mnist5k", 0, 1)
+    assert result["metrics"]["test/acc"] > 0.4
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "lr"} <= set(result["metrics"])
+    assert result["rank"]["bound"] == 20
+    assert result["parameters"] == 4 * 197 + 5 * 4 + 5 * 16 + 5 * 4 * 10
+
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert weights_sha256(checkpoint["state_dict"]) == result["weights_sha256"]
+    config = (run / "config.yaml").read_text()
+    assert checkpoint["ttlightning_config"] == config
+
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    for column in ("train/loss", "train/acc", "val/acc", "test/acc", "lr", "rank/bound", "rank/stable_rank"):
+        assert any(row[column] for row in rows), column
+
+    provenance = json.loads((run / "provenance.json").read_text())
+    assert provenance["dataset"]["name"] == "mnist5k"
+    assert len(provenance["dataset"]["sha256"]) == 64
+    assert provenance["argv"][1:] == ["fit", "--config", "debug.yaml"]
+    assert provenance["packages"]["torch"] == torch.__version__.split("+")[0]
+
+    checks = [json.loads(line) for line in (run / "rank" / "checks.jsonl").read_text().splitlines()]
+    assert [check["epoch"] for check in checks] == [0, 1]
+
+
+def test_wandb_records_config_and_metrics(command):
+    """Read back with W&B's own reader, without an account."""
+    command("fit", *SMALL, WANDB_MODE="")
+    run = command.folder / "runs" / "debug" / "0"
+    [log] = run.glob("wandb/offline-run-*/*.wandb")
+    wandb = Path(sys.executable).with_name("wandb")
+    read = [wandb, "leet", "inspect", "--summary", "--json", log]
+    summary = json.loads(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
+    text = json.dumps(summary)
+    result = command.result("debug/0")
+    for key in ("train/acc", "val/acc", "test/acc", "rank/bound", "lr"):
+        assert key in text
+    assert str(result["metrics"]["test/acc"])[:6] in text
+    assert "EqualCoreTensorTrain" in text
+    assert "max_epochs" in text
+    records = subprocess.run([*read[:3], "--json", log], capture_output=True, text=True, check=True).stdout
+    assert '"debug-0"' in records
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert set(config) <= set(summary["config"])
+
+
+def test_a_second_run_never_touches_the_first(command):
+    command("fit", *SMALL)
+    first = {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()}
+    command("fit", *SMALL)
+    assert {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()} == first
+    assert command.result("debug/1")["weights_sha256"] == command.result("debug/0")["weights_sha256"]
+
+
+def test_a_runs_config_is_enough_to_run_again(command):
+    command("fit", *SMALL, "--seed_everything=3", "--model.format=TensorTrain", "--model.format.rank=3")
+    command("fit", "--config", "runs/debug/0/config.yaml")
+    first, second = (command.result(f"debug/{n}") for n in (0, 1))
+    assert (second["seed"], second["experiment"]) == (3, "debug")
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def test_configs_compose_and_overrides_come_last(command):
+    (command.folder / "more.yaml").write_text("model: {format: {class_path: TensorTrain, init_args: {rank: 2}}}")
+    command("fit", *SMALL, "--config", "more.yaml", "--data.patch_size=7", "--data.order=snake")
+    config = yaml.safe_load((command.folder / "runs/debug+more/0/config.yaml").read_text())
+    assert config["model"]["format"]["class_path"].endswith("TensorTrain")
+    assert (config["data"]["patch_size"], config["data"]["order"], config["data"]["dataset"]) == (7, "snake", "mnist")
+    assert command.result("debug+more/0")["rank"]["sites"] == 16
+
+
+def test_validate_test_and_predict_from_a_run_directory_alone(command):
+    """The configuration comes from the checkpoint."""
+    command("fit", *SMALL)
+    metrics = command.result("debug/0")["metrics"]
+    file = next((command.folder / "runs/debug/0/checkpoints").glob("epoch*.ckpt"))
+    for verb, key, path in (("test", "test/acc", "runs/debug/0"), ("validate", "val/acc", file)):
+        [found] = re.findall(rf"{key}\D+([0-9.]+)", command(verb, f"--ckpt_path={path}").stdout)
+        assert float(found) == pytest.approx(metrics[key])
+    command("predict", "--ckpt_path", "runs/debug/0", "--output", "p.csv")
+    rows = list(csv.DictReader((command.folder / "p.csv").open()))
+    assert len(rows) == 50
+    accuracy = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert accuracy == pytest.approx(metrics["test/acc"])
+    assert all(abs(sum(float(row[f"p{c}"]) for c in range(10)) - 1) < 1e-4 for row in rows)
+    before = (command.folder / "p.csv").read_bytes()
+    refused = command("predict", "--ckpt_path", "runs/debug/0", "--output", "p.csv", code=2)
+    assert "p.csv exists" in refused.stderr
+    assert (command.folder / "p.csv").read_bytes() == before
+    assert [p.name for p in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_training_goes_on_from_a_checkpoint(command):
+    command("fit", *SMALL)
+    command("fit", *SMALL, "--ckpt_path", "runs/debug/0", "--trainer.max_epochs=2")
+    command("fit", *SMALL, "--trainer.max_epochs=2")
+    resumed, whole = command.result("debug/1"), command.result("debug/2")
+    assert resumed["epochs"] == whole["epochs"] == 2
+    assert resumed["weights_sha256"] == whole["weights_sha256"]
+
+
+def test_two_processes_train_the_network_of_one(command):
+    options = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--model.patch_dropout=0.1")
+    command("fit", *SMALL, *options)
+    command("fit", *SMALL, *options, "--trainer.devices=2")
+    alone, together = (command.result(f"debug/{n}")["metrics"] for n in (0, 1))
+    for key in ("train/loss", "val/loss", "test/loss"):
+        assert together[key] == pytest.approx(alone[key], rel=1e-5)
+    assert together["test/acc"] == pytest.approx(alone["test/acc"], abs=1 / 50 + 1e-9)
+    assert json.loads((command.folder / "runs/debug/1/provenance.json").read_text())["world_size"] == 2
+
+
+def test_without_the_data_and_without_network_it_trains_on_mnist5k_and_says_so(command, tmp_path):
+    """The proxy's address leads nowhere: torchvision's download fails at once, on any machine."""
+    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    absent = str(tmp_path / "absent")
+    quick = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=5")
+    done = command("fit", "--config", "eq.yaml", *quick, TTLIGHTNING_DATA=absent, **nowhere)
+    assert done.stderr.count("using mnist5k instead, and recording dataset: mnist5k") == 1
+    assert command.result("eq/0")["dataset"] == "mnist5k"
+    assert json.loads((command.folder / "runs/eq/0/provenance.json").read_text())["dataset"]["name"] == "mnist5k"
+    options = ("--data.offline_fallback=null",)
+    refused = command("fit", "--config", "eq.yaml", *options, code=2, TTLIGHTNING_DATA=absent, **nowhere)
+    assert "cannot be downloaded" in refused.stderr
+    assert [p.name for p in (command.folder / "runs/eq").iterdir()] == ["0"]
+
+
+MISTAKES = [
+    (["fit", "--config", "equal.yaml"], "'equal.yaml' is not in"),
+    (["fit", *SMALL, "--data.patchsize=7"], "did you mean data.patch_size"),
+    (["fit", *SMALL, "--data.patch_size=5"], "patch_size 5 with stride 5"),
+    (["fit", *SMALL, "--data.batch_size=large"], "large"),
+    (["fit", *SMALL, "--data.batch_size=0"], "data.batch_size is 0"),
+    (["fit", *SMALL, "--data.dataset=minst"], "minst"),
+    (["fit", *SMALL, "--data.validation=1.5"], "data.validation is 1.5"),
+    (["fit", *SMALL, "--model.format=TensorTran"], "the formats are: EqualCoreTensorTrain, TensorTrain"),
+    (["fit", *SMALL, "--model.format.rank=0"], "rank is 0, it must be at least 1"),
+    (["fit", *SMALL, "--model.features.modes=1"], "modes is 1, it must be at least 2"),
+    (["fit", *SMALL, "--model.patch_dropout=1"], "patch_dropout is 1"),
+    (["fit", *SMALL, "--seed_everything=true"], "seed_everything"),
+    (["fit", *SMALL, "--experiment=../elsewhere"], "experiment is '../elsewhere'"),
+    (["fit", *SMALL, "--rank_check.sketch_size=0"], "rank_check.sketch_size is 0"),
+    (["fit", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=999"], "gpu"),
+    (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
+    (["test", *SMALL], "test needs trained weights"),
+    (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
+    (["fly"], "'fly'"),
+    ([], "subcommand"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words[-1:]) or "none" for words, _ in MISTAKES])
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(command, words, message, monkeypatch, capfd):
+    """In this process, for speed; `test_a_mistake_in_a_process` below does one of them whole."""
+    monkeypatch.chdir(command.folder)
+    monkeypatch.setenv("TTLIGHTNING_DATA", command.environment["TTLIGHTNING_DATA"])
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert_one_line(capfd.readouterr().err, message)
+    assert list(command.folder.iterdir()) == []
+
+
+def test_a_mistake_in_a_process(command):
+    done = command("fit", *SMALL, "--data.patch_size=5", code=2)
+    assert_one_line(done.stderr, "patch_size 5 with stride 5 and padding 0 does not tile an image of height 28")
+    assert list(command.folder.iterdir()) == []
+
+
+def assert_one_line(errors: str, message: str) -> None:
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("ttlightning: ")
+    assert message in lines[0]
+
+
+def test_more_devices_than_the_batch_divides_into(command):
+    options = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=3")
+    done = command("fit", *SMALL, *options, code=2)
+    assert "data.batch_size is 64, the global batch; it must be a multiple of the 3 devices" in done.stderr
+    assert not (command.folder / "runs").exists()
+
+
+def test_a_damaged_data_file(command):
+    file = Path(command.environment["TTLIGHTNING_DATA"]) / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file.write_bytes(file.read_bytes()[:1000])
+    done = command("fit", *SMALL, "--data.offline_fallback=mnist5k", code=2)
+    assert "corrupt or truncated" in done.stderr
+    assert not (command.folder / "runs").exists()
+
+
+class Payload:
+    """What a hostile checkpoint would run on being unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("truncated", "is not a whole checkpoint"),
+        ("pickled", "holds pickled objects"),
+        ("other", "is a checkpoint of another network: features.linear.weight is (9, 196) there and (4, 196) here"),
+        ("tensor", "it has no state_dict"),
+    ],
+)
+def test_checkpoints_that_cannot_be_used(command, damage, message):
+    command("fit", *SMALL, *(("--model.features.modes=10",) if damage == "other" else ()))
+    file = command.folder / "runs/debug/0/checkpoints/last.ckpt"
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:2000])
+    elif damage == "pickled":
+        torch.save({"state_dict": {}, "payload": Payload()}, file)
+    elif damage == "tensor":
+        torch.save(torch.zeros(3), file)
+    for verb in ("test", "fit"):
+        done = command(verb, *SMALL, "--ckpt_path", "runs/debug/0", code=2)
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert not (command.folder / "executed").exists()
+    assert [p.name for p in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_run_directories_count_up_and_are_claimed_one_at_a_time(tmp_path):
+    (tmp_path / "eq" / "7").mkdir(parents=True)
+    (tmp_path / "eq" / "notes").mkdir()
+    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "8"
+    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "9"
+    assert create_run_directory(tmp_path, "tt") == tmp_path / "tt" / "0"
+
+
+def test_a_root_that_is_a_file(tmp_path):
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot make a run directory"):
+        create_run_directory(tmp_path / "runs", "eq")

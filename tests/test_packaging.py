@@ -1,0 +1,50 @@
+"""What is installed is what is declared, everywhere the same."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_environment_yml_says_what_pyproject_says():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *conda, pip = environment["dependencies"]
+    assert f"python{PROJECT['requires-python']}" in conda
+    assert sorted(pip["pip"]) == sorted([*PROJECT["dependencies"], "--editable ."])
+
+
+def test_the_lock_has_every_dependency_with_hashes_and_no_address():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert not re.search(r"https?:|file:|index-url|--find-links| @ ", lock)
+    locked = re.findall(
+        r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==[^ \n]+(?: ;[^\n\\]*)? \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.M
+    )
+    assert len(locked) == len(re.findall(r"^\S+==", lock, re.M))
+    extras = PROJECT["optional-dependencies"]["dev"]
+    wanted = {re.match(r"[A-Za-z0-9._-]+", d)[0].lower() for d in [*PROJECT["dependencies"], *extras]}
+    assert wanted <= set(locked)
+
+
+def test_the_wheel_has_the_configs_inside(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        inside = set(wheel.namelist())
+    configs = {f"ttlightning/configs/{f.relative_to(ROOT / 'configs')}" for f in (ROOT / "configs").rglob("*.yaml")}
+    modules = {str(f.relative_to(ROOT)) for f in (ROOT / "ttlightning").rglob("*.py")}
+    assert configs
+    assert configs | modules <= inside
+
+
+def test_the_mathematics_imports_no_trainer():
+    """formats/ and rank/ are a library of their own: plain torch."""
+    check = "import sys, ttlightning.{0}; sys.exit(any(m.split('.')[0] in ('lightning', 'wandb') for m in sys.modules))"
+    for room in ("formats", "rank"):
+        assert subprocess.run([sys.executable, "-c", check.format(room)], check=False).returncode == 0, room
