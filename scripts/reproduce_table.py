@@ -47,7 +47,7 @@ def run(config: str, seed: int, options: list[str], threads: int) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
-        print(f"{experiment} seed {seed}: {done.stdout.strip().splitlines()[-1]}", file=sys.stderr)
+        print(f"{experiment}, seed {seed}: done", file=sys.stderr)
 
 
 def percent(values: list[float]) -> str:

@@ -22,7 +22,9 @@ def test_fit_from_an_empty_folder(command):
     """The README's command, on real digits that need no network: everything a run leaves behind."""
     done = command("fit", "--config", "debug.yaml", WANDB_MODE="")
     assert "3,600 train, 400 validation, 1,000 test" in done.stdout
-    assert "run       runs/debug/0" in done.stdout
+    assert re.search(r"^test +[0-9.]+% right.*on mnist5k", done.stdout, re.M)
+    assert re.search(r"^ranks +odd/even sketch 16 of 16, stable rank .*TT-rank 4 to 4 in use", done.stdout, re.M)
+    assert re.search(r"^run +runs/debug/0", done.stdout, re.M)
     assert "Traceback" not in done.stderr
     run = command.folder / "runs" / "debug" / "0"
     inside = {path.name for path in run.iterdir()}

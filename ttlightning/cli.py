@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
 
 from ttlightning import formats
-from ttlightning.callbacks.progress import EpochProgress
+from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
 from ttlightning.checkpoints import CONFIG_KEY, check_fits, checkpoint_file, read_checkpoint
@@ -147,10 +148,7 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             wandb.finish()
-            for key, value in result["metrics"].items():
-                if key.startswith("test/"):
-                    print(f"{key}  {value:.2%}" if key.endswith("acc") else f"{key}  {value:.4f}")
-            print(f"run       {self.run_directory.path}")
+            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
 
     def _check_checkpoint(self, needed: bool = True) -> None:
         path = self.config[self.subcommand].get("ckpt_path")

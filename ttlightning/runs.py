@@ -100,7 +100,8 @@ def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
 def _git(folder: Path) -> dict[str, Any] | None:
     """Commit of the checkout that this package is imported from, and a hash of what differs from it."""
     if not (folder / ".git").exists():
-        return None
+        built_from = os.environ.get("TTLIGHTNING_GIT_SHA")  # set in the Docker image
+        return {"commit": built_from, "dirty_diff_sha256": None} if built_from else None
 
     def run(*words: str) -> bytes:
         return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True).stdout

@@ -1,6 +1,7 @@
 """What a person watches: the network in five lines, a line for each epoch, a bar for the epoch that runs."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -45,7 +46,7 @@ class EpochProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._is_shown(trainer):
-            self.console.print(describe_network(trainer, pl_module))
+            self.console.print(describe_network(trainer, pl_module), soft_wrap=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)
@@ -106,7 +107,28 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
     if isinstance(format, TensorTrain):
         units = generic_odd_even_rank(format.modes, format.rank, format.sites)
         rows["shallow"] = f"almost every such tensor has CP-rank >= {units:,}"
+    return _grid(rows)
+
+
+def describe_result(result: dict[str, Any], run: Path | None) -> Table:
+    """What came out: the test set's verdict, the ranks of the trained tensor, where everything lies."""
+    metrics, rank = result["metrics"], result["rank"]
+    rows = {}
+    if "test/acc" in metrics:
+        rows["test"] = f"{metrics['test/acc']:.2%} right, loss {metrics['test/loss']:.4f}, on {result['dataset']}"
+    if rank:
+        size, classes = rank["sketch_size"], len(rank["stable_rank"])
+        stable = sum(rank["stable_rank"]) / classes
+        rows["ranks"] = f"odd/even sketch {min(rank['sketch_rank'])} of {size}, stable rank {stable:.2f}"
+    if "tt_rank" in rank:
+        rows["ranks"] += f", TT-rank {min(rank['tt_rank'])} to {max(rank['tt_rank'])} in use"
+    rows["run"] = str(run)
+    return _grid(rows)
+
+
+def _grid(rows: dict[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=10)
     for title, text in rows.items():
         table.add_row(f"[bold]{title}[/bold]", text)
     return table

@@ -81,7 +81,7 @@ class RunDirectory(Callback):
 
     def write_result(self, trainer: Trainer, pl_module: LightningModule, seed: int) -> dict[str, Any]:
         """Write and return ``result.json``: what compare, rerun and the tables read."""
-        rank = next((c.latest for c in trainer.callbacks if isinstance(c, RankCheck)), {})
+        check = next((c for c in trainer.callbacks if isinstance(c, RankCheck)), None)
         result = {
             "experiment": self.experiment,
             "dataset": _dataset(trainer)["name"],
@@ -91,7 +91,8 @@ class RunDirectory(Callback):
             "parameters": sum(p.numel() for p in pl_module.parameters()),
             "weights_sha256": runs.weights_sha256(pl_module.state_dict()),
             "seconds": self.seconds,
-            "rank": rank,
+            "rank_check_seconds": check.seconds if check else 0.0,
+            "rank": check.latest if check else {},
         }
         if self.path is not None and trainer.is_global_zero:
             runs.write_json(self.path / "result.json", result)
