@@ -58,8 +58,8 @@ def percent(values: list[float]) -> str:
 def table(configs: list[str], seeds: range) -> str:
     """Markdown, one line for each config."""
     lines = [
-        "| config | network | parameters | train accuracy | test accuracy, mean (each seed) | published | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| config | network | parameters | train accuracy | test accuracy, mean (each seed) | published |",
+        "|---|---|---|---|---|---|",
     ]
     for config in configs:
         experiment = Path(config).stem
@@ -74,9 +74,8 @@ def table(configs: list[str], seeds: range) -> str:
             percent([m["train/acc"] for m in metrics]),
             percent([m["test/acc"] for m in metrics]),
             PUBLISHED.get(experiment, ""),
-            f"{statistics.median(r['seconds'] for r in results) / 60:.1f}",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

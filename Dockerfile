@@ -1,0 +1,25 @@
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+FROM ${BASE_IMAGE}
+
+# Packages first: they change less often than the code. One image for CPU and GPU: torch's wheels bring CUDA.
+WORKDIR /app
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY requirements.lock ./
+RUN pip install --quiet --require-hashes --no-deps --no-compile --requirement requirements.lock
+
+COPY pyproject.toml README.md LICENSE ./
+COPY configs configs
+COPY ttlightning ttlightning
+RUN pip install --quiet --no-deps --no-build-isolation --editable .
+
+ARG GIT_SHA=unknown
+LABEL org.opencontainers.image.title=ttlightning org.opencontainers.image.revision=${GIT_SHA}
+ENV TTLIGHTNING_GIT_SHA=${GIT_SHA} TTLIGHTNING_DATA=/data TTLIGHTNING_RUNS=/runs WANDB_MODE=offline HOME=/tmp
+
+RUN useradd --uid 1000 --no-create-home researcher && mkdir /data /runs && chown researcher /data /runs
+USER researcher
+VOLUME ["/data", "/runs"]
+WORKDIR /runs
+ENTRYPOINT ["python", "-m", "ttlightning"]
+CMD ["--help"]
