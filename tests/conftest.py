@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from ttlightning.cli import main
+
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("default")
 torch.set_num_threads(1)
@@ -62,16 +64,34 @@ def write_mnist() -> Callable[..., Path]:
 
 
 class CommandLine:
-    """``python -m ttlightning`` in a process of its own, in an empty folder."""
+    """``ttlightning`` in an empty folder: called, in this process, or as ``.process``, the way a user starts it."""
 
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.folder = folder
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
-        self.environment |= {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    def __init__(self, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+        self.folder, self.monkeypatch, self.capfd = folder, monkeypatch, capfd
+        self.data = data
+        self.environment = {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
-    def __call__(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        with self.monkeypatch.context() as patch:
+            patch.chdir(self.folder)
+            patch.delenv("TTLIGHTNING_RUNS", raising=False)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            self.capfd.readouterr()
+            try:
+                main([str(word) for word in words])
+                stopped: object = 0
+            except SystemExit as stop:
+                stopped = stop.code
+        output, errors = self.capfd.readouterr()
+        assert stopped == code, f"exit code {stopped}\n{output}\n{errors}"
+        return subprocess.CompletedProcess(words, code, output, errors)
+
+    def process(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """``python -m ttlightning`` with these words; an environment variable set to "" is taken away."""
         command = [sys.executable, "-m", "ttlightning", *map(str, words)]
-        merged = {name: value for name, value in (self.environment | environment).items() if value}
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING", "PL_"))}
+        merged = {name: value for name, value in (clean | self.environment | environment).items() if value}
         done = subprocess.run(command, cwd=self.folder, env=merged, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -81,8 +101,10 @@ class CommandLine:
 
 
 @pytest.fixture
-def command(tmp_path: Path, write_mnist: Callable[..., Path]) -> CommandLine:
+def command(
+    tmp_path: Path, write_mnist: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> CommandLine:
     """The command line beside a small data set in MNIST's layout."""
     folder = tmp_path / "work"
     folder.mkdir()
-    return CommandLine(folder, write_mnist(tmp_path / "data"))
+    return CommandLine(folder, write_mnist(tmp_path / "data"), monkeypatch, capfd)

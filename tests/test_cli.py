@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from ttlightning import UserError
-from ttlightning.cli import main
 from ttlightning.runs import create_run_directory, weights_sha256
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
@@ -20,7 +19,7 @@ SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
 def test_fit_from_an_empty_folder(command):
     """The README's command, on real digits that need no network: everything a run leaves behind."""
-    done = command("fit", "--config", "debug.yaml", WANDB_MODE="")
+    done = command.process("fit", "--config", "debug.yaml", WANDB_MODE="")
     assert "3,600 train, 400 validation, 1,000 test" in done.stdout
     assert re.search(r"^test +[0-9.]+% right.*on mnist5k", done.stdout, re.M)
     assert re.search(r"^ranks +odd/even sketch 16 of 16, stable rank .*TT-rank 4 to 4 in use", done.stdout, re.M)
@@ -56,27 +55,22 @@ def test_fit_from_an_empty_folder(command):
 
     checks = [json.loads(line) for line in (run / "rank" / "checks.jsonl").read_text().splitlines()]
     assert [check["epoch"] for check in checks] == [0, 1]
+    assert_wandb_has(run, result, config)
 
 
-def test_wandb_records_config_and_metrics(command):
-    """Read back with W&B's own reader, without an account."""
-    command("fit", *SMALL, WANDB_MODE="")
-    run = command.folder / "runs" / "debug" / "0"
+def assert_wandb_has(run: Path, result: dict, config: str) -> None:
+    """The offline record, read back with W&B's own reader, without an account."""
     [log] = run.glob("wandb/offline-run-*/*.wandb")
-    wandb = Path(sys.executable).with_name("wandb")
-    read = [wandb, "leet", "inspect", "--summary", "--json", log]
-    summary = json.loads(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    summary = json.loads(subprocess.run([*read, "--summary"], capture_output=True, text=True, check=True).stdout)
     text = json.dumps(summary)
-    result = command.result("debug/0")
     for key in ("train/acc", "val/acc", "test/acc", "rank/bound", "lr"):
         assert key in text
     assert str(result["metrics"]["test/acc"])[:6] in text
+    assert set(yaml.safe_load(config)) <= set(summary["config"])
     assert "EqualCoreTensorTrain" in text
-    assert "max_epochs" in text
-    records = subprocess.run([*read[:3], "--json", log], capture_output=True, text=True, check=True).stdout
+    records = subprocess.run(read, capture_output=True, text=True, check=True).stdout
     assert '"debug-0"' in records
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    assert set(config) <= set(summary["config"])
 
 
 def test_a_second_run_never_touches_the_first(command):
@@ -136,8 +130,8 @@ def test_training_goes_on_from_a_checkpoint(command):
 
 def test_two_processes_train_the_network_of_one(command):
     options = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--model.patch_dropout=0.1")
-    command("fit", *SMALL, *options)
-    command("fit", *SMALL, *options, "--trainer.devices=2")
+    command.process("fit", *SMALL, *options)
+    command.process("fit", *SMALL, *options, "--trainer.devices=2")
     alone, together = (command.result(f"debug/{n}")["metrics"] for n in (0, 1))
     for key in ("train/loss", "val/loss", "test/loss"):
         assert together[key] == pytest.approx(alone[key], rel=1e-5)
@@ -150,12 +144,12 @@ def test_without_the_data_and_without_network_it_trains_on_mnist5k_and_says_so(c
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
     absent = str(tmp_path / "absent")
     quick = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=5")
-    done = command("fit", "--config", "eq.yaml", *quick, TTLIGHTNING_DATA=absent, **nowhere)
+    done = command.process("fit", "--config", "eq.yaml", *quick, TTLIGHTNING_DATA=absent, **nowhere)
     assert done.stderr.count("using mnist5k instead, and recording dataset: mnist5k") == 1
     assert command.result("eq/0")["dataset"] == "mnist5k"
     assert json.loads((command.folder / "runs/eq/0/provenance.json").read_text())["dataset"]["name"] == "mnist5k"
     options = ("--data.offline_fallback=null",)
-    refused = command("fit", "--config", "eq.yaml", *options, code=2, TTLIGHTNING_DATA=absent, **nowhere)
+    refused = command.process("fit", "--config", "eq.yaml", *options, code=2, TTLIGHTNING_DATA=absent, **nowhere)
     assert "cannot be downloaded" in refused.stderr
     assert [p.name for p in (command.folder / "runs/eq").iterdir()] == ["0"]
 
@@ -185,19 +179,13 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(words[-1:]) or "none" for words, _ in MISTAKES])
-def test_a_mistake_is_one_line_and_leaves_nothing_behind(command, words, message, monkeypatch, capfd):
-    """In this process, for speed; `test_a_mistake_in_a_process` below does one of them whole."""
-    monkeypatch.chdir(command.folder)
-    monkeypatch.setenv("TTLIGHTNING_DATA", command.environment["TTLIGHTNING_DATA"])
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2
-    assert_one_line(capfd.readouterr().err, message)
+def test_a_mistake_is_one_line_and_leaves_nothing_behind(command, words, message):
+    assert_one_line(command(*words, code=2).stderr, message)
     assert list(command.folder.iterdir()) == []
 
 
 def test_a_mistake_in_a_process(command):
-    done = command("fit", *SMALL, "--data.patch_size=5", code=2)
+    done = command.process("fit", *SMALL, "--data.patch_size=5", code=2)
     assert_one_line(done.stderr, "patch_size 5 with stride 5 and padding 0 does not tile an image of height 28")
     assert list(command.folder.iterdir()) == []
 
@@ -211,13 +199,13 @@ def assert_one_line(errors: str, message: str) -> None:
 
 def test_more_devices_than_the_batch_divides_into(command):
     options = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=3")
-    done = command("fit", *SMALL, *options, code=2)
+    done = command.process("fit", *SMALL, *options, code=2)
     assert "data.batch_size is 64, the global batch; it must be a multiple of the 3 devices" in done.stderr
     assert not (command.folder / "runs").exists()
 
 
 def test_a_damaged_data_file(command):
-    file = Path(command.environment["TTLIGHTNING_DATA"]) / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    file = command.data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:1000])
     done = command("fit", *SMALL, "--data.offline_fallback=mnist5k", code=2)
     assert "corrupt or truncated" in done.stderr

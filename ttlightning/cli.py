@@ -1,6 +1,7 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
 import difflib
+import functools
 import logging
 import os
 import re
@@ -202,6 +203,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+@functools.cache
 def _quieten_libraries() -> None:
     """Leave the terminal to what this package says, and to warnings that a user can act on."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
