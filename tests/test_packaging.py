@@ -48,3 +48,8 @@ def test_the_mathematics_imports_no_trainer():
     check = "import sys, ttlightning.{0}; sys.exit(any(m.split('.')[0] in ('lightning', 'wandb') for m in sys.modules))"
     for room in ("formats", "rank"):
         assert subprocess.run([sys.executable, "-c", check.format(room)], check=False).returncode == 0, room
+
+
+def test_the_readmes_code_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    subprocess.run([sys.executable, "-c", code], check=True)
