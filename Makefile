@@ -1,7 +1,7 @@
 # make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
 # make test           all tests, in an environment made from requirements.lock where there is none yet
 # make lint           ruff (format and rules), mypy on the mathematics
-# make bench          what an epoch of fit costs beside a bare PyTorch loop
+# make bench          speed and memory beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
 # make lock           choose the newest versions anew, with hashes and without addresses
 
 PYTHON ?= python3
@@ -26,10 +26,10 @@ lint: environment
 	$(IN_VENV) -m mypy
 
 bench: environment
-	$(IN_VENV) scripts/epoch_overhead.py $(ARGS)
+	$(IN_VENV) scripts/benchmark.py $(ARGS)
 
 lock: environment
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 

@@ -8,7 +8,6 @@ was), then prints a Markdown table from the result.json files. Fallback data are
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ def find_result(experiment: str, seed: int) -> dict[str, Any] | None:
     return next((result for result in results if result["seed"] == seed), None)
 
 
-def run(config: str, seed: int, options: list[str], threads: int) -> None:
+def run(config: str, seed: int, options: list[str]) -> None:
     """One fit, unless it is there already."""
     experiment = Path(config).stem
     if find_result(experiment, seed) is None:
@@ -43,8 +42,7 @@ def run(config: str, seed: int, options: list[str], threads: int) -> None:
             f"--seed_everything={seed}",
             *options,
         ]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
         print(f"{experiment}, seed {seed}: done", file=sys.stderr)
@@ -87,10 +85,9 @@ def main() -> None:
     parser.add_argument("--allow-fallback", action="store_true")
     options, overrides = parser.parse_known_args()
     overrides += [] if options.allow_fallback else ["--data.offline_fallback=null"]
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
     seeds = range(options.seeds)
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(lambda job: run(*job, overrides, threads), [(c, s) for s in seeds for c in options.configs]))
+        list(pool.map(lambda job: run(*job, overrides), [(c, s) for s in seeds for c in options.configs]))
     print(table(options.configs, seeds))
 
 

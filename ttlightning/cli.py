@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -27,6 +28,7 @@ from ttlightning.classifier import Classifier
 from ttlightning.configs import find_config
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import UserError
+from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.runs import check_experiment_name
 from ttlightning.trainer import Trainer
 
@@ -124,6 +126,7 @@ class CLI(LightningCLI):
 
     def before_fit(self) -> None:
         self._check_checkpoint(needed=False)
+        self._choose_threads()
 
     def before_validate(self) -> None:
         if not self.datamodule.validation:
@@ -150,6 +153,13 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             wandb.finish()
             Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
+
+    def _choose_threads(self) -> None:
+        """One thread on a CPU, where nobody has chosen and parts of a site are too small to be worth handing out."""
+        format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
+        arithmetic = self.datamodule.batch_size // self.trainer.world_size * format.modes * format.rank**2
+        if on_cpu and "OMP_NUM_THREADS" not in os.environ and arithmetic < ARITHMETIC_FOR_THREADS:
+            torch.set_num_threads(1)
 
     def _check_checkpoint(self, needed: bool = True) -> None:
         path = self.config[self.subcommand].get("ckpt_path")

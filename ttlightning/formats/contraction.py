@@ -1,22 +1,46 @@
-r"""The chain kernel: one pass from the first site to the last.
+r"""The chain kernel: one pass from the first site to the last, and one pass back.
 
     h_1[b]  = sum_i   f_1[i] F[i, b]
     h_k[b]  = sum_a,i h_{k-1}[a] f_k[i] G_k[i, a, b]          k = 2 .. d-1
     s[y]    = sum_a,i h_{d-1}[a] f_d[i] L[i, a, y]            [K18, Sec. 3.2]
 
-Each site is one product of the joint vector (f_k x h_{k-1}), of length modes * rank, with the core as a matrix.
+With the adjoint states p_k = dLoss/dh_k the way back is a chain of the same shape, run from the last site to the first,
+
+    p_{k-1}[a] = sum_i,b f_k[i] p_k[b] G_k[i, a, b],
+
+and the gradients of many sites follow at once from the outer products O_k = h_{k-1} (x) p_k:
+
+    dLoss/dG_k[i] = sum over samples of f_k[i] O_k,           dLoss/df_k[i] = <O_k, G_k[i]>.
+
+Each site is one product of a joint vector (f x h, or f x p), of length modes * rank, with the core as a matrix; kept
+between the two passes are the states alone, batch * rank numbers a site. Where a site is so much arithmetic that the
+number of operations no longer matters, the way back goes site by site instead, with Q_k[i] = G_k[i] p_k:
+
+    p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,   dLoss/dG_k = sum over samples (f x h) (x) p_k,
+
+one product of that size less. Measured by scripts/benchmark.py.
 
 The state is never normalised: that would make the map nonlinear. Instead, every few sites a power of two is split off
 each sample's state and counted in an integer. Multiplying by a power of two is exact, so the scores are those of plain
 arithmetic to the last bit where plain arithmetic survives, and right where it would overflow or die (d = 784 and more).
 """
 
+from typing import Any, Final
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-SITES_PER_RESCALING = 8
+# Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
+SITES_PER_RESCALING: Final = 8
 """In float32 a state may grow or shrink by 2^15 at each of so many sites before a rescaling would come too late."""
+NUMBERS_AT_ONCE = 1 << 20
+"""Outer products O_k held at once in the backward pass, so that they stay in the cache."""
+ARITHMETIC_PER_SITE = 16_000_000
+"""Multiply-adds of a site, batch * modes * rank^2, from which on the way back goes site by site."""
+ARITHMETIC_FOR_THREADS = 4_000_000
+"""Multiply-adds of a site from which on more than one thread pays on a CPU."""
 
 
 def chain_scores(
@@ -25,34 +49,124 @@ def chain_scores(
     interior: Float[Tensor, "distinct modes rank rank"],
     last: Float[Tensor, "modes rank classes"],
 ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-    """Scores as ``mantissa * 2**exponent`` per sample.
+    """Scores as ``mantissa * 2**exponent`` per sample, differentiable once.
 
     ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
     """
-    sites = features.unbind(1)
-    cores = interior.flatten(1, 2).unbind(0)
-    if len(cores) == 1:
-        cores = cores * (len(sites) - 2)
-    state = sites[0] @ first
-    exponent = torch.zeros(len(features), dtype=torch.int32, device=features.device)
-    for k, (site, core) in enumerate(zip(sites[1:-1], cores, strict=True), start=2):
-        state = _joint(site, state) @ core
-        if k % SITES_PER_RESCALING == 0:
-            state, shift = split_off_power_of_two(state)
-            exponent = exponent + shift
-    return _joint(sites[-1], state) @ last.flatten(0, 1), exponent
+    mantissa, exponent = _Chain.apply(features, first, interior, last)
+    return mantissa, exponent
 
 
-def _joint(site: Float[Tensor, "batch modes"], state: Float[Tensor, "batch rank"]) -> Float[Tensor, "batch modes*rank"]:
-    return (site.unsqueeze(2) * state.unsqueeze(1)).flatten(1)
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        x_KBn = features.transpose(0, 1).contiguous()
+        sites, batch, modes = x_KBn.shape
+        rank = first.shape[1]
+        h_KBr = x_KBn.new_empty(sites - 1, batch, rank)
+        joint_Bnr = x_KBn.new_empty(batch, modes, rank)
+        joint, exponent = joint_Bnr.flatten(1), torch.zeros(batch, dtype=torch.int32, device=features.device)
+        columns, rows, states = x_KBn.unsqueeze(3).unbind(0), h_KBr.unsqueeze(2).unbind(0), h_KBr.unbind(0)
+        scales: dict[int, Tensor] = {}
+        torch.mm(x_KBn[0], first, out=states[0])
+        for k, core in enumerate(_per_site(interior.flatten(1, 2), sites - 2), start=1):
+            torch.mul(columns[k], rows[k - 1], out=joint_Bnr)
+            torch.mm(joint, core, out=states[k])
+            if (k + 1) % SITES_PER_RESCALING == 0:
+                scales[k], shift = _split_off_power_of_two(states[k])
+                exponent += shift
+        torch.mul(columns[-1], rows[-1], out=joint_Bnr)
+        ctx.save_for_backward(x_KBn, h_KBr, first, interior, last)
+        ctx.scales = scales
+        ctx.mark_non_differentiable(exponent)
+        return joint @ last.flatten(0, 1), exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x_KBn, h_KBr, first, interior, last = ctx.saved_tensors
+        dx_KBn = torch.empty_like(x_KBn)
+        p_KBr = torch.empty_like(h_KBr)
+
+        at_last_Bnr = (scores_BC @ last.flatten(0, 1).T).unflatten(1, last.shape[:2])
+        joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
+        dlast = (joint_Bnr.flatten(1).T @ scores_BC).view_as(last)
+        torch.sum(at_last_Bnr * h_KBr[-1].unsqueeze(1), 2, out=dx_KBn[-1])
+        torch.sum(at_last_Bnr * x_KBn[-1].unsqueeze(2), 1, out=p_KBr[-1])
+
+        way_back = _site_by_site if joint_Bnr.numel() * p_KBr.shape[2] >= ARITHMETIC_PER_SITE else _chain_then_outer
+        dinterior = way_back(x_KBn, h_KBr, p_KBr, interior, ctx.scales, joint_Bnr, dx_KBn)
+        dfirst = x_KBn[0].T @ p_KBr[0]
+        torch.mm(p_KBr[0], first.T, out=dx_KBn[0])
+        return dx_KBn.transpose(0, 1), dfirst, dinterior, dlast
 
 
-def split_off_power_of_two(
-    state: Float[Tensor, "batch rank"],
-) -> tuple[Float[Tensor, "batch rank"], Int[Tensor, " batch"]]:
-    """``state = scaled * 2**exponent`` with the largest magnitude in each row of ``scaled`` in [1/2, 1)."""
-    exponent = torch.frexp(state.detach().abs().amax(1)).exponent
-    return scale_by_power_of_two(state, -exponent), exponent
+def _chain_then_outer(
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: dict[int, Tensor], joint_Bnr: Tensor, dx: Tensor
+) -> Tensor:
+    """Fill the adjoint states and the interior part of ``dx``; return the gradient of the interior cores."""
+    sites, joint = len(x_KBn), joint_Bnr.flatten(1)
+    columns, rows, adjoints = x_KBn.unsqueeze(3).unbind(0), p_KBr.unsqueeze(2).unbind(0), p_KBr.unbind(0)
+    backwards = _per_site(cores.transpose(2, 3).flatten(1, 2), sites - 2)
+    for k in range(sites - 2, 0, -1):
+        if k in scales:
+            adjoints[k].mul_(scales[k])
+        torch.mul(columns[k], rows[k], out=joint_Bnr)
+        torch.mm(joint, backwards[k - 1], out=adjoints[k - 1])
+    return _interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
+
+
+def _site_by_site(
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: dict[int, Tensor], joint_Bnr: Tensor, dx: Tensor
+) -> Tensor:
+    """The same with Q_k: three products of a site's size instead of four, and more, smaller operations."""
+    q_Bnr, joint = torch.empty_like(joint_Bnr), joint_Bnr.flatten(1)
+    gradient = torch.zeros_like(cores)
+    for k in range(len(x_KBn) - 2, 0, -1):
+        if k in scales:
+            p_KBr[k].mul_(scales[k])
+        site = 0 if len(cores) == 1 else k - 1
+        core = cores[site].flatten(0, 1)
+        torch.mul(x_KBn[k].unsqueeze(2), h_KBr[k - 1].unsqueeze(1), out=joint_Bnr)
+        gradient[site].flatten(0, 1).addmm_(joint.T, p_KBr[k])
+        torch.mm(p_KBr[k], core.T, out=q_Bnr.flatten(1))
+        torch.sum(torch.mul(q_Bnr, h_KBr[k - 1].unsqueeze(1), out=joint_Bnr), 2, out=dx[k])
+        torch.sum(q_Bnr.mul_(x_KBn[k].unsqueeze(2)), 1, out=p_KBr[k - 1])
+    return gradient
+
+
+def _per_site(cores: Tensor, sites: int) -> tuple[Tensor, ...]:
+    """One core for each site, the same one where all share it."""
+    distinct = cores.unbind(0)
+    return distinct * sites if len(distinct) == 1 else distinct
+
+
+def _interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
+    """Gradient of the interior cores; that of the features is written into ``dx_KBn``."""
+    sites, batch, modes = x_KBn.shape
+    distinct, rank = cores.shape[0], cores.shape[-1]
+    gradient = torch.zeros_like(cores).view(distinct, modes, rank * rank)
+    matrices = cores.reshape(distinct, modes, rank * rank).transpose(1, 2)
+    shared = distinct < sites
+    step = max(1, NUMBERS_AT_ONCE // max(1, batch * rank * rank))
+    for start in range(0, sites, step):
+        here = slice(start, min(start + step, sites))
+        mine = slice(0, 1) if shared else here
+        groups = (1 if shared else here.stop - here.start, -1)
+        outer = (h_KBr[here].unsqueeze(3) * p_KBr[here].unsqueeze(2)).view(*groups, rank * rank)
+        x = x_KBn[here].view(*groups, modes)
+        gradient[mine].baddbmm_(x.transpose(1, 2), outer)
+        torch.bmm(outer, matrices[mine], out=dx_KBn[here].view(*groups, modes))
+    return gradient.view_as(cores)
+
+
+def _split_off_power_of_two(state_Br: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale the state in place to a largest magnitude in [1/2, 1); return the factor and the power that it undoes."""
+    range_ = _LAYOUTS[state_Br.dtype][1] - 1
+    exponent = torch.frexp(state_Br.abs().amax(1)).exponent.clamp(-range_, range_)
+    scale = _power_of_two(-exponent, state_Br.dtype)
+    state_Br.mul_(scale)
+    return scale, exponent
 
 
 def scale_by_power_of_two(
@@ -70,4 +184,4 @@ def _power_of_two(exponent: Int[Tensor, " batch"], dtype: torch.dtype) -> Float[
     return bits.view(dtype).unsqueeze(1)
 
 
-_LAYOUTS = {torch.float32: (torch.int32, 127, 23), torch.float64: (torch.int64, 1023, 52)}
+_LAYOUTS: Final = {torch.float32: (torch.int32, 127, 23), torch.float64: (torch.int64, 1023, 52)}
