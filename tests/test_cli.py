@@ -19,7 +19,7 @@ SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
 def test_fit_from_an_empty_folder(command):
     """The README's command, on real digits that need no network: everything a run leaves behind."""
-    done = command.process("fit", "--config", "debug.yaml", WANDB_MODE="")
+    done = command.process("fit", "--config", "debug.yaml", WANDB_MODE="", OMP_NUM_THREADS="")
     assert "3,600 train, 400 validation, 1,000 test" in done.stdout
     assert re.search(r"^test +[0-9.]+% right.*on mnist5k", done.stdout, re.M)
     assert re.search(r"^ranks +odd/even sketch 16 of 16, stable rank .*TT-rank 4 to 4 in use", done.stdout, re.M)
@@ -50,6 +50,7 @@ def test_fit_from_an_empty_folder(command):
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["dataset"]["name"] == "mnist5k"
     assert len(provenance["dataset"]["sha256"]) == 64
+    assert provenance["threads"] == 1  # so small a network is slower on more
     assert provenance["argv"][1:] == ["fit", "--config", "debug.yaml"]
     assert provenance["packages"]["torch"] == torch.__version__.split("+")[0]
 
