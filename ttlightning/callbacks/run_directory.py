@@ -102,10 +102,10 @@ class RunDirectory(Callback):
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
 
     @rank_zero_only
-    def _open_wandb(self, path: Path) -> wandb.Run:
+    def _open_wandb(self, path: Path) -> Any:
         """The W&B run, with the complete configuration, filed under the experiment's name."""
         return wandb.init(
-            dir=path,
+            dir=str(path),
             name=f"{self.experiment}-{path.name}",
             group=self.experiment,
             job_type="fit",
