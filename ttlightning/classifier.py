@@ -118,6 +118,11 @@ class Classifier(LightningModule):
         """Class probabilities."""
         return self(batch.patches).softmax(-1)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
+        patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
+        return Batch(patches, labels, batch.start, batch.global_size)
+
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:
