@@ -18,7 +18,7 @@ LABEL org.opencontainers.image.title=ttlightning org.opencontainers.image.revisi
 ENV TTLIGHTNING_GIT_SHA=${GIT_SHA} TTLIGHTNING_DATA=/data TTLIGHTNING_RUNS=/runs WANDB_MODE=offline HOME=/tmp
 
 RUN useradd --uid 1000 --no-create-home researcher && mkdir /data /runs && chown researcher /data /runs
-USER researcher
+USER 1000
 VOLUME ["/data", "/runs"]
 WORKDIR /runs
 ENTRYPOINT ["python", "-m", "ttlightning"]

@@ -1,7 +1,7 @@
 # make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
 # make test           all tests, in an environment made from requirements.lock where there is none yet
 # make lint           ruff (format and rules), mypy on the mathematics
-# make bench          speed and memory beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
+# make bench          speed beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
 # make lock           choose the newest versions anew, with hashes and without addresses
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""Speed and memory of the chains beside TensorKrowch, on the same network and the same batches.
+"""Speed of the chains beside TensorKrowch, on the same network and the same batches.
 
     python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--output results/benchmark.json]
 
@@ -6,7 +6,6 @@ For every case (modes n, rank r, batch, sites d) and both kinds of cores, in one
 
   step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
   inference  forward alone, without gradients
-  memory     growth of the process's peak resident memory over three steps, each network in a process of its own
 
 TensorKrowch runs in each of its four modes (auto_stack, auto_unbind); the fastest of them in this run is the one that
 counts. Ratios are medians of pairwise ratios. The roofline compares the arithmetic of a step, 6 n r^2 (d - 2) batch
@@ -17,9 +16,7 @@ import argparse
 import itertools
 import json
 import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 import warnings
@@ -124,34 +121,9 @@ def compare(case: Case, kind: str, repeats: int) -> dict[str, float | str]:
             f"{name}_ratio": statistics.median(ratios),
             f"{name}_ratio_quartiles": f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}",
         }
-        if name == "step":
-            fastest = peer
-    found["memory_mib"] = measured_apart("ours", case, kind)
-    found["memory_peer_mib"] = measured_apart(fastest, case, kind)
     modes, rank, batch, sites = case
     found["step_gflops"] = 12e-6 * modes * rank**2 * (sites - 2) * batch / float(found["step_ms"]) / 2
     return found
-
-
-def measured_apart(name: str, case: Case, kind: str) -> float:
-    """Peak memory of one network, in a new process."""
-    command = [sys.executable, __file__, "--memory", name, "--kinds", kind, "--cases", ",".join(map(str, case))]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def memory(name: str, case: Case, kind: str) -> float:
-    """Growth of the peak resident memory over three steps, MiB; a small network first, so that libraries are loaded."""
-
-    def build(at: Case) -> Step:
-        modes = [mode for mode in MODES_OF_PEER if name == f"peer {mode}"]
-        return make_steps(at, peer_chain(at, kind, *modes[0]) if modes else our_chain(at, kind))[0]
-
-    build((2, 2, 2, 4))()
-    step = build(case)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(3):
-        step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 
 
 def machine_rates() -> dict[str, float]:
@@ -192,21 +164,16 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases: list[Case] = [tuple(map(int, case.split(","))) for case in options.cases]
-    if options.memory:
-        print(memory(options.memory, cases[0], options.kinds[0]))
-        return
     rates = machine_rates()
-    table = Table("n, r, batch, d", "cores", "step ms", "peer ms", "ratio", "inference", "ratio", "MiB", "peer MiB")
+    table = Table("n, r, batch, d", "cores", "step ms", "peer ms", "ratio", "inference", "ratio")
     results = []
     for case, kind in itertools.product(cases, options.kinds):
         found = compare(case, kind, max(5, options.repeats // (1 + case[3] // 100)))
         results.append({"case": case, "kind": kind, **found})
         numbers = [found[k] for k in ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_ratio")]
-        numbers += [found["memory_mib"], found["memory_peer_mib"]]
         table.add_row(", ".join(map(str, case)), kind, *(f"{number:.2f}" for number in numbers))
         print(f"{case} {kind}: {found}", file=sys.stderr, flush=True)
     report = {
