@@ -4,6 +4,7 @@
 
 Runs `python -m ttlightning fit` for every config and seed that has no result yet (a stopped script goes on where it
 was), then prints a Markdown table from the result.json files. Fallback data are refused unless --allow-fallback.
+A result is recognised by its config's name and its seed: give other options a $TTLIGHTNING_RUNS of their own.
 """
 
 import argparse
