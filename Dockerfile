@@ -1,6 +1,10 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
+# A C compiler, for the chain kernel: it is compiled for the processor that the image runs on.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+
 # Packages first: they change less often than the code. One image for CPU and GPU: torch's wheels bring CUDA.
 WORKDIR /app
 RUN python -m venv /opt/venv

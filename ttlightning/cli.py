@@ -155,9 +155,10 @@ class CLI(LightningCLI):
             Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
 
     def _choose_threads(self) -> None:
-        """One thread on a CPU, where nobody has chosen and parts of a site are too small to be worth handing out."""
+        """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
         format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
-        arithmetic = self.datamodule.batch_size // self.trainer.world_size * format.modes * format.rank**2
+        batch = self.datamodule.batch_size // self.trainer.world_size
+        arithmetic = batch * format.sites * format.modes * format.rank**2
         if on_cpu and "OMP_NUM_THREADS" not in os.environ and arithmetic < ARITHMETIC_FOR_THREADS:
             torch.set_num_threads(1)
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.formats.native import kernel_name
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "wandb", "numpy", "mlxtend")
 
@@ -92,6 +93,7 @@ def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
         "cpu": _cpu_name(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
+        "kernel": kernel_name(),
         "world_size": world_size,
         "dataset": dataset,
     }

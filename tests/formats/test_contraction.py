@@ -1,10 +1,14 @@
-"""The hand-derived backward pass against autograd through the plain recurrence."""
+"""The hand-derived backward passes, torch's and the compiled one, against autograd through the plain recurrence."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from ttlightning.formats import contraction
-from ttlightning.formats.contraction import chain_scores, scale_by_power_of_two
+from ttlightning.errors import UserError
+from ttlightning.formats import contraction, native
+from ttlightning.formats.contraction import chain_scores, chain_values, scale_by_power_of_two
 
 
 def plain_scores(features, first, interior, last):
@@ -27,16 +31,37 @@ def arguments(sites, distinct, modes=3, rank=4, batch=5, classes=2):
     return [draw(*shape) for shape in shapes]
 
 
-@pytest.mark.parametrize(
-    ("numbers_at_once", "arithmetic_per_site"), [(1, 1 << 40), (160, 1 << 40), (1 << 20, 1 << 40), (1 << 20, 0)]
-)
-@pytest.mark.parametrize("sites", [2, 3, 4, 8, 9, 20, 41])
-@pytest.mark.parametrize("equal", [True, False])
-def test_scores_and_gradients(sites, equal, numbers_at_once, arithmetic_per_site, monkeypatch):
-    """Any number of sites, with and without rescalings, the way back in one piece, in many, or site by site."""
+@pytest.fixture(params=["native", "torch"])
+def kernel(request, monkeypatch):
+    """Both ways to compute the chain on a CPU."""
+    if request.param == "torch":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    return request.param
+
+
+@pytest.fixture(params=[(1, 1 << 40), (160, 1 << 40), (1 << 20, 1 << 40), (1 << 20, 0)])
+def way_back(request, kernel, monkeypatch):
+    """Torch's way back in one piece, in many, or site by site; the compiled one on one thread, two, three, and four."""
+    numbers_at_once, arithmetic_per_site = request.param
     monkeypatch.setattr(contraction, "ARITHMETIC_PER_SITE", arithmetic_per_site)
     monkeypatch.setattr(contraction, "NUMBERS_AT_ONCE", numbers_at_once)
-    inputs = arguments(sites, min(1, sites - 2) if equal else sites - 2)
+    if kernel == "native":
+        monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
+        monkeypatch.setattr(
+            torch,
+            "get_num_threads",
+            lambda: 1 + int(numbers_at_once > 1) + int(numbers_at_once > 160) + int(arithmetic_per_site == 0),
+        )
+
+
+@pytest.mark.parametrize("sizes", [{}, {"modes": 7, "rank": 13, "batch": 5, "classes": 2}])
+@pytest.mark.parametrize("sites", [2, 3, 4, 8, 9, 20, 41])
+@pytest.mark.parametrize("equal", [True, False])
+def test_scores_and_gradients(sites, equal, sizes, way_back):
+    """Any number of sites, with and without rescalings."""
+    inputs = arguments(sites, min(1, sites - 2) if equal else sites - 2, **sizes)
     weights = torch.linspace(-1, 2, 10, dtype=torch.float64).reshape(5, 2)
     found = scale_by_power_of_two(*chain_scores(*inputs))
     expected = plain_scores(*inputs)
@@ -51,7 +76,7 @@ def test_scores_and_gradients(sites, equal, numbers_at_once, arithmetic_per_site
         )
 
 
-def test_an_empty_batch():
+def test_an_empty_batch(kernel):
     """A device may be left without samples at the end of an epoch."""
     inputs = arguments(6, 1, batch=0)
     scores = scale_by_power_of_two(*chain_scores(*inputs))
@@ -60,7 +85,7 @@ def test_an_empty_batch():
     assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in inputs)
 
 
-def test_the_same_bits_every_time():
+def test_the_same_bits_every_time(kernel):
     inputs = [p.detach().float().requires_grad_() for p in arguments(16, 1, modes=17, rank=16, batch=64, classes=10)]
     runs = []
     for _ in range(3):
@@ -68,3 +93,126 @@ def test_the_same_bits_every_time():
         runs.append([scores, *torch.autograd.grad(scores.sum(), inputs)])
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("rank", "classes", "batch"), [(1, 1, 1), (6, 7, 33), (17, 10, 64), (40, 3, 70)])
+def test_the_number_of_threads_changes_no_bit(dtype, rank, classes, batch, monkeypatch):
+    """Also where the batch does not fill its vectors, and the rank is no multiple of a tile."""
+    if native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
+    for distinct in (1, 9):
+        inputs = arguments(11, distinct, modes=5, rank=rank, batch=batch, classes=classes)
+        inputs = [p.detach().to(dtype).requires_grad_() for p in inputs]
+        results = []
+        for threads in (1, 2, 3, 70):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            scores = scale_by_power_of_two(*chain_scores(*inputs))
+            results.append([scores, *torch.autograd.grad(scores.sum(), inputs)])
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        expected = plain_scores(*(p.double() for p in inputs))
+        tolerance = (1e-4 if dtype == torch.float32 else 1e-12) * float(expected.detach().abs().max())
+        torch.testing.assert_close(results[0][0].double(), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-12, 1e12])
+def test_the_values_are_the_scaled_scores(kernel, size):
+    """The shorter way to the scores, at sizes whose exponents are far from 0."""
+    inputs = arguments(20, 1, rank=7)
+    with torch.no_grad():
+        inputs[2].mul_(size)
+    results = []
+    for scores in (chain_values(*inputs), scale_by_power_of_two(*chain_scores(*inputs))):
+        assert scores.abs().max() > 0
+        results.append([scores, *torch.autograd.grad(scores.sum(), inputs)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_inference_gives_the_scores_of_training(kernel):
+    """Without gradients only two states are kept."""
+    inputs = arguments(20, 18, modes=3, rank=7, batch=37)
+    with torch.no_grad():
+        alone = chain_scores(*inputs)
+    assert all(torch.equal(a, b) for a, b in zip(alone, chain_scores(*inputs), strict=True))
+
+
+def test_not_a_number_comes_through(kernel):
+    """A loss that is NaN must be seen, not hidden by a rescaling."""
+    inputs = arguments(20, 1)
+    with torch.no_grad():
+        inputs[0][2, 5, 0] = float("nan")
+    scores = scale_by_power_of_two(*chain_scores(*inputs))
+    assert scores.isnan().all(1).tolist() == [False, False, True, False, False]
+
+
+def test_strided_arguments(kernel):
+    """Views and transposes, as autograd and optimizers may hand them over."""
+    features, first, interior, last = arguments(10, 8, modes=4, rank=4)
+    odd = features.transpose(1, 2).contiguous().transpose(1, 2), first.T, interior.transpose(2, 3), last.flip(0)
+    straight = [p.detach().contiguous() for p in odd]
+    torch.testing.assert_close(chain_scores(*odd)[0], chain_scores(*straight)[0])
+    torch.autograd.gradcheck(lambda *p: scale_by_power_of_two(*chain_scores(*p)), odd)
+
+
+SCRIPT = """
+import torch, warnings
+from ttlightning import TensorTrain, UserError
+from ttlightning.formats import native
+try:
+    TensorTrain(4, 3, 2)(torch.ones(5, 4, 3))
+except UserError as fault:
+    print("UserError", fault)
+else:
+    print(native.kernel_name())
+"""
+
+
+def fresh_process(tmp_path, **environment):
+    """What a new process with an empty cache says."""
+    environment = {"PATH": "", "HOME": str(tmp_path), **environment}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip(), done.stderr
+
+
+def test_without_a_compiler(tmp_path):
+    said, warned = fresh_process(tmp_path)
+    assert said == "torch"
+    assert "no C compiler" in warned
+    said, warned = fresh_process(tmp_path, TTLIGHTNING_KERNEL="native")
+    assert said.startswith("UserError TTLIGHTNING_KERNEL is native, but this machine has no C compiler")
+    assert fresh_process(tmp_path, TTLIGHTNING_KERNEL="torch") == ("torch", "")
+    assert fresh_process(tmp_path, TTLIGHTNING_KERNEL="fast")[0].startswith("UserError TTLIGHTNING_KERNEL is 'fast'")
+
+
+def test_compilers_that_do_not_work(tmp_path):
+    assert "does not run" in fresh_process(tmp_path, CC="no-such-compiler")[0]
+    fake = tmp_path / "fake"
+    fake.write_text('#!/bin/sh\ntest "$1" = --version && exit 0\necho error: out of order >&2\nexit 1\n')
+    fake.chmod(0o755)
+    said = fresh_process(tmp_path, CC=str(fake))[0]
+    assert said.startswith("UserError")
+    assert "error: out of order" in said
+    assert not list((tmp_path / ".cache" / "ttlightning").iterdir())
+
+
+def test_the_library_is_compiled_once_and_anywhere(tmp_path, monkeypatch):
+    if native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = native._build(native._compiler())
+    written = first.stat().st_mtime_ns
+    assert native._build(native._compiler()) == first
+    assert first.stat().st_mtime_ns == written
+    assert [p.name for p in first.parent.iterdir()] == [first.name]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert native._build(native._compiler()).is_file()
+
+
+def test_an_unknown_compiler_is_named(monkeypatch):
+    monkeypatch.setenv("CC", "no-such-compiler --flag")
+    native._version.cache_clear()
+    with pytest.raises(UserError, match="no-such-compiler --flag does not run"):
+        native._build(native._compiler())

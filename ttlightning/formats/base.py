@@ -51,8 +51,11 @@ class ScoreTensor(nn.Module, ABC):
     def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         """Scores of all classes; an entry that the floating-point format cannot hold becomes 0 or inf."""
         self._check(features)
-        mantissa, exponent = self.scaled_scores(features)
-        return scale_by_power_of_two(mantissa, exponent)
+        return self.scores(features)
+
+    def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
+        """``forward`` without the look at the shape; for a format that has a shorter way than through the exponents."""
+        return scale_by_power_of_two(*self.scaled_scores(features))
 
     def parameter_count(self) -> int:
         """Number of trainable numbers of the decomposition."""

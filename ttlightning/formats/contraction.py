@@ -18,7 +18,8 @@ number of operations no longer matters, the way back goes site by site instead, 
 
     p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,   dLoss/dG_k = sum over samples (f x h) (x) p_k,
 
-one product of that size less. Measured by scripts/benchmark.py.
+one product of that size less. On a CPU the same sums are computed by a small compiled kernel where the machine has a C
+compiler, see native.py; TorchChain is for GPUs, and for machines without one. Measured by scripts/benchmark.py.
 
 The state is never normalised: that would make the map nonlinear. Instead, every few sites a power of two is split off
 each sample's state and counted in an integer. Multiplying by a power of two is exact, so the scores are those of plain
@@ -32,6 +33,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttlightning.formats import native
+
 # Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
 SITES_PER_RESCALING: Final = 8
 """In float32 a state may grow or shrink by 2^15 at each of so many sites before a rescaling would come too late."""
@@ -39,8 +42,8 @@ NUMBERS_AT_ONCE = 1 << 20
 """Outer products O_k held at once in the backward pass, so that they stay in the cache."""
 ARITHMETIC_PER_SITE = 16_000_000
 """Multiply-adds of a site, batch * modes * rank^2, from which on the way back goes site by site."""
-ARITHMETIC_FOR_THREADS = 4_000_000
-"""Multiply-adds of a site from which on more than one thread pays on a CPU."""
+ARITHMETIC_FOR_THREADS = 16_000_000
+"""Multiply-adds of a pass, batch * sites * modes * rank^2, from which on more than one thread pays on a CPU."""
 
 
 def chain_scores(
@@ -53,11 +56,24 @@ def chain_scores(
 
     ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
     """
-    mantissa, exponent = _Chain.apply(features, first, interior, last)
-    return mantissa, exponent
+    if native.serves(features):
+        return native.NativeChain.apply(features, first, interior, last, False)
+    return TorchChain.apply(features, first, interior, last)
 
 
-class _Chain(torch.autograd.Function):
+def chain_values(
+    features: Float[Tensor, "batch sites modes"],
+    first: Float[Tensor, "modes rank"],
+    interior: Float[Tensor, "distinct modes rank rank"],
+    last: Float[Tensor, "modes rank classes"],
+) -> Float[Tensor, "batch classes"]:
+    """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
+    if native.serves(features):
+        return native.NativeChain.apply(features, first, interior, last, True)[0]
+    return scale_by_power_of_two(*TorchChain.apply(features, first, interior, last))
+
+
+class TorchChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         x_KBn = features.transpose(0, 1).contiguous()
@@ -121,7 +137,7 @@ def _site_by_site(
 ) -> Tensor:
     """The same with Q_k: three products of a site's size instead of four, and more, smaller operations."""
     q_Bnr, joint = torch.empty_like(joint_Bnr), joint_Bnr.flatten(1)
-    gradient = torch.zeros_like(cores)
+    gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format)
     for k in range(len(x_KBn) - 2, 0, -1):
         if k in scales:
             p_KBr[k].mul_(scales[k])
@@ -145,7 +161,7 @@ def _interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tens
     """Gradient of the interior cores; that of the features is written into ``dx_KBn``."""
     sites, batch, modes = x_KBn.shape
     distinct, rank = cores.shape[0], cores.shape[-1]
-    gradient = torch.zeros_like(cores).view(distinct, modes, rank * rank)
+    gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format).view(distinct, modes, rank * rank)
     matrices = cores.reshape(distinct, modes, rank * rank).transpose(1, 2)
     shared = distinct < sites
     step = max(1, NUMBERS_AT_ONCE // max(1, batch * rank * rank))

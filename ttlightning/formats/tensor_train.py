@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import chain_scores
+from ttlightning.formats.contraction import chain_scores, chain_values
 from ttlightning.formats.initialization import INITIALIZATIONS
 
 
@@ -65,6 +65,9 @@ class TensorTrain(ScoreTensor):
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         return chain_scores(features, self.first, self.interior, self.last)
+
+    def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
+        return chain_values(features, self.first, self.interior, self.last)
 
     def cores(self) -> list[Float[Tensor, "left modes right"]]:
         """The d TT-cores as (r_{k-1}, n, r_k), r_0 = 1 and r_d = classes: W[i_1..i_d, y] as one tensor train."""

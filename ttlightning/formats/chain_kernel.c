@@ -1,0 +1,71 @@
+/* The chain of a tensor train, forwards and backwards, on the vector units of a CPU. See contraction.py.
+
+   Compiled on first use (native.py). Plain C with the vector types of GCC and Clang, POSIX threads, nothing else. */
+
+#include <float.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { TILE = 6, PACK_FROM = 24576, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+
+/* Scratch of a share; there is no way on without it. */
+static void *scratch(size_t bytes) {
+    void *found = malloc(bytes ? bytes : 1);
+    if (!found) {
+        fputs("ttlightning: out of memory in the chain kernel\n", stderr);
+        abort();
+    }
+    return found;
+}
+
+typedef void (*share)(void *argument, int part, int parts);
+typedef struct { share work; void *argument; int part, parts; } errand;
+
+static void *run(void *given) {
+    errand *e = given;
+    e->work(e->argument, e->part, e->parts);
+    return NULL;
+}
+
+/* work(argument, 0 .. parts - 1, parts), side by side; a part whose thread cannot be started runs here. */
+static void in_parallel(share work, void *argument, int parts) {
+    pthread_t threads[MOST_THREADS];
+    errand errands[MOST_THREADS];
+    int started[MOST_THREADS];
+    if (parts > MOST_THREADS) parts = MOST_THREADS;
+    for (int part = 1; part < parts; part++) {
+        errands[part] = (errand){work, argument, part, parts};
+        started[part] = pthread_create(&threads[part], NULL, run, &errands[part]) == 0;
+    }
+    work(argument, 0, parts);
+    for (int part = 1; part < parts; part++) {
+        if (started[part]) pthread_join(threads[part], NULL);
+        else work(argument, part, parts);
+    }
+}
+
+#define REAL float
+#define NAME(x) x##_float32
+#define FREXP frexpf
+#define LDEXP ldexpf
+#define LARGEST FLT_MAX
+#define RANGE 126
+#include "chain_kernel.h"
+#undef REAL
+#undef NAME
+#undef FREXP
+#undef LDEXP
+#undef LARGEST
+#undef RANGE
+
+#define REAL double
+#define NAME(x) x##_float64
+#define FREXP frexp
+#define LDEXP ldexp
+#define LARGEST DBL_MAX
+#define RANGE 1022
+#include "chain_kernel.h"

@@ -1,0 +1,213 @@
+r"""The chain on a CPU without Python between the sites: chain_kernel.c, compiled on first use.
+
+The same sums as in ``contraction.py``. Samples lie side by side in vectors; a site is a small matrix product whose
+results stay in registers; the way back keeps the states and nothing else,
+
+    Q_k[i] = G_k[i] p_k,   p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,
+    dLoss/dG_k[i] = sum over samples of f_k[i] h_{k-1} (x) p_k,
+
+three products of a site's size in all, the least there is. Threads share the samples on the way there and back, and
+the rows of the cores for their gradients, so that their number changes no bit of any result.
+
+The library is built by the C compiler of the machine (``CC``, or cc, gcc, clang on the path) for its processor, and
+kept in ``$XDG_CACHE_HOME/ttlightning`` (``~/.cache/ttlightning``) under a hash of source, compiler and processor.
+Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's operations compute the chain, see ``contraction.py``.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ttlightning.errors import UserError
+
+SOURCES: Final = tuple(Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_kernel.h"))
+FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
+SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
+VECTORS: Final = 64  # bytes of a block of samples
+ARITHMETIC_PER_THREAD: Final = 8_000_000
+"""Multiply-adds of a pass below which another thread costs more than it brings."""
+_TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
+
+
+class _Arguments(ctypes.Structure):
+    """The struct ``chain`` of chain_kernel.h, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("threads", "sites", "batch", "padded")),
+        *((name, ctypes.c_int) for name in ("modes", "rank", "classes", "distinct", "width")),
+        *((name, ctypes.c_void_p) for name in ("features", "first", "interior", "last")),
+        *((name, ctypes.c_void_p) for name in ("x", "h", "scales", "adjoints", "exponent", "scores", "dscores")),
+        *((name, ctypes.c_void_p) for name in ("dfeatures", "dfirst", "dinterior", "dlast")),
+        *((name, ctypes.c_int) for name in ("keep", "plain")),
+    ]
+
+
+def serves(features: Tensor) -> bool:
+    """Whether the compiled kernel computes the chain for such features."""
+    return features.device.type == "cpu" and features.dtype in _TYPES and library() is not None
+
+
+def kernel_name() -> str:
+    """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``."""
+    return "torch" if library() is None else f"native ({_version(tuple(_compiler() or ()))})"
+
+
+class NativeChain(torch.autograd.Function):
+    """(features, first, interior, last, plain) -> (scores, exponent).
+
+    Where ``plain``, the scores themselves, else what is to be multiplied by ``2**exponent``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, plain: bool
+    ) -> tuple[Tensor, Tensor]:
+        features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
+        batch, sites, modes = features.shape
+        rank, classes = last.shape[1:]
+        lanes = VECTORS // features.element_size()
+        keep = any(ctx.needs_input_grad)
+        padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
+        x_KnB = features.new_empty(sites, modes, padded)
+        h_KrB = features.new_empty(sites - 1 if keep else 2, rank, padded)
+        scales = features.new_empty(max(1, (sites - 1) // SITES_PER_SCALE), padded)
+        exponent = torch.zeros(batch, dtype=torch.int32)
+        scores = features.new_empty(batch, classes)
+        arguments = _Arguments(
+            sites=sites,
+            batch=batch,
+            padded=padded,
+            modes=modes,
+            rank=rank,
+            classes=classes,
+            distinct=len(interior),
+            width=width,
+            keep=keep,
+            plain=plain,
+            features=features.data_ptr(),
+            first=first.data_ptr(),
+            interior=interior.data_ptr(),
+            last=last.data_ptr(),
+            x=x_KnB.data_ptr(),
+            h=h_KrB.data_ptr(),
+            scales=scales.data_ptr(),
+            exponent=exponent.data_ptr(),
+            scores=scores.data_ptr(),
+        )
+        _call("chain_forward", features.dtype, arguments, batch * sites * modes * rank**2)
+        ctx.save_for_backward(x_KnB, h_KrB, scales, exponent, first, interior, last)
+        ctx.arguments = arguments
+        ctx.mark_non_differentiable(exponent)
+        return scores, exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        x_KnB, _h, _scales, _exponent, first, interior, last = ctx.saved_tensors
+        # The pointers of the way there still stand: autograd keeps what it saved where it was.
+        arguments, scores = ctx.arguments, scores.contiguous()
+        sites, batch, modes = arguments.sites, arguments.batch, arguments.modes
+        adjoints = x_KnB.new_empty(sites, batch, arguments.width)
+        dfeatures = x_KnB.new_empty(batch, sites, modes)
+        dfirst, dinterior, dlast = (torch.zeros_like(core) for core in (first, interior, last))
+        arguments.dscores, arguments.adjoints = scores.data_ptr(), adjoints.data_ptr()
+        arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
+        arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
+        _call("chain_backward", x_KnB.dtype, arguments, 2 * batch * sites * modes * arguments.rank**2)
+        return dfeatures, dfirst, dinterior, dlast, None
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine has no C compiler.
+
+    Raises:
+        UserError: where ``TTLIGHTNING_KERNEL`` is neither ``native`` nor ``torch``; where it is ``native`` and there is
+            no compiler; where the compiler fails.
+    """
+    wanted = os.environ.get("TTLIGHTNING_KERNEL", "")
+    if wanted not in ("", "native", "torch"):
+        raise UserError(f"TTLIGHTNING_KERNEL is {wanted!r}, it must be native or torch")
+    if wanted == "torch":
+        return None
+    compiler = _compiler()
+    if compiler is None:
+        lack = "no C compiler (CC, cc, gcc or clang)"
+        if wanted == "native":
+            raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
+        warnings.warn(f"{lack} on this machine: training on the CPU takes two to eight times as long", stacklevel=2)
+        return None
+    return ctypes.CDLL(str(_build(compiler)))
+
+
+def _build(compiler: list[str]) -> Path:
+    """Path of the shared library, compiled unless it is in the cache."""
+    identity = [_version(tuple(compiler)), _processor(), *FLAGS, *(source.read_text() for source in SOURCES)]
+    name = f"chain-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:20]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttlightning"
+    try:
+        if (folder / name).is_file():
+            return folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        target = Path(tempfile.mkdtemp(dir=folder)) / name
+    except OSError:  # a home that cannot be written: a private copy, which the process leaves behind
+        folder, target = Path(), Path(tempfile.mkdtemp(prefix="ttlightning-")) / name
+    command = [*compiler, *FLAGS, "-o", str(target), str(SOURCES[0]), "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        shutil.rmtree(target.parent, ignore_errors=True)
+        reason = next((line for line in built.stderr.splitlines() if "error" in line), built.stderr.strip()[:200])
+        raise UserError(f"{shlex.join(compiler)} cannot compile the chain kernel: {reason} (TTLIGHTNING_KERNEL=torch)")
+    if folder == Path():
+        return target
+    target.replace(folder / name)  # whoever comes first or last, everyone finds a whole file
+    target.parent.rmdir()
+    return folder / name
+
+
+def _compiler() -> list[str] | None:
+    if named := os.environ.get("CC"):
+        return shlex.split(named)
+    return next(([found] for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+
+@functools.cache
+def _version(compiler: tuple[str, ...]) -> str:
+    """First line of what the compiler says of itself."""
+    try:
+        said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as fault:
+        raise UserError(f"the C compiler {shlex.join(compiler)} does not run: {fault}") from fault
+    return said.partition("\n")[0].strip()
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        lines = []
+    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(told)])
+
+
+def _call(function: str, dtype: torch.dtype, arguments: _Arguments, arithmetic: int) -> None:
+    arguments.threads = max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
+    getattr(library(), f"{function}_{_TYPES[dtype]}")(ctypes.byref(arguments))
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
