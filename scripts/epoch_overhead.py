@@ -38,7 +38,8 @@ class SideBySide(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
-        for step, batch in enumerate(trainer.datamodule.train_dataloader()):
+        loader = trainer.datamodule.train_dataloader()
+        for step, batch in enumerate(getattr(loader, "batches", loader)):
             scores = self.network(batch.patches, self.network._keep(batch, step))
             loss = F.cross_entropy(scores, batch.labels)
             self.optimizer.zero_grad()

@@ -154,3 +154,51 @@ def test_any_schedule_can_be_injected(data, tmp_path):
 def test_dropout_out_of_range(data, dropout):
     with pytest.raises(UserError, match=f"patch_dropout is {dropout}"):
         classifier(data, patch_dropout=dropout)
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
+    """However many steps a call makes: the same bits, schedule, metrics and count of steps."""
+    found = []
+    for steps_per_call in (1, 2, 5, 100):
+        data = PatchDataModule(
+            "mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, seed=4, steps_per_call=steps_per_call
+        )
+        model = classifier(
+            data,
+            optimizer=partial(torch.optim.AdamW, lr=2e-2),
+            scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
+            scheduler_interval=interval,
+            patch_dropout=0.1,
+            steps_per_call=steps_per_call,
+        )
+        trainer = quiet_trainer(tmp_path, max_epochs=3)
+        trainer.fit(model, datamodule=data)
+        weights = torch.cat([p.flatten() for p in model.parameters()])
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        found.append((weights, trainer.global_step, rate, trainer.callback_metrics))
+    (weights, steps, rate, metrics), *others = found
+    assert steps == 3 * len(data.train_dataloader().batches)
+    for other in others:
+        assert torch.equal(other[0], weights)
+        assert other[1:3] == (steps, rate)
+        assert other[3]["train/acc"] == metrics["train/acc"]
+        assert float(other[3]["train/loss"]) == pytest.approx(float(metrics["train/loss"]), rel=1e-6)
+
+
+def test_max_steps_ends_within_a_call(tmp_path, write_mnist):
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
+    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    trainer = quiet_trainer(tmp_path, max_steps=7)
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == 7
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 7
+
+
+def test_an_endless_run_has_no_schedule_to_complete(tmp_path, write_mnist):
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
+    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    with pytest.raises(UserError, match="a schedule with total_steps: null needs"):
+        quiet_trainer(tmp_path, max_epochs=-1).fit(model, datamodule=data)

@@ -3,6 +3,7 @@ r"""The LightningModule: patches -> features -> scores -> cross-entropy.
 score_y(x_1, ..., x_d) = < W_y, f(x_1) o f(x_2) o ... o f(x_d) >                       [K18, Sec. 2]
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args
@@ -47,6 +48,8 @@ class Classifier(LightningModule):
         patch_dropout: probability with which a whole patch is blanked during training [K18, Sec. 6.2 keeps 0.8].
         pixel_mean: grey that is subtracted from pixels in [0, 1], and that a blanked patch has. A feature map's b can
             undo it, so it changes how training goes and not what can be said.
+        steps_per_call: optimizer steps in one call of ``training_step``, as many as the data puts into a call. From two
+            on, the steps are made here and not by Lightning (manual optimization).
         seed: key of the initialization and of the dropout masks.
 
     Raises:
@@ -65,6 +68,7 @@ class Classifier(LightningModule):
         scheduler_interval: Literal["step", "epoch"] = "step",
         patch_dropout: float = 0.0,
         pixel_mean: float = 0.0,
+        steps_per_call: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -72,10 +76,18 @@ class Classifier(LightningModule):
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.pixel_mean, self.seed = patch_dropout, pixel_mean, seed
+        self.steps_per_call, self.automatic_optimization = steps_per_call, steps_per_call == 1
         with keyed_global_generator(seed, "initialization"):
             self.features = features(patch_dim)
             self.format = format(sites, self.features.modes, classes)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Lightning notes the hook that runs some twenty times a step; torch's look at every attribute is long."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def forward(
         self,
@@ -88,16 +100,54 @@ class Classifier(LightningModule):
             pixels = pixels * keep.unsqueeze(-1)
         return self.format(self.features(pixels))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        scores = self(batch.patches, self._keep(batch, batch_idx))
+    def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
+        """The loss of a batch; or, where a call brings several batches, all their steps."""
+        if isinstance(batch, Batch):
+            loss, seen = self._training_loss(batch, batch_idx)
+            self.metrics["train_metrics"].update(*seen)
+            return loss
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        all_seen = []
+        for step, part in enumerate(batch, start=batch_idx * self.steps_per_call):
+            if self.trainer.global_step == self.trainer.max_steps:
+                break
+            loss, seen = self._training_loss(part, step)
+            all_seen.append(seen)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            if scheduler is not None and self.scheduler_interval == "step":
+                scheduler.step()
+        if all_seen:
+            losses, scores, labels = zip(*all_seen, strict=True)
+            self.metrics["train_metrics"].update(
+                torch.stack(losses).double().sum(), torch.cat(scores), torch.cat(labels)
+            )
+        return None
+
+    def _training_loss(self, batch: Batch, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """This device's part of the mean loss over the global batch, and what the metrics want of it.
+
+        ``step`` counts from the start of the epoch.
+        """
+        scores = self(batch.patches, self._keep(batch, step))
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
-        self.metrics["train_metrics"].update(losses.detach(), scores.detach(), batch.labels)
         # Devices average their gradients; each takes its share of the mean over the global batch.
         loss = losses * (self.trainer.world_size / batch.global_size)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self.log("train/loss_step", loss, prog_bar=True, sync_dist=True)
-            self.log("lr", self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"])
-        return loss
+            self._log_step(loss.detach())
+        return loss, (losses.detach(), scores.detach(), batch.labels)
+
+    def _log_step(self, loss: Tensor) -> None:
+        """Loss and learning rate of this step, straight to the loggers: Lightning's own way counts calls."""
+        loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
+        found = {
+            "epoch": self.current_epoch,
+            "train/loss_step": float(loss),
+            "lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"],
+        }
+        for logger in self.trainer.loggers:
+            logger.log_metrics(found, step=self.trainer.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -107,6 +157,8 @@ class Classifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log("train")
+        if not self.automatic_optimization and self.scheduler is not None and self.scheduler_interval == "epoch":
+            self.lr_schedulers().step()
 
     def on_validation_epoch_end(self) -> None:
         self._log("val")
@@ -118,8 +170,10 @@ class Classifier(LightningModule):
         """Class probabilities."""
         return self(batch.patches).softmax(-1)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
+        if isinstance(batch, list):
+            return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
         patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
         return Batch(patches, labels, batch.start, batch.global_size)
 
@@ -137,10 +191,22 @@ class Classifier(LightningModule):
         """Fill in ``total_steps`` where the schedule has such an argument and nobody has set it."""
         if not isinstance(scheduler, partial) or scheduler.keywords.get("total_steps", 0) is not None:
             return scheduler
-        steps = int(self.trainer.estimated_stepping_batches)
-        if self.scheduler_interval == "epoch":
-            steps = self.trainer.max_epochs or 0
+        epochs = self.trainer.max_epochs or 0
+        steps = epochs if self.scheduler_interval == "epoch" else self._total_steps()
         return partial(scheduler, total_steps=steps)
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        trainer = self.trainer
+        steps = trainer.estimated_stepping_batches
+        if not self.automatic_optimization and trainer.max_epochs > 0:  # then Lightning has counted calls
+            a_pass = min(trainer.num_training_batches * self.steps_per_call, len(trainer.train_dataloader.batches))
+            steps = a_pass * trainer.max_epochs
+            if trainer.max_steps >= 0:
+                steps = min(steps, trainer.max_steps)
+        if steps == math.inf:
+            raise UserError("a schedule with total_steps: null needs trainer.max_epochs or trainer.max_steps")
+        return int(steps)
 
     def _keep(self, batch: Batch, batch_idx: int) -> Bool[Tensor, "batch sites"] | None:
         """This device's rows of the dropout mask of the global batch."""
@@ -159,5 +225,8 @@ class Classifier(LightningModule):
 
     def _log(self, stage: Stage) -> None:
         metrics = self.metrics[f"{stage}_metrics"]
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()}, sync_dist=True)
+        found = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        # Lightning takes the loggers' step from a value of that name; it would count calls.
+        found |= {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)}
+        self.log_dict(found, sync_dist=True)
         metrics.reset()

@@ -92,7 +92,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
-        for size in ("sites", "patch_dim", "classes"):
+        for size in ("sites", "patch_dim", "classes", "steps_per_call"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
             parser.link_arguments("seed_everything", f"{part}.seed")
@@ -125,6 +125,12 @@ class CLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        every = self.config.fit.checkpoint.every_n_train_steps
+        if every and self.datamodule.steps_per_call > 1:
+            raise UserError(
+                f"checkpoint.every_n_train_steps is {every}, but the trainer sees a step only at the end of a call of "
+                f"{self.datamodule.steps_per_call}: set --data.steps_per_call 1, or checkpoint.every_n_epochs"
+            )
         self._check_checkpoint(needed=False)
         self._choose_threads()
 

@@ -17,7 +17,6 @@ COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
     ("train/acc", "train", "{:.2%}"),
     ("val/acc", "val", "{:.2%}"),
-    ("lr", "lr", "{:.1e}"),
 )
 """Logged value, title and form of the entries of an epoch's line."""
 
@@ -26,12 +25,12 @@ class EpochProgress(ProgressBar):
     """A line that stays for each epoch, and below it a bar where the output is a terminal.
 
     Args:
-        steps_per_refresh: training steps between two movements of the bar.
+        calls_per_refresh: training calls (steps, where a call makes one) between two movements of the bar.
     """
 
-    def __init__(self, steps_per_refresh: int = 20) -> None:
+    def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
-        self.steps_per_refresh = steps_per_refresh
+        self.calls_per_refresh = calls_per_refresh
         self.console = Console()
         self._enabled = True
         self._bar: Progress | None = None
@@ -60,7 +59,7 @@ class EpochProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._bar is not None and (batch_idx + 1) % self.steps_per_refresh == 0:
+        if self._bar is not None and (batch_idx + 1) % self.calls_per_refresh == 0:
             self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,6 +79,7 @@ class EpochProgress(ProgressBar):
             return
         found, width = trainer.callback_metrics, len(str(trainer.max_epochs))
         values = [f"{title} {form.format(float(found[key]))}" for key, title, form in COLUMNS if key in found]
+        values.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
         self.console.print("   ".join(line), highlight=False)
 

@@ -99,7 +99,7 @@ class RunDirectory(Callback):
         return result
 
     def _collect(self, trainer: Trainer) -> None:
-        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
 
     @rank_zero_only
     def _open_wandb(self, path: Path) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ttlightning.data.datasets import DATASETS, DatasetName, ImageDataset, default_root, fetch_dataset, read_dataset
 from ttlightning.data.patches import Order, Patching
-from ttlightning.data.sampler import EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
 
 
@@ -24,6 +24,8 @@ class PatchDataModule(LightningDataModule):
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
         batch_size: samples in a global batch, all devices together.
+        steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
+            about a millisecond, come once a call; what is computed does not depend on it.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
         validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
         seed: key of the permutations and of the validation split.
@@ -45,6 +47,7 @@ class PatchDataModule(LightningDataModule):
         padding: int = 0,
         order: Order = "raster",
         batch_size: int = 64,
+        steps_per_call: int = 1,
         evaluation_batch_size: int = 2000,
         validation: float = 0.0,
         seed: int = 0,
@@ -54,6 +57,7 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.dataset is {dataset!r}, it must be one of {', '.join(DATASETS)}")
         for name, value, least in (
             ("batch_size", batch_size, 1),
+            ("steps_per_call", steps_per_call, 1),
             ("evaluation_batch_size", evaluation_batch_size, 1),
         ):
             if value < least:
@@ -69,6 +73,7 @@ class PatchDataModule(LightningDataModule):
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.root = default_root() if root is None else root
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
+        self.steps_per_call = steps_per_call
         self.validation, self.seed = validation, seed
         self.patching = Patching(patch_size, stride, padding, order)
         channels, height, width = DATASETS[dataset].shape
@@ -112,8 +117,9 @@ class PatchDataModule(LightningDataModule):
             "patch_dim": self.patch_dim,
         }
 
-    def train_dataloader(self) -> TrainingBatches:
-        return TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, self._shard())
+    def train_dataloader(self) -> TrainingBatches | Calls:
+        batches = TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, self._shard())
+        return batches if self.steps_per_call == 1 else Calls(batches, self.steps_per_call)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if len(self._validation[1]) else []

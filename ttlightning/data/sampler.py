@@ -8,6 +8,7 @@ Evaluation: the samples in their order, cut into W disjoint runs, nothing padded
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -76,6 +77,21 @@ class TrainingBatches:
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
             yield Batch(self.patches[mine], self.labels[mine], start, len(indices))
+
+
+class Calls:
+    """The batches of an epoch in runs of ``size``, for a trainer that makes several steps in one call."""
+
+    def __init__(self, batches: TrainingBatches, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return -(-len(self.batches) // self.size)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        batches = iter(self.batches)
+        while run := list(islice(batches, self.size)):
+            yield run
 
 
 class EvaluationBatches:
