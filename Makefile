@@ -26,7 +26,7 @@ lint: environment
 	$(IN_VENV) -m mypy
 
 bench: environment
-	$(IN_VENV) scripts/benchmark.py $(ARGS)
+	$(IN_VENV) scripts/benchmark.py --output results/benchmark $(ARGS)
 
 lock: environment
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \

@@ -1,36 +1,44 @@
-"""Speed of the chains beside TensorKrowch, on the same network and the same batches.
+"""Speed and memory of the chains beside TensorKrowch, on the same network and the same batches.
 
-    python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--output results/benchmark.json]
+    python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--threads 1 2] [--output results/benchmark]
 
 For every case (modes n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
 
   step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
   inference  forward alone, without gradients
+  memory     the most that torch's allocator holds at once during a step, beyond what it held before
 
-TensorKrowch runs in each of its four modes (auto_stack, auto_unbind); the fastest of them in this run is the one that
-counts. Ratios are medians of pairwise ratios. The roofline compares the arithmetic of a step, 6 n r^2 (d - 2) batch
-multiply-adds and more, with what this machine reaches in one large matrix product.
+TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `ratio` is against the fastest of them in this
+run, `default` against the mode that it has when nobody chooses. Ratios are medians of pairwise ratios. The roofline line
+compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must move at
+least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
 """
 
 import argparse
 import itertools
 import json
-import platform
+import os
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain
+from ttlightning.formats.native import kernel_name
+from ttlightning.runs import cpu_name
 
+DEFAULT_MODE = (True, False)
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 KINDS = ("different", "equal")
 PATCH_DIM, CLASSES = 49, 10
@@ -103,26 +111,42 @@ def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
     return {name: values[2:] for name, values in times.items()}
 
 
+def peak_memory(step: Step) -> float:
+    """MB that torch's allocator holds at most during a step, beyond what it held before."""
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    events = [(e.start_ns(), e.nbytes()) for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(change for _, change in sorted(events))) / 1e6
+
+
 def compare(case: Case, kind: str, repeats: int) -> dict[str, float | str]:
     """Medians and ratios of one case."""
     steps = {"ours": make_steps(case, our_chain(case, kind))}
     for mode in MODES_OF_PEER:
-        steps[f"peer {mode}"] = make_steps(case, peer_chain(case, kind, *mode))
+        steps[str(mode)] = make_steps(case, peer_chain(case, kind, *mode))
     found: dict[str, float | str] = {}
     for index, name in enumerate(("step", "inference")):
         times = interleaved({key: pair[index] for key, pair in steps.items()}, repeats)
         medians = {key: statistics.median(values) for key, values in times.items()}
         peer = min((key for key in medians if key != "ours"), key=medians.__getitem__)
         ratios = sorted(theirs / ours for theirs, ours in zip(times[peer], times["ours"], strict=True))
+        default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
         found |= {
             f"{name}_ms": medians["ours"],
             f"{name}_peer_ms": medians[peer],
             f"{name}_peer_mode": peer,
             f"{name}_ratio": statistics.median(ratios),
-            f"{name}_ratio_quartiles": f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}",
+            f"{name}_ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+            f"{name}_ratio_default": statistics.median(default),
         }
+    memory = {key: peak_memory(pair[0]) for key, pair in steps.items()}
+    found["memory_mb"], found["memory_peer_mb"] = memory.pop("ours"), min(memory.values())
     modes, rank, batch, sites = case
-    found["step_gflops"] = 12e-6 * modes * rank**2 * (sites - 2) * batch / float(found["step_ms"]) / 2
+    chain = 6 * batch * (sites - 2) * modes * rank**2 + 6 * batch * modes * rank * (1 + CLASSES)
+    cores = (1 if kind == "equal" else sites - 2) * modes * rank**2 + modes * rank * (1 + CLASSES)
+    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (modes - 1))
+    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (modes - 1)) + batch * sites * PATCH_DIM)
     return found
 
 
@@ -140,10 +164,13 @@ def machine_rates() -> dict[str, float]:
     }
 
 
-def growth(repeats: int) -> dict[str, float]:
-    """Exponents p of time ~ size^p for our training step around (17, 16, 64, 32), equal cores: log-log slopes."""
+def growth(repeats: int) -> tuple[dict[str, float], dict[str, list[list[float]]]]:
+    """Exponents p of time ~ size^p for our training step around (17, 16, 64, 32), equal cores: log-log slopes.
+
+    Also the points, sizes and milliseconds.
+    """
     base = (17, 16, 64, 32)
-    slopes = {}
+    slopes, points = {}, {}
     for index, name in enumerate(("modes", "rank", "batch", "sites")):
         sizes = [base[index] * 2**i for i in range(4)]
         cases = [(*base[:index], size, *base[index + 1 :]) for size in sizes]
@@ -151,10 +178,33 @@ def growth(repeats: int) -> dict[str, float]:
             str(size): make_steps(case, our_chain(case, "equal"))[0] for size, case in zip(sizes, cases, strict=True)
         }
         medians = [statistics.median(values) for values in interleaved(steps, repeats).values()]
+        points[name] = [sizes, medians]
         x = torch.tensor(sizes).double().log()
         y = torch.tensor(medians).double().log()
         slopes[name] = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-    return slopes
+    return slopes, points
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Left: how many times as long TensorKrowch takes. Right: how our step grows with each size."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    rows = report["results"]
+    labels = [f"{tuple(row['case'])} {row['kind']}, {row['threads']} thr." for row in rows]
+    for shift, key, title in ((-0.2, "step_ratio", "training step"), (0.2, "inference_ratio", "inference")):
+        left.barh([i + shift for i in range(len(rows))], [row[key] for row in rows], height=0.38, label=title)
+    left.axvline(1, color="black", linewidth=0.8)
+    left.set(xscale="log", xlabel="time of TensorKrowch, its fastest mode, over ours", yticks=range(len(rows)))
+    left.set_yticklabels(labels, fontsize=7)
+    left.invert_yaxis()
+    left.set_xticks([1, 2, 4, 8, 16], labels=["1", "2", "4", "8", "16"])
+    left.set_title("(modes, rank, batch, sites), cores", fontsize=9)
+    left.legend(fontsize=8)
+    for name, (sizes, medians) in report["growth"].items():
+        right.plot(sizes, medians, "o-", label=f"{name}: {report['slopes'][name]:.2f}")
+    right.set(xscale="log", yscale="log", xlabel="size", ylabel="ms per training step")
+    right.set_title("equal cores, around (17, 16, 64, 32), one thread: slopes", fontsize=9)
+    right.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
@@ -162,35 +212,49 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
+    parser.add_argument("--output", type=Path, help="path of the .json and .png, without the ending")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    warnings.simplefilter("ignore")  # TensorKrowch's indexing
     cases: list[Case] = [tuple(map(int, case.split(","))) for case in options.cases]
-    rates = machine_rates()
-    table = Table("n, r, batch, d", "cores", "step ms", "peer ms", "ratio", "inference", "ratio")
-    results = []
-    for case, kind in itertools.product(cases, options.kinds):
-        found = compare(case, kind, max(5, options.repeats // (1 + case[3] // 100)))
-        results.append({"case": case, "kind": kind, **found})
-        numbers = [found[k] for k in ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_ratio")]
-        table.add_row(", ".join(map(str, case)), kind, *(f"{number:.2f}" for number in numbers))
-        print(f"{case} {kind}: {found}", file=sys.stderr, flush=True)
+    columns = ("n, r, batch, d", "cores", "thr.", "step ms", "peer ms", "ratio", "default", "inference ms", "ratio")
+    table = Table(*columns, "MB", "peer MB", "of product", "of copy")
+    results, rates = [], {}
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        rate = rates[threads] = machine_rates()
+        for case, kind in itertools.product(cases, options.kinds):
+            found = compare(case, kind, max(5, options.repeats // (1 + case[3] // 100)))
+            found["of_product"] = 1e3 * found["step_gflop"] / found["step_ms"] / rate["product_gflops"]
+            found["of_copy"] = 1e3 * found["step_gb"] / found["step_ms"] / rate["copy_gb_per_s"]
+            results.append({"case": case, "kind": kind, "threads": threads, **found})
+            names = ("step_ms", "step_peer_ms", "step_ratio", "step_ratio_default", "inference_ms", "inference_ratio")
+            numbers = [f"{found[k]:.2f}" for k in names] + [f"{found[k]:.1f}" for k in ("memory_mb", "memory_peer_mb")]
+            fractions = [f"{found[k]:.0%}" for k in ("of_product", "of_copy")]
+            table.add_row(", ".join(map(str, case)), kind, str(threads), *numbers, *fractions)
+            print(f"{case} {kind} cores, {threads} threads: {found}", file=sys.stderr, flush=True)
+    torch.set_num_threads(1)
+    slopes, points = growth(options.repeats)
     report = {
-        "machine": platform.processor() or platform.machine(),
+        "machine": cpu_name(),
+        "cores": os.cpu_count(),
         "torch": torch.__version__,
-        "threads": options.threads,
+        "kernel": kernel_name(),
         "rates": rates,
-        "slopes": growth(options.repeats),
+        "slopes": slopes,
+        "growth": points,
         "results": results,
     }
-    Console(width=120).print(table)
-    print(f"{options.threads} threads; a large product reaches {rates['product_gflops']:.0f} GFLOP/s, ", end="")
-    print(f"a large copy {rates['copy_gb_per_s']:.1f} GB/s")
-    print("time grows as", ", ".join(f"{name}^{p:.2f}" for name, p in report["slopes"].items()))
+    Console(width=150).print(table)
+    print(f"{report['machine']}, {report['cores']} cores, kernel {report['kernel']}")
+    for threads, rate in rates.items():
+        print(f"{threads} threads: a large product reaches {rate['product_gflops']:.0f} GFLOP/s, ", end="")
+        print(f"a large copy {rate['copy_gb_per_s']:.1f} GB/s")
+    print("time grows as", ", ".join(f"{name}^{p:.2f}" for name, p in slopes.items()))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=2) + "\n")
+        options.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+        draw(report, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
         "image_digest": os.environ.get("TTLIGHTNING_IMAGE_DIGEST"),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "threads": torch.get_num_threads(),
         "kernel": kernel_name(),
@@ -115,7 +115,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty_diff_sha256": hashlib.sha256(difference).hexdigest() if difference else None}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """What the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

@@ -12,6 +12,10 @@
 
 enum { TILE = 6, PACK_FROM = 24576, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
 
+/* Rows or columns are worked off in tiles of nearly equal size, TILE at most. */
+static int tiles_of(int size) { return (size + TILE - 1) / TILE; }
+static int tile_start(int size, int tile) { return (int)((long)size * tile / tiles_of(size)); }
+
 /* Scratch of a share; there is no way on without it. */
 static void *scratch(size_t bytes) {
     void *found = malloc(bytes ? bytes : 1);
@@ -23,6 +27,20 @@ static void *scratch(size_t bytes) {
 }
 
 typedef void (*share)(void *argument, int part, int parts);
+#ifdef _OPENMP
+
+/* work(argument, 0 .. parts - 1, parts), side by side, by the threads that torch has already. */
+static void in_parallel(share work, void *argument, int parts) {
+    if (parts == 1) {
+        work(argument, 0, 1);
+        return;
+    }
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+    for (int part = 0; part < parts; part++) work(argument, part, parts);
+}
+
+#else
+
 typedef struct { share work; void *argument; int part, parts; } errand;
 
 static void *run(void *given) {
@@ -31,7 +49,7 @@ static void *run(void *given) {
     return NULL;
 }
 
-/* work(argument, 0 .. parts - 1, parts), side by side; a part whose thread cannot be started runs here. */
+/* The same without OpenMP; a part whose thread cannot be started runs here. */
 static void in_parallel(share work, void *argument, int parts) {
     pthread_t threads[MOST_THREADS];
     errand errands[MOST_THREADS];
@@ -47,6 +65,8 @@ static void in_parallel(share work, void *argument, int parts) {
         else work(argument, part, parts);
     }
 }
+
+#endif
 
 #define REAL float
 #define NAME(x) x##_float32

@@ -78,12 +78,10 @@ static REAL *NAME(state)(const NAME(chain) *c, int k) {
         }                                                                                                      \
     }
 
-/* Rows a .. a + T - 1 and 2 HALF columns of the gradient of a core: sum over samples of x_i h_a p_b. */
+/* T rows and 2 HALF columns of the gradient of a core: sum over samples of t_a p_b, where t_a = x_i h_a. */
 #define GRADIENT(T)                                                                                            \
-    static void NAME(gradient_##T)(const REAL *x, const REAL *h, const REAL *adjoint, REAL *gradient, REAL *t,   \
-                                   int batch, int right, int columns, size_t padded, size_t width) {           \
-        for (int a = 0; a < T; a++)                                                                            \
-            for (size_t s = 0; s < padded; s += HALF) STORE(t + a * padded + s, LOAD(x + s) * LOAD(h + a * padded + s)); \
+    static void NAME(gradient_##T)(const REAL *t, const REAL *adjoint, REAL *gradient, int batch, int right,   \
+                                   int columns, size_t padded, size_t width) {                                 \
         V sum[T][2] = {0};                                                                                     \
         for (int s = 0; s < batch; s++) {                                                                      \
             V p0 = LOAD(adjoint + s * width), p1 = LOAD(adjoint + s * width + HALF);                           \
@@ -152,8 +150,9 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
         const REAL *h = k ? NAME(state)(c, k - 1) : NULL;
         REAL *out = k == d - 1 ? scores : NAME(state)(c, k);
         const int pack = (size_t)modes * left * right * sizeof(REAL) > PACK_FROM;
-        for (int j = 0; j < right; j += TILE) {
-            const int tile = right - j < TILE ? right - j : TILE;
+        const int tiles = tiles_of(right);
+        for (int u = 0; u < tiles; u++) {
+            const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
             if (pack)
                 for (int q = 0; q < modes * left; q++)
                     for (int t = 0; t < tile; t++) panel[q * (size_t)tile + t] = core[(size_t)q * right + j + t];
@@ -203,8 +202,8 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
             memset(back, 0, sizeof(REAL) * left * LANES);
             for (int i = 0; i < modes; i++) {
                 V x0 = LOAD(x + i * padded), x1 = LOAD(x + i * padded + HALF), sum[2] = {0};
-                for (int a = 0; a < left; a += TILE) {
-                    const int tile = left - a < TILE ? left - a : TILE;
+                for (int u = 0; u < tiles_of(left); u++) {
+                    const int a = tile_start(left, u), tile = tile_start(left, u + 1) - a;
                     BY_TILE(backward, tile, h + (k ? a * padded : 0), p, core + ((size_t)i * left + a) * right, x0, x1,
                             sum, back + a * LANES, right, padded)
                 }
@@ -231,17 +230,19 @@ static void NAME(gradient_rows)(void *argument, int part, int parts) {
     REAL *ones = scratch(sizeof(REAL) * padded), *t = scratch(sizeof(REAL) * TILE * padded);
     for (size_t s = 0; s < padded; s++) ones[s] = 1;
     for (int k = 0; k < d; k++) {
-        const int left = NAME(left)(c, k), right = NAME(right)(c, k), tiles = (left + TILE - 1) / TILE;
+        const int left = NAME(left)(c, k), right = NAME(right)(c, k), tiles = tiles_of(left);
         const REAL *x = c->x + (size_t)k * modes * padded, *h = k ? NAME(state)(c, k - 1) : ones;
         const REAL *adjoint = c->adjoints + (size_t)k * c->batch * width;
         REAL *gradient = k == 0 ? c->dfirst : k == d - 1 ? c->dlast : c->dinterior + NAME(core_offset)(c, k);
         const int from = (int)((long)modes * tiles * part / parts), to = (int)((long)modes * tiles * (part + 1) / parts);
         for (int unit = from; unit < to; unit++) {
-            const int i = unit / tiles, a = unit % tiles * TILE, tile = left - a < TILE ? left - a : TILE;
+            const int i = unit / tiles, a = tile_start(left, unit % tiles), tile = tile_start(left, unit % tiles + 1) - a;
+            for (int row = 0; row < tile; row++)
+                for (size_t s = 0; s < padded; s++) t[row * padded + s] = x[i * padded + s] * h[(a + row) * padded + s];
             for (int b = 0; b < right; b += LANES) {
                 const int columns = right - b < LANES ? right - b : LANES;
-                BY_TILE(gradient, tile, x + i * padded, h + a * padded, adjoint + b,
-                        gradient + ((size_t)i * left + a) * right + b, t, c->batch, right, columns, padded, width)
+                BY_TILE(gradient, tile, t, adjoint + b, gradient + ((size_t)i * left + a) * right + b, c->batch, right,
+                        columns, padded, width)
             }
         }
     }

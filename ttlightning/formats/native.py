@@ -34,6 +34,7 @@ from torch.autograd.function import once_differentiable
 from ttlightning.errors import UserError
 
 SOURCES: Final = tuple(Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_kernel.h"))
+OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
 VECTORS: Final = 64  # bytes of a block of samples
@@ -166,7 +167,10 @@ def _build(compiler: list[str]) -> Path:
     except OSError:  # a home that cannot be written: a private copy, which the process leaves behind
         folder, target = Path(), Path(tempfile.mkdtemp(prefix="ttlightning-")) / name
     command = [*compiler, *FLAGS, "-o", str(target), str(SOURCES[0]), "-lm"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    for more in ([OPENMP], []):
+        built = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        if built.returncode == 0:
+            break
     if built.returncode != 0:
         shutil.rmtree(target.parent, ignore_errors=True)
         reason = next((line for line in built.stderr.splitlines() if "error" in line), built.stderr.strip()[:200])
