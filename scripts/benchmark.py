@@ -9,9 +9,9 @@ For every case (modes n, rank r, batch, sites d) and both kinds of cores, in one
   memory     the most that torch's allocator holds at once during a step, beyond what it held before
 
 TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `ratio` is against the fastest of them in this
-run, `default` against the mode that it has when nobody chooses. Ratios are medians of pairwise ratios. The roofline line
-compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must move at
-least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+run, `default` against the mode that it has when nobody chooses. Ratios are medians of pairwise ratios. The roofline
+line compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must
+move at least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import FixedLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -202,6 +203,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     for name, (sizes, medians) in report["growth"].items():
         right.plot(sizes, medians, "o-", label=f"{name}: {report['slopes'][name]:.2f}")
     right.set(xscale="log", yscale="log", xlabel="size", ylabel="ms per training step")
+    for axis, ticks in ((right.xaxis, [8, 16, 32, 64, 128, 256, 512]), (right.yaxis, [2, 4, 8, 16, 32, 64])):
+        axis.set_major_locator(FixedLocator(ticks))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     right.set_title("equal cores, around (17, 16, 64, 32), one thread: slopes", fontsize=9)
     right.legend(fontsize=8)
     figure.savefig(path, dpi=110)
