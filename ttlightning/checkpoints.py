@@ -2,15 +2,29 @@
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ttlightning.errors import UserError
+from ttlightning.runs import weights_sha256
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Where a checkpoint keeps the complete configuration of its run, as YAML."""
+
+NETWORK_KEY: Final = "ttlightning_network"
+"""Where it keeps the name of the format and its sizes."""
+
+
+class TrainedChain(NamedTuple):
+    """What a rank certificate speaks of: the cores of a trained tensor train."""
+
+    weights: dict[str, Tensor]
+    """``first``, ``interior``, ``last``"""
+    sites: int
+    sha256: str
+    """of all weights of the network, by ``runs.weights_sha256``"""
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -40,6 +54,23 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{file} is not a checkpoint of a training run: it has no state_dict")
     return content
+
+
+def read_chain(file: Path) -> TrainedChain:
+    """The tensor train in a checkpoint.
+
+    Raises:
+        UserError: where the checkpoint is damaged, or its network has another format.
+    """
+    content = read_checkpoint(file)
+    network = content.get(NETWORK_KEY)
+    if not isinstance(network, dict) or not isinstance(network.get("sites"), int):
+        raise UserError(f"{file} does not say what network it holds; train it again with this version")
+    names = {name: f"format.{name}" for name in ("first", "interior", "last")}
+    state = content["state_dict"]
+    if network.get("format") not in ("TensorTrain", "EqualCoreTensorTrain") or not set(names.values()) <= set(state):
+        raise UserError(f"{file} holds a {network.get('format')}; the staircase is for tensor trains")
+    return TrainedChain({name: state[key] for name, key in names.items()}, network["sites"], weights_sha256(state))
 
 
 def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ttlightning.checkpoints import NETWORK_KEY
 from ttlightning.data.sampler import Batch
 from ttlightning.errors import UserError
 from ttlightning.features import PatchFeatureMap
@@ -169,6 +170,11 @@ class Classifier(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
         """Class probabilities."""
         return self(batch.patches).softmax(-1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what network this is, for those who read the weights without building it."""
+        sizes = {name: getattr(self.format, name) for name in ("sites", "modes", "rank", "classes")}
+        checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""

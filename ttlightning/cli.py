@@ -25,6 +25,7 @@ from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
 from ttlightning.checkpoints import CONFIG_KEY, check_fits, checkpoint_file, read_checkpoint
 from ttlightning.classifier import Classifier
+from ttlightning.commands import VERBS
 from ttlightning.configs import find_config
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import UserError
@@ -81,6 +82,10 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        verbs = "; ".join(f"{name}: {text[0].lower()}{text[1:-1]}" for name, (text, _) in VERBS.items())
+        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}.")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
@@ -213,7 +218,10 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
     _quieten_libraries()
     try:
-        CLI(complete_arguments(sys.argv[1:] if args is None else args))
+        args = sys.argv[1:] if args is None else args
+        if args and args[0] in VERBS:
+            sys.exit(VERBS[args[0]][1](args[1:]))
+        CLI(complete_arguments(args))
     except (UserError, MisconfigurationException) as mistake:
         if rank_zero_only.rank == 0:
             print(f"ttlightning: {' '.join(str(mistake).split())}", file=sys.stderr)

@@ -1,11 +1,18 @@
 """Ranks of weight tensors: what is proven of them, and what is measured."""
 
-from ttlightning.rank.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
+from ttlightning.rank.bounds import (
+    chain_parameters,
+    cp_rank_bound_a24,
+    cp_rank_bound_k18,
+    generic_odd_even_rank,
+    shallow_parameters,
+)
 from ttlightning.rank.spectrum import bond_spectra, entropy, numerical_rank, stable_rank
 from ttlightning.rank.unfolding import equilibrate, matricization, sketch
 
 __all__ = [
     "bond_spectra",
+    "chain_parameters",
     "cp_rank_bound_a24",
     "cp_rank_bound_k18",
     "entropy",
@@ -13,6 +20,7 @@ __all__ = [
     "generic_odd_even_rank",
     "matricization",
     "numerical_rank",
+    "shallow_parameters",
     "sketch",
     "stable_rank",
 ]

@@ -3,6 +3,9 @@ r"""Lower bounds on the CP-rank of tensor trains: the units that a shallow netwo
 The CP-rank of a tensor is at least the rank of each of its matricizations. All three bounds speak of the one with the
 odd sites as rows and the even sites as columns, and hold for almost every tensor: outside a set of measure zero.
 n modes, TT-rank r, d sites. Exact integers.
+
+A bound R is the width of the smallest shallow network that can equal almost every network of these sizes; it has
+R d n parameters (``shallow_parameters``), where the chain has n r + n r^2 + n r (``chain_parameters``).
 """
 
 
@@ -23,9 +26,19 @@ def generic_odd_even_rank(modes: int, rank: int, sites: int) -> int:
     d = 2k + 1:  min(n, r^2)^k
 
     It cannot be more: an interior even site touches two bonds, an end site one. That it is reached, for equal cores
-    too, is this project's own sharpening of [K18] and [A24].
+    too, is this project's own sharpening of [K18] and [A24]; proof and checks: docs/theorem.md.
     """
     interior = min(modes, rank**2)
     if sites % 2:
         return interior ** (sites // 2)
     return min(modes, rank) * interior ** (sites // 2 - 1)
+
+
+def shallow_parameters(units: int, modes: int, sites: int) -> int:
+    r"""R d n: the numbers in a shallow network of R units, each the product of d inner products with n features."""
+    return units * sites * modes
+
+
+def chain_parameters(modes: int, rank: int, distinct: int = 1, classes: int = 1) -> int:
+    r"""n r + D n r^2 + n r C: the numbers in a tensor train with D distinct interior cores (1 where they are equal)."""
+    return modes * rank + distinct * modes * rank**2 + modes * rank * classes

@@ -1,0 +1,74 @@
+"""``certify``: write down how large a rank is, so that anyone can check it."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ttlightning.checkpoints import checkpoint_file, read_chain
+from ttlightning.commands.parser import VerbParser
+from ttlightning.errors import UserError
+from ttlightning.rank.certificate import (
+    checkpoint_certificate,
+    generic_certificate,
+    sampled_certificate,
+    write_certificate,
+)
+
+
+def main(args: Sequence[str]) -> int:
+    parser = VerbParser("certify", "Certify the rank of a trained network, or of almost every tensor train.")
+    parser.add_argument("source", type=Path | None, nargs="?", help="a run directory or a checkpoint")
+    parser.add_argument("--modes", type=int | None, help="n, where there is no source")
+    parser.add_argument("--tt-rank", type=int | None, help="r")
+    parser.add_argument("--order", type=int | None, help="d")
+    parser.add_argument("--sampled", type=int | None, help="K: from K x K scores instead of the staircase")
+    parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
+    parser.add_argument("--output", type=Path | None, help="file to write")
+    options = parser.parse_args(args)
+    output, make = prepare(options)
+    if output.exists():
+        raise UserError(f"{output} exists and is left as it is; name another file with --output")
+    started = time.perf_counter()
+    with Console(stderr=True).status("counting"):
+        certificate = make()
+    seconds = time.perf_counter() - started
+    write_certificate(output, certificate)
+    print(certificate["statement"])
+    print(f"certificate  {output} ({seconds:.1f} s)")
+    return 0
+
+
+def prepare(options: Any) -> tuple[Path, Any]:
+    """The file to write, and what makes the certificate."""
+    sizes = [options.modes, options.tt_rank, options.order]
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}, it must be at least 0")
+    if options.source is None:
+        if None in sizes:
+            raise UserError("certify needs a run directory or a checkpoint, or all of --modes, --tt-rank and --order")
+        if options.sampled is not None:
+            raise UserError("--sampled speaks of a trained network: name a run directory or a checkpoint")
+        n, r, d = sizes
+        return options.output or Path(f"generic-n{n}-r{r}-d{d}.json"), lambda: generic_certificate(
+            n, r, d, options.seed
+        )
+    if sizes != [None] * 3:
+        raise UserError("--modes, --tt-rank and --order are those of the checkpoint: leave them out")
+    file = checkpoint_file(options.source)
+    chain = read_chain(file)
+    run = options.source if options.source.is_dir() else file.parent
+    name = "certificate.json" if options.sampled is None else f"certificate-sampled-{options.sampled}.json"
+    folder = run / "rank" if (run / "rank").is_dir() else run
+    output = options.output or folder / name
+    where = {"checkpoint": Path(os.path.relpath(file, output.parent)).as_posix()}
+
+    def make() -> dict[str, Any]:
+        if options.sampled is None:
+            return checkpoint_certificate(*chain) | where
+        return sampled_certificate(*chain, options.sampled, options.seed) | where
+
+    return output, make

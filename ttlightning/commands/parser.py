@@ -1,0 +1,32 @@
+"""The argument parser of the verbs: a mistake is one line, exit code 2."""
+
+import re
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+
+from ttlightning.errors import UserError
+
+
+class VerbParser(ArgumentParser):
+    """jsonargparse's parser, without its usage text at a mistake."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(prog=f"python -m ttlightning {verb}", description=description, add_help=True)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(" ".join(message.split()))
+
+
+def integers(name: str, text: str) -> list[int]:
+    """``5``, ``2,4,8`` or ``2:12`` (both ends) as integers; ``UserError`` for anything else."""
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?::(\d+))?", part.strip())
+        if match is None:
+            raise UserError(f"{name} is {text!r}, it must be a number, a list such as 2,4,8 or a range such as 2:12")
+        start, end = int(match[1]), int(match[2] or match[1])
+        if end < start or end - start > 10_000:
+            raise UserError(f"{name} is {text!r}: the range {part} is empty or has over 10,000 numbers")
+        found += range(start, end + 1)
+    return found

@@ -1,0 +1,204 @@
+"""``rank``: what is proven of tensor trains of given sizes, and what exact arithmetic finds."""
+
+import csv
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from ttlightning.commands.parser import VerbParser, integers
+from ttlightning.errors import UserError
+from ttlightning.rank import (
+    chain_parameters,
+    cp_rank_bound_a24,
+    cp_rank_bound_k18,
+    generic_odd_even_rank,
+    shallow_parameters,
+)
+from ttlightning.rank.literal import LARGEST_MATRIX, literal_shape, measured_rank
+
+COLUMNS: Final = {
+    "modes": "n",
+    "tt_rank": "r",
+    "order": "d",
+    "k18": "K18",
+    "a24": "A24",
+    "generic": "generic",
+    "measured": "measured",
+    "shallow_parameters": "shallow/chain",
+}
+LEGEND: Final = """\
+Lower bounds on the CP-rank of almost every tensor with d modes of size n and TT-rank r, the hidden units that a shallow
+network needs. K18: different cores [Khrulkov et al. 2018]; A24: equal cores [Alkin, Oseledets 2024]; generic: the rank
+of the odd/even matricization, equal and different cores (docs/theorem.md); shallow/chain: parameters of that shallow
+network over those of the chain with equal cores."""
+
+
+def main(args: Sequence[str]) -> int:
+    parser = VerbParser("rank", "Lower bounds on the CP-rank of almost every tensor train.")
+    parser.add_argument("--modes", type=str, default="2", help="n: a number, 2,4,8 or 2:12")
+    parser.add_argument("--tt-rank", type=str, default="3", help="r: likewise")
+    parser.add_argument("--order", type=str, default="8", help="d: likewise")
+    parser.add_argument(
+        "--measure",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="count the rank of one matricization, exactly",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the measured tensors' cores")
+    parser.add_argument("--output", type=Path | None, help="CSV to write; rows that it has already are kept")
+    parser.add_argument("--figure", type=Path | None, help="PNG, SVG or PDF to write")
+    options = parser.parse_args(args)
+    sizes = list(
+        itertools.product(
+            integers("--modes", options.modes),
+            integers("--tt-rank", options.tt_rank),
+            integers("--order", options.order),
+        )
+    )
+    check_sizes(sizes)
+    if options.measure and len(sizes) == 1:
+        check_memory(*sizes[0])
+    if options.figure is not None and options.figure.exists():
+        raise UserError(f"{options.figure} exists and is left as it is; name another file with --figure")
+    rows = collect(sizes, options.measure, options.seed, options.output)
+    show(rows, options.measure)
+    if options.figure is not None:
+        draw(rows, options.figure)
+        print(f"figure  {options.figure}")
+    if options.output is not None:
+        print(f"table   {options.output}")
+    return 0
+
+
+def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
+    for name, index, least in (("--modes", 0, 1), ("--tt-rank", 1, 1), ("--order", 2, 2)):
+        smallest = min(size[index] for size in sizes)
+        if smallest < least:
+            raise UserError(f"{name} is {smallest}, it must be at least {least}")
+
+
+def check_memory(modes: int, rank: int, order: int) -> None:
+    """``UserError`` where the literal matricization is too large."""
+    rows, columns = literal_shape(modes, order)
+    if rows * columns > LARGEST_MATRIX:
+        raise UserError(
+            f"the matricization at n = {modes}, d = {order} has {rows:,} x {columns:,} entries, "
+            f"{8 * rows * columns / 2**30:,.1f} GiB; leave --measure out, or certify it: "
+            f"python -m ttlightning certify --modes {modes} --tt-rank {rank} --order {order}"
+        )
+
+
+def collect(
+    sizes: Sequence[tuple[int, int, int]], measure: bool, seed: int, output: Path | None
+) -> list[dict[str, Any]]:
+    """A row for every size; written to ``output`` one by one, so that a stopped command goes on where it was."""
+    known = _read(output, seed) if output is not None and output.exists() else {}
+    todo = [size for size in sizes if size not in known or (measure and known[size]["measured"] == "")]
+    found = {size: row for size, row in known.items() if size not in todo}
+    if output is not None and len(todo) < len(sizes):
+        print(f"{len(sizes) - len(todo)} rows are in {output} already")
+    quiet = Console(stderr=True)
+    for size in track(todo, "counting", console=quiet, transient=True, disable=not (measure and quiet.is_terminal)):
+        found[size] = describe(*size, measure, seed)
+        if output is not None:
+            _append(output, found[size])
+    return [found[size] for size in sizes]
+
+
+def describe(modes: int, rank: int, order: int, measure: bool, seed: int) -> dict[str, Any]:
+    """Everything that is known of one size."""
+    rows, columns = literal_shape(modes, order)
+    fits = rows * columns <= LARGEST_MATRIX
+    generic = generic_odd_even_rank(modes, rank, order)
+    return {
+        "modes": modes,
+        "tt_rank": rank,
+        "order": order,
+        "k18": cp_rank_bound_k18(modes, rank, order),
+        "a24": cp_rank_bound_a24(modes, rank, order),
+        "generic": generic,
+        "measured": measured_rank(modes, rank, order, seed) if measure and fits else "",
+        "shallow_parameters": shallow_parameters(generic, modes, order) / chain_parameters(modes, rank),
+        "seed": seed,
+    }
+
+
+def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
+    columns = {name: title for name, title in COLUMNS.items() if measured or name != "measured"}
+    table = Table()
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(*(_form(row[name]) for name in columns))
+    Console().print(table)
+    print(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rank over order where orders differ, else over modes; a line for each of the other sizes."""
+    import matplotlib.pyplot as plt
+
+    axis = "order" if len({row["order"] for row in rows}) > 1 else "modes"
+    others = [name for name in ("modes", "tt_rank", "order") if name != axis]
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    styles = {"generic": "-", "k18": "--", "a24": ":", "measured": "o"}
+    groups = sorted({tuple(row[name] for name in others) for row in rows})
+    for index, group in enumerate(groups):
+        mine = [row for row in rows if tuple(row[name] for name in others) == group]
+        for name, style in styles.items():
+            points = [(row[axis], row[name]) for row in mine if row[name] != ""]
+            if points:
+                label = f"{name}: " + ", ".join(f"{o} {v}" for o, v in zip(others, group, strict=True))
+                axes.plot(*zip(*points, strict=True), style, color=f"C{index % 10}", label=label if index < 6 else None)
+    axes.set(yscale="log", xlabel=COLUMNS[axis], ylabel="CP-rank, lower bound")
+    axes.legend(fontsize=6)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} cannot be written: {fault}") from fault
+    finally:
+        plt.close(figure)
+
+
+def _form(value: Any) -> str:
+    if value == "":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.3g}" if value < 1e6 else f"{value:.3g}"
+    return f"{value:,}" if value < 10**15 else f"{float(value):.3e}" if value < 10**300 else f"1e{len(str(value)) - 1}"
+
+
+def _read(path: Path, seed: int) -> dict[tuple[int, int, int], dict[str, Any]]:
+    """Rows of an earlier run with the same seed."""
+    try:
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != [*COLUMNS, "seed"]:
+                raise UserError(f"{path} is no table of this command and is left as it is; name another with --output")
+            rows = []
+            for row in reader:
+                numbers = {name: int(row[name]) for name in COLUMNS if name != "shallow_parameters" and row[name] != ""}
+                rows.append({"measured": "", **numbers, "shallow_parameters": float(row["shallow_parameters"])})
+                rows[-1]["seed"] = int(row["seed"])
+    except (OSError, ValueError, TypeError, UnicodeDecodeError) as fault:
+        raise UserError(f"{path} cannot be read as a table of this command: {fault}") from fault
+    return {(row["modes"], row["tt_rank"], row["order"]): row for row in rows if row["seed"] == seed}
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    try:
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [*COLUMNS, "seed"])
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written: {fault.strerror}") from fault

@@ -1,0 +1,89 @@
+r"""The staircase: the rank of a whole odd/even matricization from a few matrices of size r n.
+
+With the interior cores G^(k) of the sites k = 2 .. d-1, and states a, c,
+
+    T_m[(a, i), (j, c)] = (G^(2m)_j G^(2m+1)_i)[a, c]              m = 1 .. k-1,   d = 2k or 2k + 1.
+
+Let P° be the odd/even matricization of the chain whose ends are cut open, so that its first and last index is a state.
+A row of P° shares the state b_m with the next pair of sites, and nothing else: P° is a product of k - 1 factors, each a
+T_m acting on a state and one pair of indices, and as the identity on the other n^(k-2):
+
+    d = 2k:      |det P°| = prod_m |det T_m|^(n^(k-2)),     P° of size r n^(k-1)
+    d = 2k + 1:  P° = (P°_2k (x) 1_r) (1 (x) H),            H[(b, c), i] = G^(2k)_i[b, c]
+
+so P° has full rank exactly where every T_m (and H) has. Where one has not, Sylvester's inequality says what is left;
+see ``rank_from_deficits``. The proof is in docs/theorem.md.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[Any]
+
+
+def pair_matrix(core: Matrix, following: Matrix, multiply: Callable[[Matrix, Matrix], Matrix] = np.matmul) -> Matrix:
+    """T[(a, i), (j, c)] = (core_j following_i)[a, c] from two cores (n, r, r) and (n', r, r): a matrix (r n', n r).
+
+    ``multiply`` is the matrix product of the numbers in use: floats, integers, or residues.
+    """
+    (n, r, _), n_following = core.shape, len(following)
+    product = multiply(core.reshape(n * r, r), following.transpose(1, 0, 2).reshape(r, n_following * r))
+    return product.reshape(n, r, n_following, r).transpose(1, 2, 0, 3).reshape(r * n_following, n * r)
+
+
+def state_matrix(core: Matrix) -> Matrix:
+    """H[(b, c), i] = core_i[b, c] from a core (n, r, r): a matrix (r^2, n)."""
+    return core.reshape(len(core), -1).T
+
+
+def pairs(sites: int) -> list[tuple[int, int]]:
+    """The sites (2m, 2m + 1) of T_m, counted from 1, for m = 1 .. k-1."""
+    return [(2 * m, 2 * m + 1) for m in range(1, sites // 2)]
+
+
+def open_matricization(interior: Sequence[Matrix], multiply: Callable[[Matrix, Matrix], Matrix] = np.matmul) -> Matrix:
+    """P° of the chain with open ends, as the product of its staircase factors: for small n, r, d only.
+
+    ``interior`` are the d - 2 cores (n, r, r), d even. Rows (a, i_3, i_5, ..), columns (i_2, i_4, .., c).
+    """
+    r = interior[0].shape[1]
+    found = np.array([[int(a == b) for b in range(r)] for a in range(r)], dtype=interior[0].dtype)
+    rows, columns = r, 1  # found: (rows, columns, state)
+    for even, odd in zip(interior[::2], interior[1::2], strict=True):
+        n, n_following = len(even), len(odd)
+        step = pair_matrix(even, odd, multiply).reshape(r, n_following, n * r)  # (b, i), (j, c)
+        grown = multiply(found.reshape(rows * columns, r), step.reshape(r, n_following * n * r))
+        grown = grown.reshape(rows, columns, n_following, n, r).transpose(0, 2, 1, 3, 4)
+        rows, columns = rows * n_following, columns * n
+        found = grown.reshape(rows, columns, r)
+    return found.reshape(rows, columns * r)
+
+
+def rank_from_deficits(
+    modes: int, rank: int, sites: int, pair_ranks: Sequence[int], state_rank: int | None, first: int, last: int
+) -> int:
+    r"""A lower bound on the rank of the odd/even matricization from the ranks of its pieces (Sylvester).
+
+    d = 2k:      r n^(k-1) - sum_m (r n - rank T_m) n^(k-2) - (r - rank F) n^(k-1) - (r - rank L) n^(k-1)
+    d = 2k + 1:  n^(k-1) rank H - r sum_m (r n - rank T_m) n^(k-2) - (r^2 - rank F rank L) n^(k-1)
+
+    Args:
+        modes: n, slices of the interior cores that take part.
+        rank: r.
+        sites: d.
+        pair_ranks: rank T_m for m = 1 .. k-1.
+        state_rank: rank H, for odd d.
+        first, last: ranks of the end cores F (n x r) and L_y (r x n).
+    """
+    k = sites // 2
+    whole = modes ** (k - 1)
+    missing = sum(rank * modes - found for found in pair_ranks) * modes ** (k - 2) if k > 1 else 0
+    if sites % 2:
+        assert state_rank is not None
+        bound = whole * state_rank - rank * missing - (rank**2 - first * last) * whole
+    else:
+        bound = whole * rank - missing - (2 * rank - first - last) * whole
+    return max(0, bound)

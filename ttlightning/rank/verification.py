@@ -1,0 +1,389 @@
+r"""Counting again: does a certificate say the truth?
+
+Nothing here computes with the code that made the certificate. Weights become residues by Python's exact fractions, the
+generic cores are drawn again, T_m, H and the sampled scores are summed by the definition, and ranks come from a plain
+Gaussian elimination: Python integers for the staircase, NumPy's 64-bit ones for the sampled matrices. From the inputs
+in the file (kind, sizes, primes, seed, slices, hash of the weights) the whole certificate is made again and compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ttlightning.errors import UserError
+from ttlightning.rank import certificate as made
+from ttlightning.rank.bounds import generic_odd_even_rank
+
+Rows = list[list[int]]
+Slices = list[Rows]
+
+FIELDS: Final = {
+    "generic": {"modes": int, "rank": int, "sites": int, "seed": int, "primes": list},
+    "checkpoint": {"modes": int, "rank": int, "sites": int, "weights_sha256": str, "primes": list, "slices": list},
+    "sampled": {
+        "modes": int,
+        "rank": int,
+        "sites": int,
+        "weights_sha256": str,
+        "size": int,
+        "seed": int,
+        "primes": list,
+    },
+}
+"""What a certificate of each kind is made from, and of which type it is."""
+LARGEST: Final = {"modes": 4096, "rank": 4096, "sites": 100_000, "size": 4096, "seed": 2**63}
+
+
+class Rejected(Exception):
+    """The certificate does not hold; the text says why."""
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The content of a certificate file.
+
+    Raises:
+        Rejected: where it is no whole certificate of a known kind and version.
+        UserError: where there is no such file.
+    """
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=_once)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
+    except (ValueError, RecursionError) as fault:
+        raise Rejected(f"not a whole JSON file ({fault})") from fault
+    if not isinstance(content, dict) or content.get("certificate") != made.TITLE:
+        raise Rejected("not a rank certificate")
+    if content.get("version") != made.VERSION or type(content["version"]) is not int:
+        raise Rejected(f"of version {content.get('version')!r}, this program knows {made.VERSION}")
+    if content.get("kind") not in FIELDS:
+        raise Rejected(f"of an unknown kind {content.get('kind')!r}")
+    return content
+
+
+def verify(content: dict[str, Any], weights: dict[str, Tensor] | None = None, sha256: str | None = None) -> None:
+    """Raise ``Rejected`` unless the certificate is what its inputs give.
+
+    Args:
+        content: a certificate, see ``read_certificate``.
+        weights: ``first``, ``interior`` and ``last`` of the network that it speaks of (not for a generic one).
+        sha256: the hash of all that network's weights.
+    """
+    kind = content["kind"]
+    _check_inputs(content)
+    if kind == "generic":
+        again = _generic(content)
+    else:
+        if weights is None or sha256 is None:
+            raise UserError("this certificate speaks of a trained network: name it with --checkpoint")
+        if content["weights_sha256"] != sha256:
+            raise Rejected("it speaks of other weights than those of the checkpoint")
+        _check_shapes(content, weights)
+        again = (_checkpoint if kind == "checkpoint" else _sampled)(content, weights)
+    for name in [*again, *(name for name in content if name not in again)]:
+        if name not in again or name not in content:
+            raise Rejected(f"{name} is {'too much' if name in content else 'missing'}")
+        if _typed(content[name]) != _typed(again[name]):
+            raise Rejected(f"{name} is {_short(content[name])}, but counting gives {_short(again[name])}")
+
+
+def _generic(content: dict[str, Any]) -> dict[str, Any]:
+    modes, rank, sites, seed = (content[name] for name in ("modes", "rank", "sites", "seed"))
+    states = min(modes, rank)
+    slices = min(modes, states * states)
+    ranks, bounds = [], []
+    for p in content["primes"]:
+        first = _hashed(slices, states, p, f"{seed}/first")
+        core = _hashed_core(slices, states, p, f"{seed}/interior")
+        last = _hashed(states, slices, p, f"{seed}/last")
+        found = _staircase_ranks([core] * (sites - 2), sites, first, [last], p)
+        ranks.append(found)
+        bounds.append(_bound(slices, states, sites, found, 0))
+    expected = generic_odd_even_rank(modes, rank, sites)
+    if any(bound != expected for bound in bounds):
+        raise Rejected(f"the cores of seed {seed} do not reach {expected}")
+    return content | {
+        "statement": made.generic_statement(modes, rank, sites, expected),
+        "ranks": ranks,
+        "cp_rank_at_least": [expected],
+        **_head("generic"),
+    }
+
+
+def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
+    sites, rank = content["sites"], content["rank"]
+    slices = content["slices"] * (sites - 2) if len(content["slices"]) == 1 else content["slices"]
+    size = len(slices[0]) if slices else content["modes"]
+    ranks, bounds = [], []
+    for p in content["primes"]:
+        first = _matrix(weights["first"], p)
+        distinct = [[_matrix(each, p) for each in core] for core in weights["interior"]]
+        lasts = [_matrix(core.T, p) for core in weights["last"].permute(2, 0, 1)]
+        chosen: dict[tuple[int, ...], Slices] = {}
+        interior = []
+        for site, picked in enumerate(slices):
+            which = 0 if len(distinct) == 1 else site
+            interior.append(chosen.setdefault((which, *picked), [distinct[which][i] for i in picked]))
+        found = _staircase_ranks(interior, sites, first, lasts, p)
+        ranks.append(found)
+        bounds.append([_bound(size, rank, sites, found, y) for y in range(len(lasts))])
+    best = [max(each) for each in zip(*bounds, strict=True)]
+    return content | {
+        "statement": made.checkpoint_statement(best, sites),
+        "ranks": ranks,
+        "cp_rank_at_least": best,
+        **_head("checkpoint"),
+    }
+
+
+def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
+    sites, modes, size = content["sites"], content["modes"], content["size"]
+    counts = made.grid(size, modes, sites)
+    ranks = []
+    for p in content["primes"]:
+        if p >= 2**31:
+            raise Rejected(f"the prime {p} is too large for a sampled certificate, 2^31 is the limit")
+        first = [_matrix(weights["first"], p)]
+        interior = [[_matrix(each, p) for each in core] for core in weights["interior"]]
+        vectors = [
+            _hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
+        ]
+        ranks.append([])
+        for core in weights["last"].permute(2, 0, 1):
+            # From the last site to the first: what is to come after site k, for every choice at the later sites.
+            ahead = np.array(_sum_modes(vectors[-1], [[row] for row in _matrix(core, p)], p), dtype=np.int64)[:, 0, :]
+            for site in range(sites - 2, 0, -1):
+                slices = interior[0 if len(interior) == 1 else site - 1]
+                step = np.array(_sum_modes(vectors[site], slices, p), dtype=np.int64)  # (count, left, right)
+                ahead = np.concatenate([_times(each, ahead, p) for each in step])
+            step = np.array(_sum_modes(vectors[0], [[row] for row in first[0]], p), dtype=np.int64)[:, 0, :]
+            scores = _times(step, ahead, p).T.reshape(counts[1:] + counts[:1]) if sites == 2 else None
+            if scores is None:
+                scores = np.concatenate([_times(row[None, :], ahead, p)[:, 0] for row in step]).reshape(counts)
+            else:
+                scores = np.moveaxis(scores, -1, 0)
+            odd, even = list(range(0, sites, 2)), list(range(1, sites, 2))
+            ranks[-1].append(_eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
+    best = [max(each) for each in zip(*ranks, strict=True)]
+    return content | {
+        "statement": made.sampled_statement(best, size),
+        "ranks": ranks,
+        "cp_rank_at_least": best,
+        **_head("sampled"),
+    }
+
+
+def _times(matrix: NDArray[np.int64], points: NDArray[np.int64], p: int) -> NDArray[np.int64]:
+    """For every point (rows of ``points``) the matrix times it, one term after the other."""
+    found = np.zeros((len(points), len(matrix)), dtype=np.int64)
+    for index in range(matrix.shape[1]):
+        found += points[:, index, None] * matrix[None, :, index] % p
+    return found % p
+
+
+def _head(kind: str) -> dict[str, Any]:
+    return {"certificate": made.TITLE, "version": made.VERSION, "kind": kind}
+
+
+def _check_inputs(content: dict[str, Any]) -> None:
+    for name, kind in FIELDS[content["kind"]].items():
+        if name not in content:
+            raise Rejected(f"{name} is missing")
+        if type(content[name]) is not kind:
+            raise Rejected(f"{name} is {_short(content[name])}, not {kind.__name__}")
+        if kind is int and not (2 if name == "sites" else 0 if name == "seed" else 1) <= content[name] <= LARGEST[name]:
+            raise Rejected(f"{name} is {content[name]}, out of range")
+    primes = content["primes"]
+    if not primes or len(primes) != len({*map(str, primes)}) or len(primes) > 8:
+        raise Rejected("primes must be one to eight different ones")
+    for p in primes:
+        if type(p) is not int or not 2 < p < 2**64 or not is_prime(p):
+            raise Rejected(f"{_short(p)} is not an odd prime below 2^64")
+    if content["kind"] == "checkpoint":
+        _check_slices(content)
+
+
+def _check_slices(content: dict[str, Any]) -> None:
+    slices, sites, modes = content["slices"], content["sites"], content["modes"]
+    if len(slices) not in ({0} if sites == 2 else {1, sites - 2}):
+        raise Rejected("slices must be one list, or one for each interior site")
+    for picked in slices:
+        whole = isinstance(picked, list) and all(type(i) is int and 0 <= i < modes for i in picked)
+        if not whole or len({*picked}) != len(picked) or len(picked) != len(slices[0]) or not picked:
+            raise Rejected("slices must be as many different modes at each site")
+
+
+def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    modes, rank, sites = content["modes"], content["rank"], content["sites"]
+    first, interior, last = (tuple(weights[name].shape) for name in ("first", "interior", "last"))
+    if first != (modes, rank) or last[:2] != (modes, rank) or interior[1:] != (modes, rank, rank):
+        raise Rejected("modes and rank are not those of the checkpoint")
+    if interior[0] not in {min(1, sites - 2), sites - 2}:
+        raise Rejected(f"the checkpoint's chain has not {sites} sites")
+
+
+def _staircase_ranks(
+    interior: Sequence[Slices], sites: int, first: Rows, last: Sequence[Rows], p: int
+) -> dict[str, Any]:
+    known: dict[tuple[int, int], int] = {}
+    found = []
+    for m in range(1, sites // 2):
+        even, odd = interior[2 * m - 2], interior[2 * m - 1]
+        key = id(even), id(odd)
+        if key not in known:
+            known[key] = eliminate(_pair_matrix(even, odd, p), p)
+        found.append(known[key])
+    state = None
+    if sites % 2:
+        core = interior[-1]
+        state = eliminate([[entry for row in each for entry in row] for each in core], p)  # H transposed
+    return {
+        "pairs": found,
+        "state": state,
+        "first": eliminate(first, p),
+        "last": [eliminate(each, p) for each in last],
+    }
+
+
+def _pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
+    """T[(a, i), (j, c)] = sum over b of even_j[a][b] odd_i[b][c]."""
+    r = len(even[0])
+    columns = [[[each[b][c] for b in range(r)] for c in range(r)] for each in odd]
+    return [
+        [sum(map(int.__mul__, even[j][a], columns[i][c])) % p for j in range(len(even)) for c in range(r)]
+        for a in range(r)
+        for i in range(len(odd))
+    ]
+
+
+def _bound(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
+    """What Sylvester's inequality leaves of the full rank, written out on its own."""
+    k, first, last = sites // 2, ranks["first"], ranks["last"][y]
+    full = r * n ** (k - 1)
+    for found in ranks["pairs"]:
+        full -= (r * n - found) * n ** (k - 2)
+    if sites % 2 == 0:
+        return max(0, full - (r - first) * n ** (k - 1) - (r - last) * n ** (k - 1))
+    lost = r * (r * n ** (k - 1) - full)
+    return max(0, n ** (k - 1) * ranks["state"] - lost - (r * r - first * last) * n ** (k - 1))
+
+
+def eliminate(rows: Rows, p: int) -> int:
+    """Rank over F_p by Gaussian elimination on Python integers."""
+    rows, rank = [row[:] for row in rows], 0
+    for column in range(len(rows[0]) if rows else 0):
+        pivot = next((i for i in range(rank, len(rows)) if rows[i][column]), None)
+        if pivot is None:
+            continue
+        rows[rank], rows[pivot] = rows[pivot], rows[rank]
+        inverse = pow(rows[rank][column], -1, p)
+        tail = [x * inverse % p for x in rows[rank][column:]]
+        for i in range(rank + 1, len(rows)):
+            if factor := rows[i][column]:
+                rows[i][column:] = [(x - factor * y) % p for x, y in zip(rows[i][column:], tail, strict=True)]
+        rank += 1
+        if rank == len(rows):
+            break
+    return rank
+
+
+def _eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
+    """The same on 64-bit integers, p < 2^31."""
+    matrix, rank = matrix.copy(), 0
+    for column in range(matrix.shape[1]):
+        candidates = np.flatnonzero(matrix[rank:, column])
+        if len(candidates) == 0:
+            continue
+        pivot = rank + int(candidates[0])
+        matrix[[rank, pivot]] = matrix[[pivot, rank]]
+        tail = matrix[rank, column:] * pow(int(matrix[rank, column]), -1, p) % p
+        below = matrix[rank + 1 :, column:]
+        for start in range(0, len(below), 256):  # in pieces that stay in the cache
+            piece = below[start : start + 256]
+            piece -= piece[:, :1] * tail % p
+            piece += (piece >> 63) & p
+        rank += 1
+        if rank == len(matrix):
+            break
+    return rank
+
+
+def is_prime(number: int) -> bool:
+    """Miller and Rabin with the bases that are enough below 2^64."""
+    if number < 2 or number % 2 == 0:
+        return number == 2
+    odd, twos = number - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):
+        if base % number == 0:
+            continue
+        power = pow(base, odd, number)
+        if power in (1, number - 1):
+            continue
+        for _ in range(twos - 1):
+            power = power * power % number
+            if power == number - 1:
+                break
+        else:
+            return False
+    return True
+
+
+def _residue(value: float, p: int) -> int:
+    numerator, denominator = value.as_integer_ratio()
+    return numerator * pow(denominator, -1, p) % p
+
+
+def _matrix(weights: Tensor, p: int) -> Rows:
+    return [[_residue(value, p) for value in row] for row in weights.tolist()]
+
+
+def _hashed(rows: int, columns: int, p: int, label: str, start: int = 0) -> Rows:
+    def draw(index: int) -> int:
+        return int(hashlib.sha256(f"{label}/{index}".encode()).hexdigest()[:32], 16) % p
+
+    return [[draw(start + row * columns + column) for column in range(columns)] for row in range(rows)]
+
+
+def _hashed_core(modes: int, rank: int, p: int, label: str) -> Slices:
+    return [_hashed(rank, rank, p, label, mode * rank * rank) for mode in range(modes)]
+
+
+def _sum_modes(vectors: Rows, slices: Slices, p: int) -> Slices:
+    """For every feature vector, the sum of the slices that it weighs."""
+    rows, columns = len(slices[0]), len(slices[0][0])
+    return [
+        [
+            [sum(v * s[a][b] for v, s in zip(vector, slices, strict=True)) % p for b in range(columns)]
+            for a in range(rows)
+        ]
+        for vector in vectors
+    ]
+
+
+def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object that says nothing twice."""
+    found = dict(items)
+    if len(found) != len(items):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _typed(value: Any) -> Any:
+    """A value beside its type: 1, 1.0 and true are not the same answer."""
+    if isinstance(value, list):
+        return [_typed(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _typed(each) for name, each in value.items()}
+    return type(value).__name__, value
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

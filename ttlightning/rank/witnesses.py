@@ -1,0 +1,141 @@
+r"""Witnesses: cores with small integers whose odd/even matricization one can read off.
+
+One tensor of some rank settles almost all of them: the rank is large unless polynomials in the cores vanish, and they
+do not vanish at the witness. All are chains with equal cores, over the integers, with as many or fewer states than r;
+``padded`` brings them to a larger size.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ttlightning.errors import UserError
+from ttlightning.formats import EqualCoreTensorTrain
+
+Integers = NDArray[np.int64]
+
+
+class Witness(NamedTuple):
+    """End cores F[i, a] and L[a, i], and the slices G_i[a, b] that all interior sites share."""
+
+    first: Integers
+    """(modes, rank)"""
+    interior: Integers
+    """(modes, rank, rank)"""
+    last: Integers
+    """(rank, modes)"""
+
+
+def published(modes: int, rank: int) -> Witness:
+    """[A24]: q = min(n, r-1). Restricted to i_k <= q, the odd/even matricization is the identity of size q^(d/2).
+
+    One of the r states says that nothing is pending; the others remember the letter that the next one must repeat.
+    """
+    q = min(modes, rank - 1)
+    if q < 1:
+        raise UserError(f"the published witness needs rank 2 or more, got {rank}")
+    first, last = np.zeros((modes, rank), int), np.zeros((rank, modes), int)
+    interior = np.zeros((modes, rank, rank), int)
+    for i in range(q):
+        first[i, i] = last[i, i] = 1
+        interior[i, i, q] = 1  # the letter pending is repeated
+        interior[i, q, i] = 1  # a new letter is pending
+    return Witness(first, interior, last)
+
+
+def star(modes: int) -> Witness:
+    """n = r: G_1 = E_11, G_i = E_i1 + E_1i. An entry is 1 where its word splits into letters 1 and pairs aa, a > 1."""
+    interior = np.zeros((modes, modes, modes), int)
+    for i in range(modes):
+        interior[i, i, 0] = interior[i, 0, i] = 1
+    return Witness(np.eye(modes, dtype=int), interior, np.eye(modes, dtype=int))
+
+
+def pair(rank: int) -> Witness:
+    """n = r^2: G_(a,b) = E_ab. The odd/even matricization is a partial permutation of rank r^(d-1)."""
+    modes = rank**2
+    interior = np.eye(modes, dtype=int).reshape(modes, rank, rank)
+    ends = np.zeros((modes, rank), int)
+    ends[:rank] = np.eye(rank, dtype=int)
+    return Witness(ends, interior, ends.T.copy())
+
+
+def symmetric(rank: int) -> Witness:
+    """n = r (r + 1) / 2: all symmetric matrices, E_aa and E_ab + E_ba."""
+    slices = []
+    for a in range(rank):
+        for b in range(a, rank):
+            one = np.zeros((rank, rank), int)
+            one[a, b] = one[b, a] = 1
+            slices.append(one)
+    ends = np.zeros((len(slices), rank), int)
+    ends[:rank] = np.eye(rank, dtype=int)
+    return Witness(ends, np.array(slices), ends.T.copy())
+
+
+def graded(modes: int, rank: int, weights: Integers | None = None, shift: int = 0) -> Witness:
+    r"""T invertible for almost every ``weights``, any 1 <= n <= r^2: the core of the proof.
+
+    States are the integers mod r. Slice (h, q), with h mod r and 1 <= q <= l_h, moves a state x to y = h - x:
+
+        G_(h,q) = sum over x + y = h of  z_xy x^(q-1) E_xy,        sum over h of l_h = n,
+
+    where n = r s + t and l_h is s + 1 for t of the h, and s for the others. T falls apart into r blocks of size n.
+
+    Args:
+        weights: z, (r, r); by default 2^(r x + y) mod 2^31 - 1.
+        shift: the first h that has s + 1 slices.
+    """
+    if not 1 <= modes <= rank**2:
+        raise UserError(f"the graded witness needs 1 <= modes <= rank^2, got {modes} and {rank}")
+    if weights is None:
+        powers = [[pow(2, rank * x + y, 2**31 - 1) for y in range(rank)] for x in range(rank)]
+        weights = np.array(powers, dtype=object)
+    slices = []
+    for h, q in graded_slices(modes, rank, shift):
+        one = np.zeros((rank, rank), dtype=weights.dtype)
+        for x in range(rank):
+            one[x, (h - x) % rank] = weights[x, (h - x) % rank] * x**q
+        slices.append(one)
+    ends = np.zeros((modes, rank), int)
+    ends[: min(modes, rank)] = np.eye(min(modes, rank), rank, dtype=int)
+    return Witness(ends, np.array(slices), ends.T.copy())
+
+
+def graded_slices(modes: int, rank: int, shift: int = 0) -> list[tuple[int, int]]:
+    """The (h, q - 1) of the slices of the graded witness, in their order."""
+    s, t = divmod(modes, rank)
+    lengths = [s + ((h - shift) % rank < t) for h in range(rank)]
+    return [(h, q) for h in range(rank) for q in range(lengths[h])]
+
+
+def kronecker(one: Witness, other: Witness) -> Witness:
+    """Modes and states are pairs: the matricization is the Kronecker product of the two, up to the order of rows."""
+    return Witness(
+        np.kron(one.first, other.first),
+        np.array([np.kron(a, b) for a in one.interior for b in other.interior]),
+        np.kron(one.last, other.last),
+    )
+
+
+def padded(witness: Witness, modes: int, rank: int) -> Witness:
+    """The same tensor with more modes and states, all of them zero."""
+    n, r = witness.first.shape
+    first, interior = np.zeros((modes, rank), int), np.zeros((modes, rank, rank), witness.interior.dtype)
+    last = np.zeros((rank, modes), int)
+    first[:n, :r], interior[:n, :r, :r], last[:r, :n] = witness
+    return Witness(first, interior, last)
+
+
+def as_format(witness: Witness, sites: int) -> EqualCoreTensorTrain:
+    """The witness as a format of one class, in float64; exact as long as its entries are below 2^53."""
+    modes, rank = witness.first.shape
+    format = EqualCoreTensorTrain(sites, modes, 1, rank).double()
+    with torch.no_grad():
+        format.first.copy_(torch.from_numpy(witness.first.astype(float)))
+        if sites > 2:
+            format.interior.copy_(torch.from_numpy(witness.interior.astype(float)).unsqueeze(0))
+        format.last.copy_(torch.from_numpy(witness.last.T.astype(float)).unsqueeze(-1))
+    return format
