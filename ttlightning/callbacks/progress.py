@@ -122,6 +122,12 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Table:
         rows["ranks"] = f"odd/even sketch {min(rank['sketch_rank'])} of {size}, stable rank {stable:.2f}"
     if "tt_rank" in rank:
         rows["ranks"] += f", TT-rank {min(rank['tt_rank'])} to {max(rank['tt_rank'])} in use"
+    if "certified" in rank:
+        units = min(rank["certified"])
+        rows["certified"] = (
+            f"CP-rank of every class tensor >= {units:,}; an equivalent shallow network has at least "
+            f"{rank['shallow_over_chain']:,.3g} times the parameters"
+        )
     rows["run"] = str(run)
     return _grid(rows)
 

@@ -1,9 +1,12 @@
 r"""The rank check: what the trained weight tensor's ranks are, while it trains.
 
-Beside the bounds proven for almost every tensor of this (n, r, d) it measures, in float64:
-  * a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to norm 1: numerical
-    rank, stable rank, entropy;
-  * for chains, the TT-rank in use at each bond.
+Beside the bounds proven for almost every tensor of this (n, r, d), for chains:
+  * what is certain of these weights: a lower bound on the CP-rank of every class tensor, counted modulo a prime by the
+    staircase (``rank/staircase.py``), and at the end the certificate of it;
+  * how far they are from a lower rank: singular values of the staircase's matrices T_m, in float64;
+  * the TT-rank in use and the entropy at each bond.
+For every format, a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to norm 1:
+numerical rank, stable rank, entropy.
 """
 
 import json
@@ -11,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -25,9 +29,14 @@ from ttlightning.rank import (
     equilibrate,
     generic_odd_even_rank,
     numerical_rank,
+    shallow_parameters,
     sketch,
     stable_rank,
 )
+from ttlightning.rank.certificate import checkpoint_certificate, write_certificate
+from ttlightning.rank.modular import PRIMES
+from ttlightning.rank.staircase import pair_matrix, pairs
+from ttlightning.runs import weights_sha256
 
 
 class RankCheck(Callback):
@@ -39,8 +48,10 @@ class RankCheck(Callback):
         bond_tolerance: a bond's singular value counts as in use above this fraction of its largest.
         seed: key of the random features, the same at every check.
 
-    Writes ``rank/checks.jsonl`` in the run directory, a line for each check with every class and every bond, and logs
-    to all loggers:
+    Writes ``rank/checks.jsonl`` in the run directory, a line for each check with every class and every bond, at the end
+    ``rank/certificate.json``, and logs to all loggers:
+        rank/certified        certified lower bound on the CP-rank, the smallest over the classes
+        rank/smallest_singular_value, rank/condition   of the T_m: the smallest, and the largest quotient
         rank/bound            generic rank for this (n, r, d), equal or different cores
         rank/bound_published  [K18] for different cores, [A24] for equal ones
         rank/sketch_rank      numerical rank of the sketch, the smallest over the classes
@@ -50,7 +61,7 @@ class RankCheck(Callback):
     """
 
     def __init__(
-        self, every_n_epochs: int = 5, sketch_size: int = 64, bond_tolerance: float = 1e-6, seed: int = 0
+        self, every_n_epochs: int = 10, sketch_size: int = 64, bond_tolerance: float = 1e-6, seed: int = 0
     ) -> None:
         if every_n_epochs < 0:
             raise UserError(f"rank_check.every_n_epochs is {every_n_epochs}, it must be at least 0")
@@ -60,10 +71,11 @@ class RankCheck(Callback):
         self.bond_tolerance, self.seed = bond_tolerance, seed
         self.directory: Path | None = None
         self.latest: dict[str, Any] = {}
+        self._certificate: dict[str, Any] | None = None
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, pl_module)
+        self._check(trainer, pl_module, certify=False)  # a third of the time of all checks, for weights nobody keeps
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
@@ -72,13 +84,28 @@ class RankCheck(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.latest.get("step") != trainer.global_step:
             self._check(trainer, pl_module)
+        if trainer.is_global_zero and self.directory is not None and self._certificate is not None:
+            certificate = self._certificate | {
+                "weights_sha256": weights_sha256(pl_module.state_dict()),
+                "checkpoint": "../checkpoints/last.ckpt",
+            }
+            write_certificate(self.directory / "certificate.json", certificate)
+            self.latest["certificate"] = "rank/certificate.json"
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _check(self, trainer: Trainer, pl_module: LightningModule, certify: bool = True) -> None:
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
+        format = pl_module.format
         self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        self.latest |= measure_ranks(pl_module.format, self.sketch_size, self.bond_tolerance, self.seed)
+        self.latest |= measure_ranks(format, self.sketch_size, self.bond_tolerance, self.seed)
+        self._certificate = certify_now(format) if certify else None
+        if isinstance(format, TensorTrain) and self._certificate is not None:
+            certified = self._certificate["cp_rank_at_least"]
+            units = shallow_parameters(min(certified), format.modes, format.sites)
+            self.latest |= {"certified": certified, "shallow_over_chain": units / format.parameter_count()}
+        if isinstance(format, TensorTrain):
+            self.latest |= measure_staircase(format)
         for logger in trainer.loggers:
             logger.log_metrics(summarize_ranks(self.latest), step=trainer.global_step)
         if self.directory is not None:
@@ -86,6 +113,33 @@ class RankCheck(Callback):
             with (self.directory / "checks.jsonl").open("a") as file:
                 file.write(json.dumps(self.latest) + "\n")
         self.seconds += time.perf_counter() - started
+
+
+def certify_now(format: ScoreTensor) -> dict[str, Any] | None:
+    """The certificate of a chain's present weights, from one prime; None for other formats, and for weights of NaN."""
+    if not isinstance(format, TensorTrain) or not all(p.isfinite().all() for p in format.parameters()):
+        return None
+    state = {name: p.detach() for name, p in format.named_parameters()}
+    return checkpoint_certificate(state, format.sites, "", PRIMES[:1])
+
+
+def measure_staircase(format: TensorTrain) -> dict[str, Any]:
+    """How far the weights are from a lower rank: smallest singular value and condition of every T_m, in float64.
+
+    Of n > r^2 slices only r^2 are independent, so that the smallest is number r min(n, r^2).
+    """
+    if not all(p.isfinite().all() for p in format.parameters()):
+        return {}
+    distinct = format.interior.detach().double().cpu().numpy()
+    cores = [distinct[0 if len(distinct) == 1 else k] for k in range(format.sites - 2)]
+    steps = pairs(format.sites)[: 1 if len(distinct) == 1 else None]
+    if not steps:
+        return {}
+    matrices = np.stack([pair_matrix(cores[even - 2], cores[odd - 2]) for even, odd in steps])
+    values = np.linalg.svd(matrices, compute_uv=False)
+    smallest = values[:, format.rank * min(format.modes, format.rank**2) - 1]
+    condition = values[:, 0] / np.maximum(smallest, np.finfo(float).tiny)
+    return {"smallest_singular_value": smallest.tolist(), "condition": condition.tolist()}
 
 
 def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, seed: int) -> dict[str, Any]:
@@ -125,6 +179,11 @@ def summarize_ranks(found: dict[str, Any]) -> dict[str, float]:
         "rank/stable_rank": mean(found["stable_rank"]),
         "rank/entropy": mean(found["entropy"]),
     }
+    if "certified" in found:
+        summary["rank/certified"] = min(found["certified"])
+    if "condition" in found:
+        summary["rank/smallest_singular_value"] = min(found["smallest_singular_value"])
+        summary["rank/condition"] = max(found["condition"])
     if "tt_rank" in found:
         summary |= {
             "rank/bound": found["bound"],

@@ -69,6 +69,7 @@ def prepare(options: Any) -> tuple[Path, Any]:
     def make() -> dict[str, Any]:
         if options.sampled is None:
             return checkpoint_certificate(*chain) | where
-        return sampled_certificate(*chain, options.sampled, options.seed) | where
+        workers = min(os.cpu_count() or 1, len(chain.weights["last"][0, 0])) if options.sampled >= 1024 else 1
+        return sampled_certificate(*chain, options.sampled, options.seed, workers=workers) | where
 
     return output, make

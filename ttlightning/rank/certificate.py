@@ -22,15 +22,15 @@ from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.rank.bounds import generic_odd_even_rank
-from ttlightning.rank.literal import literal_matricization
+from ttlightning.rank.literal import literal_matricizations
 from ttlightning.rank.modular import (
     PRIMES,
-    SMALL_PRIMES,
     Residues,
     hashed,
     multiply,
     pivot_columns,
     rank_modulo,
+    ranks_modulo,
     residues,
 )
 from ttlightning.rank.staircase import pair_matrix, pairs, rank_from_deficits, state_matrix
@@ -58,6 +58,14 @@ class Chain:
     def interior(self, site: int) -> Residues:
         """Slices (n, r, r) of an interior site, counted from 1."""
         return self.distinct[0 if len(self.distinct) == 1 else site - 2]
+
+    def chosen(self, slices: Sequence[Sequence[int]]) -> list[Residues]:
+        """Some slices of every interior site; one and the same array where they are the same."""
+        known: dict[tuple[int, ...], Residues] = {}
+        for site, picked in enumerate(slices, start=2):
+            which = 0 if len(self.distinct) == 1 else site
+            known.setdefault((which, *picked), self.interior(site)[np.array(picked, dtype=int)])
+        return [known[(0 if len(self.distinct) == 1 else k, *picked)] for k, picked in enumerate(slices, start=2)]
 
 
 def generic_certificate(
@@ -118,7 +126,7 @@ def checkpoint_certificate(
     for prime in primes:
         chain = Chain(state, sites, prime)
         slices = slices or _independent_slices(chain)
-        interior = [chain.interior(site)[np.array(slices[site - 2], dtype=int)] for site in range(2, sites)]
+        interior = chain.chosen(slices)
         found = _ranks(interior, sites, chain.first, list(chain.last), prime)
         ranks.append(found)
         size = len(slices[0]) if slices else chain.modes
@@ -149,12 +157,13 @@ def sampled_certificate(
     sha256: str,
     size: int,
     seed: int = 0,
-    primes: Sequence[int] = SMALL_PRIMES[:1],
+    primes: Sequence[int] = PRIMES[:1],
+    workers: int = 1,
 ) -> Certificate:
     """Ranks of a ``size`` x ``size`` matrix of scores of a trained chain, for every class.
 
     Rows are choices of a feature vector at every odd site, columns at every even site, out of the few that the seed
-    gives each site.
+    gives each site. ``workers`` processes share the classes.
 
     Raises:
         UserError: where the size is no power of two, or larger than the sites' modes allow.
@@ -165,7 +174,7 @@ def sampled_certificate(
     for prime in primes:
         chain = Chain(state, sites, prime)
         matrices = _sampled_matrices(chain, counts, seed)
-        ranks.append([rank_modulo(matrix, prime) for matrix in matrices])
+        ranks.append(ranks_modulo(matrices, prime, workers))
     best = [max(each) for each in zip(*ranks, strict=True)]
     return {
         "certificate": TITLE,
@@ -280,9 +289,9 @@ def _sampled_matrices(chain: Chain, counts: Sequence[int], seed: int) -> list[Re
         count = counts[site - 1]
         vectors = hashed((count, chain.modes), prime, seed, "features", site)
         flat = multiply(vectors, core.reshape(chain.modes, -1), prime)
-        return flat.reshape(count, *core.shape[1:]).astype(np.int64)
+        return flat.reshape(count, *core.shape[1:])
 
     first = compressed(1, chain.first[:, None, :])
     interior = [compressed(site, chain.interior(site)) for site in range(2, sites)]
-    lasts = [compressed(sites, core.T[:, :, None]) for core in chain.last]
-    return [literal_matricization([first, *interior, last], prime) for last in lasts]
+    last = compressed(sites, chain.last.transpose(2, 1, 0))
+    return literal_matricizations([first, *interior, last], prime)

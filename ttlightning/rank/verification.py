@@ -2,7 +2,7 @@ r"""Counting again: does a certificate say the truth?
 
 Nothing here computes with the code that made the certificate. Weights become residues by Python's exact fractions, the
 generic cores are drawn again, T_m, H and the sampled scores are summed by the definition, and ranks come from a plain
-Gaussian elimination: Python integers for the staircase, NumPy's 64-bit ones for the sampled matrices. From the inputs
+Gaussian elimination: NumPy's 64-bit integers where p < 2^31, Python's for larger primes. From the inputs
 in the file (kind, sizes, primes, seed, slices, hash of the weights) the whole certificate is made again and compared.
 """
 
@@ -107,7 +107,7 @@ def _generic(content: dict[str, Any]) -> dict[str, Any]:
     expected = generic_odd_even_rank(modes, rank, sites)
     if any(bound != expected for bound in bounds):
         raise Rejected(f"the cores of seed {seed} do not reach {expected}")
-    return content | {
+    return _inputs(content) | {
         "statement": made.generic_statement(modes, rank, sites, expected),
         "ranks": ranks,
         "cp_rank_at_least": [expected],
@@ -133,7 +133,7 @@ def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str
         ranks.append(found)
         bounds.append([_bound(size, rank, sites, found, y) for y in range(len(lasts))])
     best = [max(each) for each in zip(*bounds, strict=True)]
-    return content | {
+    return _inputs(content) | {
         "statement": made.checkpoint_statement(best, sites),
         "ranks": ranks,
         "cp_rank_at_least": best,
@@ -144,7 +144,7 @@ def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str
 def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
     sites, modes, size = content["sites"], content["modes"], content["size"]
     counts = made.grid(size, modes, sites)
-    ranks = []
+    ranks: list[list[int]] = []
     for p in content["primes"]:
         if p >= 2**31:
             raise Rejected(f"the prime {p} is too large for a sampled certificate, 2^31 is the limit")
@@ -170,7 +170,7 @@ def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
             odd, even = list(range(0, sites, 2)), list(range(1, sites, 2))
             ranks[-1].append(_eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
     best = [max(each) for each in zip(*ranks, strict=True)]
-    return content | {
+    return _inputs(content) | {
         "statement": made.sampled_statement(best, size),
         "ranks": ranks,
         "cp_rank_at_least": best,
@@ -184,6 +184,15 @@ def _times(matrix: NDArray[np.int64], points: NDArray[np.int64], p: int) -> NDAr
     for index in range(matrix.shape[1]):
         found += points[:, index, None] * matrix[None, :, index] % p
     return found % p
+
+
+def _inputs(content: dict[str, Any]) -> dict[str, Any]:
+    """What a certificate is made from, and where it says that its checkpoint lies."""
+    names = [
+        *FIELDS[content["kind"]],
+        *(["checkpoint"] if content["kind"] != "generic" and "checkpoint" in content else []),
+    ]
+    return {name: content[name] for name in names}
 
 
 def _head(kind: str) -> dict[str, Any]:
@@ -236,17 +245,17 @@ def _staircase_ranks(
         even, odd = interior[2 * m - 2], interior[2 * m - 1]
         key = id(even), id(odd)
         if key not in known:
-            known[key] = eliminate(_pair_matrix(even, odd, p), p)
+            known[key] = _rank(_pair_matrix(even, odd, p), p)
         found.append(known[key])
     state = None
     if sites % 2:
         core = interior[-1]
-        state = eliminate([[entry for row in each for entry in row] for each in core], p)  # H transposed
+        state = _rank([[entry for row in each for entry in row] for each in core], p)  # H transposed
     return {
         "pairs": found,
         "state": state,
-        "first": eliminate(first, p),
-        "last": [eliminate(each, p) for each in last],
+        "first": _rank(first, p),
+        "last": [_rank(each, p) for each in last],
     }
 
 
@@ -271,6 +280,11 @@ def _bound(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
         return max(0, full - (r - first) * n ** (k - 1) - (r - last) * n ** (k - 1))
     lost = r * (r * n ** (k - 1) - full)
     return max(0, n ** (k - 1) * ranks["state"] - lost - (r * r - first * last) * n ** (k - 1))
+
+
+def _rank(rows: Rows, p: int) -> int:
+    """By whichever elimination the prime allows."""
+    return _eliminate_small(np.array(rows, dtype=np.int64), p) if p < 2**31 else eliminate(rows, p)
 
 
 def eliminate(rows: Rows, p: int) -> int:

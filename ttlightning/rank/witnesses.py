@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ttlightning.errors import UserError
 from ttlightning.formats import EqualCoreTensorTrain
+from ttlightning.rank.modular import PRIMES, hashed
 
 Integers = NDArray[np.int64]
 
@@ -85,14 +86,14 @@ def graded(modes: int, rank: int, weights: Integers | None = None, shift: int = 
     where n = r s + t and l_h is s + 1 for t of the h, and s for the others. T falls apart into r blocks of size n.
 
     Args:
-        weights: z, (r, r); by default 2^(r x + y) mod 2^31 - 1.
+        weights: z, (r, r), integers; by default hashed. Powers of one number will not do: all terms of det T are then
+            the same power, and cancel.
         shift: the first h that has s + 1 slices.
     """
     if not 1 <= modes <= rank**2:
         raise UserError(f"the graded witness needs 1 <= modes <= rank^2, got {modes} and {rank}")
     if weights is None:
-        powers = [[pow(2, rank * x + y, 2**31 - 1) for y in range(rank)] for x in range(rank)]
-        weights = np.array(powers, dtype=object)
+        weights = hashed((rank, rank), PRIMES[0], "graded witness").astype(object)
     slices = []
     for h, q in graded_slices(modes, rank, shift):
         one = np.zeros((rank, rank), dtype=weights.dtype)

@@ -1,0 +1,131 @@
+"""The rank figure: published bounds, the theorem, exact ranks, and what float64 makes of them.
+
+    python scripts/rank_figure.py [--largest 24] [--seeds 3] [--output results/rank_figure] [--quick]
+
+Left: n = 2, TT-rank 3, equal cores, growing d, as in [A24]: numerical ranks of random tensors, standard normal cores,
+at several tolerances (singular values above tolerance times the largest), beside the exact rank of tensors with random
+integer cores, and the bounds. Middle: where float64 and the exact rank part: the singular values of one tensor of each
+order. Right: generic rank at d = 6 over n, counted, beside the three formulas.
+What is found is kept in the .json file row by row: a stopped script goes on where it was.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from ttlightning import EqualCoreTensorTrain
+from ttlightning.rank import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank, matricization
+from ttlightning.rank.literal import measured_rank
+from ttlightning.runs import write_json
+
+MODES, RANK = 2, 3
+TOLERANCES = (1e-6, 1e-10, 1e-14)
+SPECTRA = (8, 12, 16, 20, 24)
+
+
+def singular_values(sites: int, seed: int) -> np.ndarray:
+    """Of the literal matricization of a random equal-core tensor train, over the largest."""
+    generator = torch.Generator().manual_seed(seed)
+    format = EqualCoreTensorTrain(sites, MODES, 1, RANK).double()
+    with torch.no_grad():
+        for parameter in format.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        values = torch.linalg.svdvals(matricization(format)[0]).numpy()
+    return values / values[0]
+
+
+def float_row(sites: int, seed: int) -> dict[str, Any]:
+    values = singular_values(sites, seed)
+    keep = np.unique(np.linspace(0, len(values) - 1, 65).round().astype(int))
+    default = len(values) * np.finfo(float).eps  # what matrix_rank takes
+    return {
+        "ranks": {str(t): int((values > t).sum()) for t in TOLERANCES},
+        "default": int((values > default).sum()),
+        "spectrum": [[int(i), float(values[i])] for i in keep],
+    }
+
+
+def draw(found: dict[str, Any], largest: int, path: Path) -> None:
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.3), layout="constrained")
+    orders = list(range(2, largest + 1, 2))
+    seeds = sorted({int(key.split()[-1]) for key in found if key.startswith("float")})
+    left.plot(orders, [generic_odd_even_rank(MODES, RANK, d) for d in orders], "k-", label="theorem, and A24's bound")
+    exact = [found[f"exact {d}"] for d in orders]
+    left.plot(orders, exact, "ko", markerfacecolor="none", label="exact rank, random integer cores")
+    for index, tolerance in enumerate(TOLERANCES):
+        for seed in seeds:
+            points = [
+                (d, found[f"float {d} {seed}"]["ranks"][str(tolerance)]) for d in orders if f"float {d} {seed}" in found
+            ]
+            label = f"float64, tolerance {tolerance:g}" if seed == seeds[0] else None
+            left.plot(*zip(*points, strict=True), ".-", color=f"C{index}", linewidth=0.7, label=label)
+    left.set(yscale="log", xlabel="order d", ylabel="rank of the odd/even matricization")
+    left.set_title("n = 2, TT-rank 3, equal cores", fontsize=10)
+    left.legend(fontsize=7, loc="upper left")
+    part = left.inset_axes((0.56, 0.1, 0.42, 0.38))
+    for index, tolerance in enumerate(TOLERANCES):
+        for seed in seeds:
+            shares = [found[f"float {d} {seed}"]["ranks"][str(tolerance)] / found[f"exact {d}"] for d in orders]
+            part.plot(orders, shares, color=f"C{index}", linewidth=0.8)
+    part.set_title("numerical / exact", fontsize=7)
+    part.tick_params(labelsize=6)
+    for d in (d for d in SPECTRA if d <= largest):
+        spectrum = found[f"float {d} {seeds[0]}"]["spectrum"]
+        middle.plot(
+            [(i + 1) / 2 ** (d // 2) for i, _ in spectrum], [max(v, 1e-20) for _, v in spectrum], label=f"d = {d}"
+        )
+    middle.axhline(np.finfo(float).eps, color="black", linewidth=0.8, linestyle="--", label="float64's eps")
+    middle.set(yscale="log", xlabel="index of the singular value / exact rank", ylabel="singular value / largest")
+    middle.set_title("the exact rank counts all of them", fontsize=10)
+    middle.legend(fontsize=7)
+    for index, rank in enumerate((2, 3, 4)):
+        modes = [int(key.split()[1]) for key in found if key.startswith("generic") and key.endswith(f" {rank}")]
+        modes = sorted(modes)
+        color = f"C{index}"
+        right.plot(
+            modes, [generic_odd_even_rank(n, rank, 6) for n in modes], "-", color=color, label=f"theorem, r = {rank}"
+        )
+        right.plot(modes, [found[f"generic {n} {rank}"] for n in modes], "o", color=color, markerfacecolor="none")
+        right.plot(modes, [cp_rank_bound_k18(n, rank, 6) for n in modes], "--", color=color)
+        right.plot(modes, [cp_rank_bound_a24(n, rank, 6) for n in modes], ":", color=color)
+    right.plot([], [], "ko", markerfacecolor="none", label="counted")
+    right.plot([], [], "k--", label="K18, different cores")
+    right.plot([], [], "k:", label="A24, equal cores")
+    right.set(yscale="log", xlabel="modes n", ylabel="generic rank, d = 6")
+    right.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--largest", type=int, default=24)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=Path("results/rank_figure"))
+    parser.add_argument("--quick", action="store_true", help="orders to 12, modes to 6")
+    options = parser.parse_args()
+    largest, most_modes = (12, 6) if options.quick else (options.largest, 12)
+    store = options.output.with_suffix(".json")
+    store.parent.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = json.loads(store.read_text()) if store.exists() else {}
+    todo = {f"exact {d}": (measured_rank, MODES, RANK, d) for d in range(2, largest + 1, 2)}
+    todo |= {f"generic {n} {r}": (measured_rank, n, r, 6) for n in range(2, most_modes + 1) for r in (2, 3, 4)}
+    todo |= {f"float {d} {s}": (float_row, d, s) for d in range(2, largest + 1, 2) for s in range(options.seeds)}
+    for key, (function, *arguments) in todo.items():
+        if key not in found:
+            found[key] = function(*arguments)
+            write_json(store, found)
+    for d in range(2, largest + 1, 2):
+        ranks = [found[f"float {d} {s}"]["default"] for s in range(options.seeds)]
+        print(f"d {d:2}  exact {found[f'exact {d}']:5}  matrix_rank in float64 {' '.join(f'{r:5}' for r in ranks)}")
+    off = sum(found[k] != generic_odd_even_rank(*map(int, k.split()[1:]), 6) for k in found if k.startswith("generic"))
+    print(f"generic rank at d = 6: {off} of {sum(k.startswith('generic') for k in found)} differ from the theorem")
+    draw(found, largest, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Certificates hold where they are true, and are rejected where anything in them was changed."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning.rank import matricization
+from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, grid, sampled_certificate
+from ttlightning.rank.verification import Rejected, eliminate, is_prime, read_certificate, verify
+
+
+def weights(kind=TensorTrain, sites=6, modes=5, rank=3, classes=2):
+    torch.manual_seed(0)
+    format = kind(sites, modes, classes, rank, initialization="gaussian")
+    return {name: p.detach() for name, p in format.named_parameters()}
+
+
+def certificates():
+    state = weights()
+    yield generic_certificate(5, 3, 8), None
+    yield generic_certificate(3, 5, 7), None
+    yield checkpoint_certificate(state, 6, "ab"), state
+    yield sampled_certificate(state, 6, "ab", 16), state
+    equal = weights(EqualCoreTensorTrain, 7)
+    yield checkpoint_certificate(equal, 7, "ab"), equal
+    yield sampled_certificate(equal, 7, "ab", 8, seed=3), equal
+
+
+CERTIFICATES = [*certificates()]
+
+
+@pytest.mark.parametrize(("certificate", "state"), CERTIFICATES)
+def test_true_certificates_hold(certificate, state, tmp_path):
+    file = tmp_path / "certificate.json"
+    file.write_text(json.dumps(certificate))
+    verify(read_certificate(file), state, "ab")
+
+
+def test_large_primes_hold_too():
+    for primes in ([2**61 - 1, 2**61 - 31], [3, 2**31 + 11]):
+        state = weights()
+        verify(checkpoint_certificate(state, 6, "ab", primes), state, "ab")
+    verify(generic_certificate(5, 3, 8, primes=[2**61 - 1]))
+
+
+@pytest.mark.parametrize("modes", [2, 5, 12])
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize("sites", [2, 3, 5, 6])
+def test_checkpoint_certificates_of_all_shapes_hold(sites, modes, kind):
+    """n < r, n <= r^2 and n > r^2; also with a slice that is zero."""
+    state = weights(kind, sites, modes)
+    for _ in range(2):
+        verify(checkpoint_certificate(state, sites, "ab"), state, "ab")
+        if sites > 2:
+            state["interior"][:, 0] = 0
+
+
+def changed(certificate, **changes):
+    return copy.deepcopy(certificate) | changes
+
+
+GENERIC, CHECKPOINT, SAMPLED = (CERTIFICATES[i][0] for i in (0, 2, 3))
+FORGERIES = {
+    "rank raised": changed(GENERIC, cp_rank_at_least=[376]),
+    "rank raised everywhere": json.loads(json.dumps(GENERIC).replace("375", "376")),
+    "statement reworded": changed(GENERIC, statement="Every tensor has CP-rank at least 375."),
+    "seed changed": changed(GENERIC, seed=-1),
+    "larger order claimed": changed(GENERIC, sites=10),
+    "pair rank claimed": changed(GENERIC, ranks=[GENERIC["ranks"][0] | {"pairs": [15, 15, 16]}] * 2),
+    "composite prime": changed(GENERIC, primes=[2**31 - 1, (2**31 - 1) * 3]),
+    "even prime": changed(GENERIC, primes=[2]),
+    "prime of a float": changed(GENERIC, primes=[2147483647.0]),
+    "no prime": changed(GENERIC, primes=[]),
+    "one prime twice": changed(GENERIC, primes=[2**31 - 1] * 2),
+    "no rank": {name: value for name, value in GENERIC.items() if name != "cp_rank_at_least"},
+    "a word more": changed(GENERIC, remark="and every tensor has infinite rank"),
+    "true for one": changed(GENERIC, seed=False),
+    "rank as a float": changed(GENERIC, cp_rank_at_least=[375.0]),
+    "another kind": changed(GENERIC, kind="checkpoint"),
+    "absurd size": changed(GENERIC, modes=10**9),
+    "classes raised": changed(CHECKPOINT, cp_rank_at_least=[76, 76]),
+    "class rank raised": changed(CHECKPOINT, ranks=[CHECKPOINT["ranks"][0] | {"last": [4, 4]}] * 2),
+    "other weights": changed(CHECKPOINT, weights_sha256="cd"),
+    "more sites": changed(CHECKPOINT, sites=8),
+    "other modes": changed(CHECKPOINT, modes=6),
+    "slices repeated": changed(CHECKPOINT, slices=[[0, 0, 1, 2, 3]]),
+    "slices out of range": changed(CHECKPOINT, slices=[[0, 1, 2, 3, 5]]),
+    "slices of text": changed(CHECKPOINT, slices=["01234"]),
+    "fewer slices": changed(CHECKPOINT, slices=[[0, 1, 2, 3]]),
+    "larger sample": changed(SAMPLED, size=32),
+    "size of no grid": changed(SAMPLED, size=17),
+    "sampled ranks": changed(SAMPLED, ranks=[[17, 16]]),
+    "prime too large for a sample": changed(SAMPLED, primes=[2**61 - 1]),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries_are_rejected(name):
+    with pytest.raises((Rejected, UserError)):
+        verify(FORGERIES[name], CERTIFICATES[2][1], "ab")
+
+
+def test_changed_weights_are_rejected():
+    """The hash of the file is right, the weights are not those that it was made from."""
+    state = {name: value.clone() for name, value in CERTIFICATES[2][1].items()}
+    state["interior"][0, :, :, 1] = state["interior"][0, :, :, 0]
+    with pytest.raises(Rejected, match="counting gives"):
+        verify(CHECKPOINT, state, "ab")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (json.dumps(GENERIC)[:-20], "not a whole JSON file"),
+        ("", "not a whole JSON file"),
+        ("[" * 100_000, "not a whole JSON file"),
+        ("[1, 2]", "not a rank certificate"),
+        ('{"metrics": {}}', "not a rank certificate"),
+        (json.dumps(changed(GENERIC, version=2)), "of version 2"),
+        (json.dumps(changed(GENERIC, version=True)), "of version True"),
+        (json.dumps(changed(GENERIC, kind="magic")), "unknown kind"),
+        (json.dumps(GENERIC)[:-1] + ', "seed": 1}', "a name stands twice"),
+    ],
+)
+def test_files_that_are_no_certificates(text, why, tmp_path):
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    with pytest.raises(Rejected, match=why):
+        read_certificate(file)
+
+
+def test_what_is_needed_to_check_is_asked_for(tmp_path):
+    with pytest.raises(UserError, match="--checkpoint"):
+        verify(CHECKPOINT)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_certificate(tmp_path / "absent.json")
+
+
+def test_a_sampled_certificate_sees_a_low_rank():
+    """Equal slices: the tensor has rank 1 in disguise, whatever its sizes say."""
+    state = weights()
+    state["interior"][:] = state["interior"][:, :1].clone()
+    state["first"][:] = state["first"][:1].clone()
+    state["last"][:] = state["last"][:1].clone()
+    certificate = sampled_certificate(state, 6, "ab", 8)
+    assert certificate["cp_rank_at_least"] == [1, 1]
+    verify(certificate, state, "ab")
+    staircase = checkpoint_certificate(state, 6, "ab")["cp_rank_at_least"]
+    assert max(staircase) <= 1
+
+
+def test_sampled_ranks_stay_below_the_literal_one():
+    state = weights(modes=4)
+    format = TensorTrain(6, 4, 2, 3).double()
+    format.load_state_dict(state)
+    true = torch.linalg.matrix_rank(matricization(format)).tolist()
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        found = sampled_certificate(state, 6, "ab", size)["cp_rank_at_least"]
+        assert all(f <= min(size, t) for f, t in zip(found, true, strict=True))
+    assert found == true == [48, 48]
+
+
+def test_grids_that_cannot_be():
+    assert grid(16, 17, 16) == [1] * 8 + [2] * 8
+    with pytest.raises(UserError, match="power of two"):
+        grid(12, 17, 16)
+    with pytest.raises(UserError, match="tell 8 combinations apart"):
+        grid(16, 2, 6)
+
+
+def test_primes_and_elimination():
+    found = [n for n in range(200) if is_prime(n)]
+    assert found == [n for n in range(2, 200) if all(n % k for k in range(2, n))]
+    assert is_prime(2**61 - 1)
+    assert is_prime(2**61 - 31)
+    assert is_prime(2**31 - 19)
+    assert not is_prime(3215031751)  # a pseudoprime to the bases 2, 3, 5 and 7
+    assert eliminate([[1, 2], [2, 4]], 7) == 1
+    assert eliminate([[1, 2], [2, 5]], 7) == 2
+    assert eliminate([], 7) == 0

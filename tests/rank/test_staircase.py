@@ -1,0 +1,221 @@
+"""The staircase against the literal matricization, exactly, and the witnesses of the proof."""
+
+import flint
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning.rank import generic_odd_even_rank, matricization, witnesses
+from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate
+from ttlightning.rank.literal import literal_matricizations, measured_rank, random_cores
+from ttlightning.rank.modular import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
+from ttlightning.rank.staircase import open_matricization, pair_matrix, pairs, state_matrix
+
+P = PRIMES[0]
+
+
+def exact_rank(matrix) -> int:
+    """Over the rationals."""
+    rows, columns = matrix.shape
+    return flint.fmpz_mat(rows, columns, [int(x) for x in matrix.ravel()]).rank()
+
+
+def literal(witness, sites):
+    """The matricization of a witness, in Python's integers."""
+    states = witness.first.astype(object)
+    for _ in range(sites - 2):
+        states = np.stack([states @ core for core in witness.interior.astype(object)], 1).reshape(-1, states.shape[1])
+    entries = (states @ witness.last.astype(object)).reshape([len(witness.first)] * sites)
+    order = [*range(0, sites, 2), *range(1, sites, 2)]
+    return entries.transpose(order).reshape(len(witness.first) ** ((sites + 1) // 2), -1)
+
+
+@given(st.integers(1, 5), st.integers(1, 3), st.integers(2, 6), st.booleans(), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_the_measured_rank_is_the_generic_rank(modes, rank, sites, equal, seed):
+    assert measured_rank(modes, rank, sites, seed, equal) == generic_odd_even_rank(modes, rank, sites)
+
+
+@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 2, 4), (4, 2, 6), (2, 3, 6), (5, 3, 4), (3, 2, 8)])
+def test_the_open_matricization_is_the_product_of_the_staircase(modes, rank, sites):
+    """P° entry by entry, and |det P°| as the product of powers of |det T_m|."""
+    interior = [hashed((modes, rank, rank), P, "case", k) for k in range(sites - 2)]
+    states = np.eye(rank, dtype=np.int64)
+    for core in interior:
+        states = multiply(states, core.transpose(1, 0, 2).reshape(rank, -1), P).reshape(-1, rank)
+    order = [*range(0, sites, 2), *range(1, sites, 2)]
+    whole = states.reshape([rank, *[modes] * (sites - 2), rank]).transpose(order)
+    whole = whole.reshape(rank * modes ** (sites // 2 - 1), -1)
+    found = open_matricization(interior, lambda a, b: multiply(a, b, P))
+    assert np.array_equal(found, whole)
+
+    def determinant(matrix):
+        return int(flint.nmod_mat(*matrix.shape, matrix.ravel().tolist(), P).det())
+
+    product = 1
+    for even, odd in pairs(sites):
+        step = pair_matrix(interior[even - 2], interior[odd - 2], lambda a, b: multiply(a, b, P))
+        product = product * pow(determinant(step), modes ** (sites // 2 - 2), P) % P
+    assert determinant(found) in (product, P - product)
+
+
+def chain(kind, sites, modes, rank, classes=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    format = kind(sites, modes, classes, rank)
+    with torch.no_grad():
+        for parameter in format.parameters():  # small integers: float64 counts them exactly
+            parameter.copy_(torch.randint(-9, 10, parameter.shape, generator=generator))
+    return format.double()
+
+
+def spoil(format, how):
+    with torch.no_grad():
+        if how == "a slice zero":
+            format.interior[:, 0] = 0
+        elif how == "two slices equal":
+            format.interior[:, 0] = format.interior[:, -1]
+        elif how == "first of rank one":
+            format.first.copy_(format.first[:1].expand_as(format.first))
+        elif how == "one class zero":
+            format.last[..., 0] = 0
+        elif how == "one site nilpotent" and len(format.interior):
+            format.interior[-1] = 0
+            format.interior[-1, :, 0, -1] = 1
+    return format
+
+
+CASES = [(4, 3, 2), (5, 3, 2), (6, 3, 2), (4, 2, 3), (6, 2, 2), (4, 6, 2), (5, 4, 3), (3, 5, 2), (2, 3, 2), (7, 2, 2)]
+
+
+@pytest.mark.parametrize("how", ["random", "a slice zero", "two slices equal", "first of rank one", "one class zero",
+                                 "one site nilpotent"])  # fmt: skip
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize(("sites", "modes", "rank"), CASES)
+def test_the_certified_rank_never_exceeds_the_literal_one(sites, modes, rank, kind, how):
+    """Degenerate cores too; and it is the literal one where the cores are random and n >= r."""
+    format = spoil(chain(kind, sites, modes, rank), how)
+    state = {name: p.detach() for name, p in format.named_parameters()}
+    bounds = checkpoint_certificate(state, sites, "")["cp_rank_at_least"]
+    for bound, matrix in zip(bounds, matricization(format), strict=True):
+        true = exact_rank(matrix.detach().numpy())
+        assert bound <= true
+        if how == "random" and modes >= rank:
+            assert bound == true
+
+
+def test_float_weights_have_exact_images():
+    generator = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        weights = torch.randn(50, generator=generator, dtype=dtype) * 2.0 ** torch.randint(-60, 60, (50,)).to(dtype)
+        for prime in (P, 2**61 - 1):
+            for value, found in zip(weights.tolist(), residues(weights, prime).tolist(), strict=True):
+                numerator, denominator = value.as_integer_ratio()
+                assert found * denominator % prime == numerator % prime
+    with pytest.raises(UserError, match="not a number"):
+        residues(torch.tensor([1.0, float("nan")]), P)
+
+
+@pytest.mark.parametrize("prime", [3, 2**31 - 1, 2**61 - 1])
+def test_products_modulo_a_prime(prime):
+    a, b = hashed((7, 30), prime, "a"), hashed((30, 5), prime, "b")
+    expected = a.astype(object) @ b.astype(object) % prime
+    assert np.array_equal(multiply(a, b, prime).astype(object), expected)
+    assert pivot_columns(np.array([[0, 1, 1, 0], [0, 2, 2, 1]]), 5) == [1, 3]
+
+
+@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 3, 4), (2, 4, 6), (5, 3, 6), (4, 2, 4)])
+def test_the_published_witness_is_the_identity(modes, rank, sites):
+    witness, q = witnesses.published(modes, rank), min(modes, rank - 1)
+    kept = witnesses.Witness(witness.first[:q], witness.interior[:q], witness.last[:, :q])
+    assert np.array_equal(literal(kept, sites), np.eye(q ** (sites // 2), dtype=int))
+
+
+@pytest.mark.parametrize(("modes", "sites"), [(2, 6), (3, 4), (3, 6), (4, 4)])
+def test_the_star_witness_counts_words(modes, sites):
+    """1 exactly on concatenations of the letter 1 and pairs aa, a > 1; so the rank is n^(d/2)."""
+    matrix = literal(witnesses.star(modes), sites)
+    entries = matrix.reshape([modes] * sites).transpose(np.argsort([*range(0, sites, 2), *range(1, sites, 2)]))
+
+    def splits(word):
+        if not word:
+            return True
+        return splits(word[1:]) if word[0] == 0 else len(word) > 1 and word[1] == word[0] and splits(word[2:])
+
+    assert exact_rank(matrix) == modes ** (sites // 2)
+    agree = [int(entries[word]) == int(splits(word)) for word in np.ndindex(*entries.shape)]
+    assert all(agree)
+
+
+@pytest.mark.parametrize(("rank", "sites"), [(2, 3), (2, 4), (2, 5), (3, 3), (3, 4)])
+def test_the_pair_witness_is_a_partial_permutation(rank, sites):
+    matrix = literal(witnesses.pair(rank), sites)
+    assert set(np.unique(matrix).tolist()) <= {0, 1}
+    assert matrix.sum(0).max() <= 1
+    assert matrix.sum(1).max() <= 1
+    assert matrix.sum() == generic_odd_even_rank(rank**2, rank, sites)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_the_symmetric_witness(rank):
+    modes = rank * (rank + 1) // 2
+    assert exact_rank(literal(witnesses.symmetric(rank), 4)) == generic_odd_even_rank(modes, rank, 4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
+def test_the_graded_witness_is_invertible_and_block_diagonal(rank):
+    """det T is not 0 for any 1 <= n <= r^2, and T falls apart into r blocks of size n."""
+    for modes in range(1, rank**2 + 1):
+        witness = witnesses.graded(modes, rank)
+        interior = witness.interior % P
+        step = pair_matrix(interior, interior, lambda a, b: a.astype(object) @ b.astype(object) % P)
+        assert rank_modulo(step, P) == rank * modes, (modes, rank)
+        letters = [h for h, _ in witnesses.graded_slices(modes, rank)]
+        rows = np.array([(a + letters[i]) % rank for a in range(rank) for i in range(modes)])
+        columns = np.array([(letters[j] + c) % rank for j in range(modes) for c in range(rank)])
+        assert not step[rows[:, None] != columns[None, :]].any()
+        assert all((rows == g).sum() == modes and (columns == g).sum() == modes for g in range(rank))
+        if modes >= rank:
+            assert rank_modulo(state_matrix(interior), P) == modes
+
+
+def test_kronecker_products_of_witnesses_are_witnesses():
+    product = witnesses.kronecker(witnesses.star(2), witnesses.published(2, 3))
+    ranks = [exact_rank(literal(w, 4)) for w in (product, witnesses.star(2), witnesses.published(2, 3))]
+    assert ranks[0] == ranks[1] * ranks[2]
+
+
+def test_witnesses_are_formats():
+    """The format's own matricization is that of the integers, also with modes and states of zeros around it."""
+    for witness in (witnesses.published(3, 3), witnesses.star(3), witnesses.pair(2)):
+        found = matricization(witnesses.as_format(witness, 4))[0].detach().numpy()
+        assert np.array_equal(found, literal(witness, 4).astype(float))
+        larger = witnesses.padded(witness, len(witness.first) + 1, witness.first.shape[1] + 2)
+        assert exact_rank(literal(larger, 4)) == exact_rank(literal(witness, 4))
+
+
+def test_sizes_that_have_no_witness():
+    with pytest.raises(UserError, match="rank 2 or more"):
+        witnesses.published(3, 1)
+    with pytest.raises(UserError, match="modes <= rank"):
+        witnesses.graded(5, 2)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize(("modes", "rank"), [(1, 1), (2, 3), (3, 2), (5, 2), (4, 4)])
+def test_generic_certificates_reach_the_generic_rank(modes, rank, sites):
+    certificate = generic_certificate(modes, rank, sites)
+    assert certificate["cp_rank_at_least"] == [generic_odd_even_rank(modes, rank, sites)]
+
+
+def test_literal_matricizations_are_those_of_the_format():
+    cores = random_cores(3, 2, 5, 0, 5)
+    (found,) = literal_matricizations(cores, 5)
+    format = TensorTrain(5, 3, 1, 2).double()
+    with torch.no_grad():
+        format.first.copy_(torch.from_numpy(cores[0][:, 0]))
+        format.interior.copy_(torch.from_numpy(np.stack(cores[1:-1])))
+        format.last.copy_(torch.from_numpy(cores[-1]))
+    assert np.array_equal(found, matricization(format)[0].detach().numpy().round().astype(int) % 5)

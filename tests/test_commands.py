@@ -1,0 +1,116 @@
+"""The verbs without a Trainer, as a user types them."""
+
+import json
+
+import pytest
+
+SMALL = ("--config", "debug.yaml", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1",
+         "--data.dataset=mnist5k")  # fmt: skip
+
+
+def test_rank_prints_three_bounds(command):
+    done = command("rank", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    assert [word for word in done.stdout.replace("│", " ").split() if word.isdigit()][:6] == [
+        "5", "3", "8", "81", "16", "375",
+    ]  # fmt: skip
+
+
+def test_rank_measures_draws_and_goes_on_where_it_was(command):
+    words = ("rank", "--modes=2:4", "--tt-rank=2,3", "--measure", "--output=t.csv")
+    first = command(*words, "--order=4")
+    assert "already" not in first.stdout
+    lines = (command.folder / "t.csv").read_text().splitlines()
+    assert len(lines) == 7
+    for line in lines[1:]:
+        values = line.split(",")
+        assert values[5] == values[6]  # generic and measured
+    second = command(*words, "--order=4,5", "--figure=f.png")
+    assert "6 rows are in t.csv already" in second.stdout
+    assert (command.folder / "t.csv").read_text().splitlines()[:7] == lines
+    assert len((command.folder / "t.csv").read_text().splitlines()) == 13
+    assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--modes", "five"], "--modes is 'five'"),
+        (["--modes", "0"], "--modes is 0, it must be at least 1"),
+        (["--order", "1"], "--order is 1, it must be at least 2"),
+        (["--tt-rank", "5:2"], "is empty"),
+        (["--modes", "5", "--order", "30", "--measure"], "leave --measure out, or certify it"),
+        (["--colour", "red"], "colour"),
+    ],
+)
+def test_rank_refuses_in_one_line(command, words, why):
+    done = command("rank", *words, code=2)
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(command.folder.glob("*.csv"))
+
+
+def test_files_of_others_are_left_alone(command):
+    (command.folder / "mine.csv").write_text("a,b\n1,2\n")
+    assert "is left as it is" in command("rank", "--output=mine.csv", code=2).stderr
+    assert (command.folder / "mine.csv").read_text() == "a,b\n1,2\n"
+    (command.folder / "mine.png").write_text("x")
+    assert "is left as it is" in command("rank", "--figure=mine.png", code=2).stderr
+
+
+def test_a_generic_certificate_from_making_to_forging(command):
+    done = command("certify", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    assert "CP-rank at least 375" in done.stdout
+    file = command.folder / "generic-n5-r3-d8.json"
+    text = file.read_text()
+    assert "is left as it is" in command("certify", "--modes=5", "--tt-rank=3", "--order=8", code=2).stderr
+    assert command("verify", str(file)).stdout.startswith("holds")
+    (command.folder / "forged.json").write_text(text.replace("375", "376"))
+    both = command("verify", str(file), "forged.json", code=1)
+    assert [line.split()[0] for line in both.stdout.splitlines()] == ["holds", "REJECTED"]
+    assert "cannot be read" in command("verify", "absent.json", code=2).stderr
+
+
+def test_a_run_is_certified(command):
+    """fit leaves a certificate that holds; certify makes the same again; another network's is rejected."""
+    command("fit", *SMALL)
+    command("fit", *SMALL, "--seed_everything=1")
+    run = command.folder / "runs" / "debug" / "0"
+    result = json.loads((run / "result.json").read_text())
+    made = json.loads((run / "rank" / "certificate.json").read_text())
+    assert made["cp_rank_at_least"] == result["rank"]["certified"]
+    assert made["weights_sha256"] == result["weights_sha256"]
+    assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
+    command("certify", "runs/debug/0", "--output=again.json")
+    again = json.loads((command.folder / "again.json").read_text())
+    assert again["cp_rank_at_least"] == made["cp_rank_at_least"]
+    assert command("verify", "again.json").stdout.startswith("holds")
+    assert "other weights" in command("verify", "again.json", "--checkpoint=runs/debug/1", code=1).stdout
+    command("certify", "runs/debug/0", "--sampled=4")
+    assert "CP-rank at least 4" in command("verify", "runs/debug/0/rank/certificate-sampled-4.json").stdout
+    (run / "checkpoints" / "last.ckpt").rename(command.folder / "moved.ckpt")
+    assert "name it with --checkpoint" in command("verify", "again.json", code=2).stderr
+    assert command("verify", "again.json", "--checkpoint=moved.ckpt").stdout.startswith("holds")
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "needs a run directory or a checkpoint"),
+        (["--modes=5"], "needs a run directory or a checkpoint"),
+        (["runs/none"], "no checkpoint at runs/none"),
+        (["--modes=5", "--tt-rank=3", "--order=8", "--sampled=4"], "name a run directory"),
+        (["--modes=0", "--tt-rank=3", "--order=8"], "modes is 0"),
+        (["--modes=5", "--tt-rank=3", "--order=8", "--seed=-1"], "--seed is -1"),
+    ],
+)
+def test_certify_refuses_in_one_line(command, words, why):
+    done = command("certify", *words, code=2)
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(command.folder.glob("*.json"))
+
+
+def test_the_help_names_the_verbs(command):
+    said = " ".join(command("--help", code=0).stdout.split())
+    assert "rank: bounds and generic ranks" in said
+    assert "verify: check certificates" in said

@@ -1,0 +1,47 @@
+"""The scripts that print this project's figures, at their smallest."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ttlightning.checkpoints import read_chain
+from ttlightning.rank.verification import read_certificate, verify
+
+ROOT = Path(__file__).resolve().parent.parent
+CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))
+
+
+def run(folder: Path, script: str, *words: str) -> str:
+    command = [sys.executable, str(ROOT / "scripts" / script), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_rank_agreement(tmp_path):
+    assert "agree on 240" in run(tmp_path, "rank_agreement.py", "--entries", "8")
+
+
+def test_rank_figure(tmp_path):
+    said = run(tmp_path, "rank_figure.py", "--quick", "--seeds=1", "--output=figure")
+    assert "0 of 15 differ" in said
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert run(tmp_path, "rank_figure.py", "--quick", "--seeds=1", "--output=figure") == said
+
+
+def test_rank_study(tmp_path):
+    said = run(tmp_path, "rank_study.py", "--quick", "--output=study")
+    assert said.count("32 / 512") + said.count("/ ") >= 4
+    assert (tmp_path / "study.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("file", CERTIFICATES, ids=lambda file: file.stem)
+def test_the_certificates_of_this_repository_hold(file):
+    content = read_certificate(file)
+    if content["kind"] == "generic":
+        verify(content)
+    else:
+        chain = read_chain(file.parent / content["checkpoint"])
+        verify(content, chain.weights, chain.sha256)
