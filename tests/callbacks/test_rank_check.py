@@ -10,8 +10,10 @@ from lightning.pytorch.loggers.logger import Logger
 
 from ttlightning import EqualCoreTensorTrain, PatchDataModule, TensorTrain, UserError
 from ttlightning.callbacks import RankCheck
-from ttlightning.callbacks.rank_check import measure_ranks, summarize_ranks
+from ttlightning.callbacks.rank_check import certify_now, measure_ranks, measure_staircase, summarize_ranks
 from ttlightning.classifier import Classifier
+from ttlightning.rank.verification import read_certificate, verify
+from ttlightning.runs import weights_sha256
 
 
 class ListLogger(Logger):
@@ -48,11 +50,18 @@ def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(Classifier(16, 49, 10), datamodule=data)
+    model = Classifier(16, 49, 10)
+    trainer.fit(model, datamodule=data)
     assert [step for step, _ in logger.logged] == expected
     lines = [json.loads(line) for line in (tmp_path / "rank" / "checks.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == expected
-    assert check.latest == lines[-1]
+    assert check.latest == lines[-1] | {"certificate": "rank/certificate.json"}
+    assert ["certified" in line for line in lines] == [False, *[True] * (len(lines) - 1)]
+    assert all(min(line["smallest_singular_value"]) > 0 for line in lines)
+    content = read_certificate(tmp_path / "rank" / "certificate.json")
+    assert content["cp_rank_at_least"] == lines[-1]["certified"]
+    state = {name: p.detach() for name, p in model.format.named_parameters()}
+    verify(content, state, weights_sha256(model.state_dict()))
 
 
 @pytest.mark.parametrize("sites", [4, 5, 16, 17, 784])
@@ -96,3 +105,22 @@ def test_checking_changes_nothing():
 def test_options_out_of_range(option, value):
     with pytest.raises(UserError, match=f"rank_check.{option} is {value}"):
         RankCheck(**{option: value})
+
+
+def test_weights_that_are_not_numbers_have_no_certificate():
+    """A run that diverged goes on to say so; the check does not stop it."""
+    format = TensorTrain(6, 3, 2, 2)
+    assert certify_now(format) is not None
+    assert len(measure_staircase(format)["condition"]) == 2
+    with torch.no_grad():
+        format.interior[0, 0, 0, 0] = float("nan")
+    assert certify_now(format) is None
+    assert measure_staircase(format) == {}
+
+
+def test_the_smallest_singular_value_counts_independent_slices():
+    """n > r^2: the other singular values of T are 0 by the sizes alone."""
+    torch.manual_seed(0)
+    for modes, rank in ((5, 2), (3, 2), (2, 3)):
+        found = measure_staircase(TensorTrain(6, modes, 2, rank, initialization="gaussian"))
+        assert min(found["smallest_singular_value"]) > 1e-6
