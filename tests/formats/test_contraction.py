@@ -130,6 +130,34 @@ def test_the_values_are_the_scaled_scores(kernel, size):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("sites", [2, 3, 4, 7, 8, 9, 10, 16, 17, 25, 41, 64])
+@pytest.mark.parametrize("equal", [True, False])
+def test_segments_change_nothing(sites, equal, monkeypatch):
+    """Only some states kept, the others computed again: the same scores, and gradients that are as right; twice too."""
+    if native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    inputs = arguments(sites, min(1, sites - 2) if equal else sites - 2, rank=7, batch=37)
+    results = []
+    for least in (1000, 2):
+        monkeypatch.setattr(native, "SITES_FOR_SEGMENTS", least)
+        for threads in (1, 3):
+            monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            mantissa, exponent = chain_scores(*inputs)
+            for retain in (True, False):
+                gradients = torch.autograd.grad(mantissa.sum(), inputs, retain_graph=retain, allow_unused=True)
+                results.append((mantissa, exponent, *gradients))
+    for index, other in enumerate(results):
+        assert torch.equal(other[0], results[0][0])
+        assert torch.equal(other[1], results[0][1])
+        for ours, theirs in zip(other[2:], results[0][2:], strict=True):
+            assert torch.equal(ours, theirs) or index >= 4
+            scale = float(theirs.abs().max()) if theirs.numel() else 0.0
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13 * scale)
+    for ours, theirs in zip(results[4][2:], results[7][2:], strict=True):
+        assert torch.equal(ours, theirs)  # threads change no bit, segmented or not
+
+
 def test_inference_gives_the_scores_of_training(kernel):
     """Without gradients only two states are kept."""
     inputs = arguments(20, 18, modes=3, rank=7, batch=37)

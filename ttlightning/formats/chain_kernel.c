@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { TILE = 6, PACK_FROM = 24576, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
 /* Rows or columns are worked off in tiles of nearly equal size, TILE at most. */
 static int tiles_of(int size) { return (size + TILE - 1) / TILE; }

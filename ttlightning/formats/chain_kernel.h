@@ -14,12 +14,14 @@ typedef REAL V __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias)
 typedef struct {
     int threads, sites, batch, padded, modes, rank, classes, distinct, width; /* width: row of an adjoint, padded */
     const REAL *features, *first, *interior, *last;                           /* features (batch, sites, modes) */
-    REAL *x, *h, *scales, *adjoints;       /* (sites, modes, padded) (sites, rank, padded) (., padded) (sites, batch, width) */
+    REAL *x, *h, *scales, *adjoints;       /* (sites, modes, padded) (., rank, padded) (., padded) (., batch, width) */
     int32_t *exponent;
     REAL *scores;
     const REAL *dscores;
     REAL *dfeatures, *dfirst, *dinterior, *dlast;
-    int keep, plain; /* keep all states for the way back, or only two; scores as mantissa * 2^exponent, or mantissa */
+    REAL *window, *carry;      /* (segment, rank, padded), (rank, padded): for segments */
+    int keep, segment, plain;  /* which states h holds; scores as mantissa * 2^exponent, or mantissa */
+    int from_site, to_site, replay, in_window; /* what a pass is about, set here */
 } NAME(chain);
 
 static int NAME(left)(const NAME(chain) *c, int k) { return k == 0 ? 1 : c->rank; }
@@ -33,8 +35,12 @@ static const REAL *NAME(core)(const NAME(chain) *c, int k) {
     return k == 0 ? c->first : k == c->sites - 1 ? c->last : c->interior + NAME(core_offset)(c, k);
 }
 
+/* The state behind site k. KEEP_SEGMENTS: h has the last of every segment, the window the others of one segment. */
 static REAL *NAME(state)(const NAME(chain) *c, int k) {
-    return c->h + (size_t)(c->keep ? k : k & 1) * c->rank * c->padded;
+    const size_t size = (size_t)c->rank * c->padded;
+    if (c->keep == KEEP_TWO) return c->h + (k & 1) * size;
+    if (c->keep == KEEP_ALL) return c->h + k * size;
+    return k % c->segment == c->segment - 1 ? c->h + k / c->segment * size : c->window + k % c->segment * size;
 }
 
 /* Columns j .. j + T - 1 of a site, for one block. `row` is the distance of two rows of `core`. */
@@ -126,10 +132,11 @@ static void NAME(rescale)(const NAME(chain) *c, REAL *state, REAL *scale, int fr
         }
         scale[s] = LDEXP(1, -power);
         for (int a = 0; a < c->rank; a++) state[(size_t)a * c->padded + s] *= scale[s];
-        if (s < c->batch) c->exponent[s] += power;
+        if (s < c->batch && !c->replay) c->exponent[s] += power;
     }
 }
 
+/* The states of a share of the samples, and behind the last site the scores. */
 static void NAME(forward_blocks)(void *argument, int part, int parts) {
     const NAME(chain) *c = argument;
     const int modes = c->modes, blocks = c->padded / LANES, d = c->sites;
@@ -139,12 +146,12 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
     REAL ones[LANES], *panel = scratch(sizeof(REAL) * TILE * (size_t)modes * c->rank);
     REAL *scores = scratch(sizeof(REAL) * c->classes * padded);
     for (int s = 0; s < LANES; s++) ones[s] = 1;
-    for (int k = 0; k < d; k++)
+    for (int k = 0; k < d && !c->replay; k++)
         for (int s = from; s < to; s++)
             for (int i = 0; i < modes; i++)
                 c->x[((size_t)k * modes + i) * padded + s] =
                     s < c->batch ? c->features[((size_t)s * d + k) * modes + i] : 0;
-    for (int k = 0; k < d; k++) {
+    for (int k = c->from_site; k < c->to_site; k++) {
         const int left = NAME(left)(c, k), right = NAME(right)(c, k);
         const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded;
         const REAL *h = k ? NAME(state)(c, k - 1) : NULL;
@@ -163,7 +170,7 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
         if ((k + 1) % SITES_PER_RESCALING == 0 && k < d - 1)
             NAME(rescale)(c, out, c->scales + (k + 1) / SITES_PER_RESCALING * padded - padded, from, to);
     }
-    for (int s = from; s < to && s < c->batch; s++)
+    for (int s = from; s < to && s < c->batch && c->to_site == d; s++)
         for (int y = 0; y < c->classes; y++)
             c->scores[(size_t)s * c->classes + y] = LDEXP(scores[y * padded + s], c->plain ? c->exponent[s] : 0);
     free(scores);
@@ -181,11 +188,13 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
     for (int s = from; s < to; s += LANES) {
         REAL *p = buffers, *back = buffers + widest * LANES;
         const int here = c->batch - s < LANES ? c->batch - s : LANES;
-        for (int y = 0; y < c->classes; y++)
+        for (int b = 0; b < c->rank && c->to_site < d; b++)
+            for (int l = 0; l < LANES; l++) p[b * LANES + l] = c->carry[b * padded + s + l];
+        for (int y = 0; y < c->classes && c->to_site == d; y++)
             for (int l = 0; l < LANES; l++)
                 p[y * LANES + l] =
                     l < here ? LDEXP(c->dscores[(size_t)(s + l) * c->classes + y], c->plain ? c->exponent[s + l] : 0) : 0;
-        for (int k = d - 1; k >= 0; k--) {
+        for (int k = c->to_site - 1; k >= c->from_site; k--) {
             const int left = NAME(left)(c, k), right = NAME(right)(c, k);
             const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded + s;
             const REAL *h = k ? NAME(state)(c, k - 1) + s : ones;
@@ -194,7 +203,7 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
                 for (int b = 0; b < right; b++)
                     for (int l = 0; l < LANES; l++) p[b * LANES + l] *= scale[l];
             }
-            REAL *adjoint = c->adjoints + ((size_t)k * c->batch + s) * c->width;
+            REAL *adjoint = c->adjoints + ((size_t)(k - c->from_site) * c->batch + s) * c->width;
             for (int l = 0; l < here; l++) {
                 for (int b = 0; b < right; b++) adjoint[l * (size_t)c->width + b] = p[b * LANES + l];
                 for (int b = right; b < c->width; b++) adjoint[l * (size_t)c->width + b] = 0;
@@ -217,6 +226,8 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
             p = back;
             back = swap;
         }
+        for (int b = 0; b < c->rank && c->from_site > 0; b++)
+            for (int l = 0; l < LANES; l++) c->carry[b * padded + s + l] = p[b * LANES + l];
     }
     free(dx);
     free(buffers);
@@ -229,10 +240,10 @@ static void NAME(gradient_rows)(void *argument, int part, int parts) {
     const size_t padded = c->padded, width = c->width;
     REAL *ones = scratch(sizeof(REAL) * padded), *t = scratch(sizeof(REAL) * TILE * padded);
     for (size_t s = 0; s < padded; s++) ones[s] = 1;
-    for (int k = 0; k < d; k++) {
+    for (int k = c->from_site; k < c->to_site; k++) {
         const int left = NAME(left)(c, k), right = NAME(right)(c, k), tiles = tiles_of(left);
         const REAL *x = c->x + (size_t)k * modes * padded, *h = k ? NAME(state)(c, k - 1) : ones;
-        const REAL *adjoint = c->adjoints + (size_t)k * c->batch * width;
+        const REAL *adjoint = c->adjoints + (size_t)(k - c->from_site) * c->batch * width;
         REAL *gradient = k == 0 ? c->dfirst : k == d - 1 ? c->dlast : c->dinterior + NAME(core_offset)(c, k);
         const int from = (int)((long)modes * tiles * part / parts), to = (int)((long)modes * tiles * (part + 1) / parts);
         for (int unit = from; unit < to; unit++) {
@@ -250,11 +261,29 @@ static void NAME(gradient_rows)(void *argument, int part, int parts) {
     free(ones);
 }
 
-void NAME(chain_forward)(NAME(chain) *c) { in_parallel(NAME(forward_blocks), c, c->threads); }
+static void NAME(pass)(share work, NAME(chain) *c, int from_site, int to_site, int replay) {
+    c->from_site = from_site;
+    c->to_site = to_site;
+    c->replay = replay;
+    in_parallel(work, c, c->threads);
+}
 
+void NAME(chain_forward)(NAME(chain) *c) {
+    NAME(pass)(NAME(forward_blocks), c, 0, c->sites, 0);
+    c->in_window = c->keep == KEEP_SEGMENTS ? (c->sites - 2) / c->segment : 0;
+}
+
+/* Site k wants the state behind site k - 1: a segment's states belong to the sites one further on. */
 void NAME(chain_backward)(NAME(chain) *c) {
-    in_parallel(NAME(backward_blocks), c, c->threads);
-    in_parallel(NAME(gradient_rows), c, c->threads);
+    const int segment = c->keep == KEEP_ALL ? c->sites : c->segment, last = (c->sites - 2) / segment;
+    for (int part = last; part >= 0; part--) {
+        const int first_state = part * segment, beyond = part == last ? c->sites : first_state + segment + 1;
+        const int to = part == last ? c->sites - 1 : first_state + segment - 1;
+        if (part != c->in_window) NAME(pass)(NAME(forward_blocks), c, first_state, to, 1);
+        c->in_window = part;
+        NAME(pass)(NAME(backward_blocks), c, part ? first_state + 1 : 0, beyond, 1);
+        in_parallel(NAME(gradient_rows), c, c->threads);
+    }
 }
 
 #undef LANES

@@ -6,8 +6,10 @@ results stay in registers; the way back keeps the states and nothing else,
     Q_k[i] = G_k[i] p_k,   p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,
     dLoss/dG_k[i] = sum over samples of f_k[i] h_{k-1} (x) p_k,
 
-three products of a site's size in all, the least there is. Threads share the samples on the way there and back, and
-the rows of the cores for their gradients, so that their number changes no bit of any result.
+three products of a site's size in all, the least there is. Long chains keep the last state of every segment of about
+sqrt(d) sites, and compute a segment's others again on the way back: O(sqrt(d)) states, for a fourth product.
+Threads share the samples on the way there and back, and the rows of the cores for their gradients, so that their number
+changes no bit of any result.
 
 The library is built by the C compiler of the machine (``CC``, or cc, gcc, clang on the path) for its processor, and
 kept in ``$XDG_CACHE_HOME/ttlightning`` (``~/.cache/ttlightning``) under a hash of source, compiler and processor.
@@ -17,6 +19,7 @@ Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's operations com
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shlex
@@ -40,6 +43,9 @@ SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
 VECTORS: Final = 64  # bytes of a block of samples
 ARITHMETIC_PER_THREAD: Final = 8_000_000
 """Multiply-adds of a pass below which another thread costs more than it brings."""
+SITES_FOR_SEGMENTS = 128
+"""Sites from which on not all states are kept for the way back."""
+KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
 _TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -52,7 +58,8 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("features", "first", "interior", "last")),
         *((name, ctypes.c_void_p) for name in ("x", "h", "scales", "adjoints", "exponent", "scores", "dscores")),
         *((name, ctypes.c_void_p) for name in ("dfeatures", "dfirst", "dinterior", "dlast")),
-        *((name, ctypes.c_int) for name in ("keep", "plain")),
+        *((name, ctypes.c_void_p) for name in ("window", "carry")),
+        *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay", "in_window")),
     ]
 
 
@@ -80,10 +87,16 @@ class NativeChain(torch.autograd.Function):
         batch, sites, modes = features.shape
         rank, classes = last.shape[1:]
         lanes = VECTORS // features.element_size()
-        keep = any(ctx.needs_input_grad)
+        keep, states, segment = KEEP_TWO, 2, 1
+        if any(ctx.needs_input_grad):
+            keep, states, segment = KEEP_ALL, sites - 1, sites
+            if sites >= SITES_FOR_SEGMENTS:
+                segment = max(2, math.isqrt(sites))
+                keep, states = KEEP_SEGMENTS, (sites - 1) // segment
         padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
         x_KnB = features.new_empty(sites, modes, padded)
-        h_KrB = features.new_empty(sites - 1 if keep else 2, rank, padded)
+        h_KrB = features.new_empty(states, rank, padded)
+        window = features.new_empty(segment if keep == KEEP_SEGMENTS else 0, rank, padded)
         scales = features.new_empty(max(1, (sites - 1) // SITES_PER_SCALE), padded)
         exponent = torch.zeros(batch, dtype=torch.int32)
         scores = features.new_empty(batch, classes)
@@ -96,7 +109,9 @@ class NativeChain(torch.autograd.Function):
             classes=classes,
             distinct=len(interior),
             width=width,
+            window=window.data_ptr(),
             keep=keep,
+            segment=segment,
             plain=plain,
             features=features.data_ptr(),
             first=first.data_ptr(),
@@ -109,7 +124,7 @@ class NativeChain(torch.autograd.Function):
             scores=scores.data_ptr(),
         )
         _call("chain_forward", features.dtype, arguments, batch * sites * modes * rank**2)
-        ctx.save_for_backward(x_KnB, h_KrB, scales, exponent, first, interior, last)
+        ctx.save_for_backward(x_KnB, h_KrB, window, scales, exponent, first, interior, last)
         ctx.arguments = arguments
         ctx.mark_non_differentiable(exponent)
         return scores, exponent
@@ -117,14 +132,20 @@ class NativeChain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x_KnB, _h, _scales, _exponent, first, interior, last = ctx.saved_tensors
+        x_KnB, _h, _window, _scales, _exponent, first, interior, last = ctx.saved_tensors
         # The pointers of the way there still stand: autograd keeps what it saved where it was.
         arguments, scores = ctx.arguments, scores.contiguous()
         sites, batch, modes = arguments.sites, arguments.batch, arguments.modes
-        adjoints = x_KnB.new_empty(sites, batch, arguments.width)
+        segmented = arguments.keep == KEEP_SEGMENTS
+        # The last segment may be followed by the last site, the first begins with the first one.
+        adjoints = x_KnB.new_empty(
+            min(sites, 2 * arguments.segment + 2) if segmented else sites, batch, arguments.width
+        )
+        carry = x_KnB.new_empty(arguments.rank, arguments.padded)
         dfeatures = x_KnB.new_empty(batch, sites, modes)
         dfirst, dinterior, dlast = (torch.zeros_like(core) for core in (first, interior, last))
         arguments.dscores, arguments.adjoints = scores.data_ptr(), adjoints.data_ptr()
+        arguments.carry = carry.data_ptr()
         arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
         arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
         _call("chain_backward", x_KnB.dtype, arguments, 2 * batch * sites * modes * arguments.rank**2)
