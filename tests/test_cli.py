@@ -70,6 +70,8 @@ def assert_wandb_has(run: Path, result: dict, config: str) -> None:
     assert str(result["metrics"]["test/acc"])[:6] in text
     assert set(yaml.safe_load(config)) <= set(summary["config"])
     assert "EqualCoreTensorTrain" in text
+    assert result["rank"]["statement"] in text
+    assert result["weights_sha256"] in text
     records = subprocess.run(read, capture_output=True, text=True, check=True).stdout
     assert '"debug-0"' in records
 

@@ -4,6 +4,11 @@ import json
 
 import pytest
 
+from ttlightning.checkpoints import read_chain
+from ttlightning.rank.certificate import Chain
+from ttlightning.rank.literal import literal_matricizations
+from ttlightning.rank.modular import PRIMES, rank_modulo
+
 SMALL = ("--config", "debug.yaml", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1",
          "--data.dataset=mnist5k")  # fmt: skip
 
@@ -79,6 +84,10 @@ def test_a_run_is_certified(command):
     made = json.loads((run / "rank" / "certificate.json").read_text())
     assert made["cp_rank_at_least"] == result["rank"]["certified"]
     assert made["weights_sha256"] == result["weights_sha256"]
+    chain = Chain(*read_chain(run / "checkpoints" / "last.ckpt")[:2], PRIMES[0])
+    cores = [chain.first[:, None, :], chain.interior(2), chain.interior(3), chain.last.transpose(2, 1, 0)]
+    literal = [rank_modulo(matrix, PRIMES[0]) for matrix in literal_matricizations(cores, PRIMES[0])]
+    assert literal == made["cp_rank_at_least"] == [20] * 10  # trained weights, the whole matricization
     assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
     command("certify", "runs/debug/0", "--output=again.json")
     again = json.loads((command.folder / "again.json").read_text())

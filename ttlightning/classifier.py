@@ -176,13 +176,6 @@ class Classifier(LightningModule):
         sizes = {name: getattr(self.format, name) for name in ("sites", "modes", "rank", "classes")}
         checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
-        if isinstance(batch, list):
-            return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
-        patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
-        return Batch(patches, labels, batch.start, batch.global_size)
-
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
         if self.scheduler is None:

@@ -55,6 +55,7 @@ def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
     assert [step for step, _ in logger.logged] == expected
     lines = [json.loads(line) for line in (tmp_path / "rank" / "checks.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == expected
+    assert check.latest.pop("statement") == read_certificate(tmp_path / "rank" / "certificate.json")["statement"]
     assert check.latest == lines[-1] | {"certificate": "rank/certificate.json"}
     assert ["certified" in line for line in lines] == [False, *[True] * (len(lines) - 1)]
     assert all(min(line["smallest_singular_value"]) > 0 for line in lines)

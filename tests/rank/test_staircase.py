@@ -149,6 +149,18 @@ def test_the_star_witness_counts_words(modes, sites):
     assert all(agree)
 
 
+@pytest.mark.parametrize(("modes", "sites"), [(2, 8), (3, 4), (3, 6), (4, 6)])
+def test_the_star_witness_is_triangular(modes, sites):
+    """Rows and columns in the order of the summed positions of their letters > 1: unit diagonal, nothing above it."""
+    words = list(np.ndindex(*[modes] * (sites // 2)))
+    weight = np.array([sum(place for place, letter in enumerate(word, 1) if letter > 0) for word in words])
+    matrix = literal(witnesses.star(modes), sites)
+    assert (np.diag(matrix) == 1).all()
+    off = matrix - np.eye(len(words), dtype=int)
+    assert off.any()
+    assert not off[weight[:, None] <= weight[None, :]].any()
+
+
 @pytest.mark.parametrize(("rank", "sites"), [(2, 3), (2, 4), (2, 5), (3, 3), (3, 4)])
 def test_the_pair_witness_is_a_partial_permutation(rank, sites):
     matrix = literal(witnesses.pair(rank), sites)

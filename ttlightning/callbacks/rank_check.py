@@ -90,7 +90,7 @@ class RankCheck(Callback):
                 "checkpoint": "../checkpoints/last.ckpt",
             }
             write_certificate(self.directory / "certificate.json", certificate)
-            self.latest["certificate"] = "rank/certificate.json"
+            self.latest |= {"certificate": "rank/certificate.json", "statement": certificate["statement"]}
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, certify: bool = True) -> None:
         if not trainer.is_global_zero:

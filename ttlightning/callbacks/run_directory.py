@@ -96,7 +96,18 @@ class RunDirectory(Callback):
         }
         if self.path is not None and trainer.is_global_zero:
             runs.write_json(self.path / "result.json", result)
+            self._summarize(trainer, result)
         return result
+
+    def _summarize(self, trainer: Trainer, result: dict[str, Any]) -> None:
+        """What W&B's table of runs shows beside the accuracies; exact integers as text."""
+        rank = result["rank"]
+        found = {"weights_sha256": result["weights_sha256"], "parameters": result["parameters"]}
+        if "statement" in rank:
+            found |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update(found)
 
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
