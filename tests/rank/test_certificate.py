@@ -9,7 +9,8 @@ import torch
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.rank import matricization
 from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, grid, sampled_certificate
-from ttlightning.rank.verification import Rejected, eliminate, is_prime, read_certificate, verify
+from ttlightning.rank.recount import eliminate, is_prime
+from ttlightning.rank.verification import Rejected, read_certificate, verify
 
 
 def weights(kind=TensorTrain, sites=6, modes=5, rank=3, classes=2):

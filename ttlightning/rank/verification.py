@@ -6,22 +6,30 @@ Gaussian elimination: NumPy's 64-bit integers where p < 2^31, Python's for large
 in the file (kind, sizes, primes, seed, slices, hash of the weights) the whole certificate is made again and compared.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.rank import certificate as made
 from ttlightning.rank.bounds import generic_odd_even_rank
-
-Rows = list[list[int]]
-Slices = list[Rows]
+from ttlightning.rank.recount import (
+    Rows,
+    Slices,
+    eliminate_small,
+    hashed,
+    hashed_core,
+    is_prime,
+    matrix,
+    pair_matrix,
+    rank_modulo,
+    sum_modes,
+    times,
+)
 
 FIELDS: Final = {
     "generic": {"modes": int, "rank": int, "sites": int, "seed": int, "primes": list},
@@ -98,9 +106,9 @@ def _generic(content: dict[str, Any]) -> dict[str, Any]:
     slices = min(modes, states * states)
     ranks, bounds = [], []
     for p in content["primes"]:
-        first = _hashed(slices, states, p, f"{seed}/first")
-        core = _hashed_core(slices, states, p, f"{seed}/interior")
-        last = _hashed(states, slices, p, f"{seed}/last")
+        first = hashed(slices, states, p, f"{seed}/first")
+        core = hashed_core(slices, states, p, f"{seed}/interior")
+        last = hashed(states, slices, p, f"{seed}/last")
         found = _staircase_ranks([core] * (sites - 2), sites, first, [last], p)
         ranks.append(found)
         bounds.append(_bound(slices, states, sites, found, 0))
@@ -121,9 +129,9 @@ def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str
     size = len(slices[0]) if slices else content["modes"]
     ranks, bounds = [], []
     for p in content["primes"]:
-        first = _matrix(weights["first"], p)
-        distinct = [[_matrix(each, p) for each in core] for core in weights["interior"]]
-        lasts = [_matrix(core.T, p) for core in weights["last"].permute(2, 0, 1)]
+        first = matrix(weights["first"], p)
+        distinct = [[matrix(each, p) for each in core] for core in weights["interior"]]
+        lasts = [matrix(core.T, p) for core in weights["last"].permute(2, 0, 1)]
         chosen: dict[tuple[int, ...], Slices] = {}
         interior = []
         for site, picked in enumerate(slices):
@@ -148,27 +156,27 @@ def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
     for p in content["primes"]:
         if p >= 2**31:
             raise Rejected(f"the prime {p} is too large for a sampled certificate, 2^31 is the limit")
-        first = [_matrix(weights["first"], p)]
-        interior = [[_matrix(each, p) for each in core] for core in weights["interior"]]
+        first = [matrix(weights["first"], p)]
+        interior = [[matrix(each, p) for each in core] for core in weights["interior"]]
         vectors = [
-            _hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
+            hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
         ]
         ranks.append([])
         for core in weights["last"].permute(2, 0, 1):
             # From the last site to the first: what is to come after site k, for every choice at the later sites.
-            ahead = np.array(_sum_modes(vectors[-1], [[row] for row in _matrix(core, p)], p), dtype=np.int64)[:, 0, :]
+            ahead = np.array(sum_modes(vectors[-1], [[row] for row in matrix(core, p)], p), dtype=np.int64)[:, 0, :]
             for site in range(sites - 2, 0, -1):
                 slices = interior[0 if len(interior) == 1 else site - 1]
-                step = np.array(_sum_modes(vectors[site], slices, p), dtype=np.int64)  # (count, left, right)
-                ahead = np.concatenate([_times(each, ahead, p) for each in step])
-            step = np.array(_sum_modes(vectors[0], [[row] for row in first[0]], p), dtype=np.int64)[:, 0, :]
-            scores = _times(step, ahead, p).T.reshape(counts[1:] + counts[:1]) if sites == 2 else None
+                step = np.array(sum_modes(vectors[site], slices, p), dtype=np.int64)  # (count, left, right)
+                ahead = np.concatenate([times(each, ahead, p) for each in step])
+            step = np.array(sum_modes(vectors[0], [[row] for row in first[0]], p), dtype=np.int64)[:, 0, :]
+            scores = times(step, ahead, p).T.reshape(counts[1:] + counts[:1]) if sites == 2 else None
             if scores is None:
-                scores = np.concatenate([_times(row[None, :], ahead, p)[:, 0] for row in step]).reshape(counts)
+                scores = np.concatenate([times(row[None, :], ahead, p)[:, 0] for row in step]).reshape(counts)
             else:
                 scores = np.moveaxis(scores, -1, 0)
             odd, even = list(range(0, sites, 2)), list(range(1, sites, 2))
-            ranks[-1].append(_eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
+            ranks[-1].append(eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
     best = [max(each) for each in zip(*ranks, strict=True)]
     return _inputs(content) | {
         "statement": made.sampled_statement(best, size),
@@ -176,14 +184,6 @@ def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
         "cp_rank_at_least": best,
         **_head("sampled"),
     }
-
-
-def _times(matrix: NDArray[np.int64], points: NDArray[np.int64], p: int) -> NDArray[np.int64]:
-    """For every point (rows of ``points``) the matrix times it, one term after the other."""
-    found = np.zeros((len(points), len(matrix)), dtype=np.int64)
-    for index in range(matrix.shape[1]):
-        found += points[:, index, None] * matrix[None, :, index] % p
-    return found % p
 
 
 def _inputs(content: dict[str, Any]) -> dict[str, Any]:
@@ -245,29 +245,18 @@ def _staircase_ranks(
         even, odd = interior[2 * m - 2], interior[2 * m - 1]
         key = id(even), id(odd)
         if key not in known:
-            known[key] = _rank(_pair_matrix(even, odd, p), p)
+            known[key] = rank_modulo(pair_matrix(even, odd, p), p)
         found.append(known[key])
     state = None
     if sites % 2:
         core = interior[-1]
-        state = _rank([[entry for row in each for entry in row] for each in core], p)  # H transposed
+        state = rank_modulo([[entry for row in each for entry in row] for each in core], p)  # H transposed
     return {
         "pairs": found,
         "state": state,
-        "first": _rank(first, p),
-        "last": [_rank(each, p) for each in last],
+        "first": rank_modulo(first, p),
+        "last": [rank_modulo(each, p) for each in last],
     }
-
-
-def _pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
-    """T[(a, i), (j, c)] = sum over b of even_j[a][b] odd_i[b][c]."""
-    r = len(even[0])
-    columns = [[[each[b][c] for b in range(r)] for c in range(r)] for each in odd]
-    return [
-        [sum(map(int.__mul__, even[j][a], columns[i][c])) % p for j in range(len(even)) for c in range(r)]
-        for a in range(r)
-        for i in range(len(odd))
-    ]
 
 
 def _bound(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
@@ -280,105 +269,6 @@ def _bound(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
         return max(0, full - (r - first) * n ** (k - 1) - (r - last) * n ** (k - 1))
     lost = r * (r * n ** (k - 1) - full)
     return max(0, n ** (k - 1) * ranks["state"] - lost - (r * r - first * last) * n ** (k - 1))
-
-
-def _rank(rows: Rows, p: int) -> int:
-    """By whichever elimination the prime allows."""
-    return _eliminate_small(np.array(rows, dtype=np.int64), p) if p < 2**31 else eliminate(rows, p)
-
-
-def eliminate(rows: Rows, p: int) -> int:
-    """Rank over F_p by Gaussian elimination on Python integers."""
-    rows, rank = [row[:] for row in rows], 0
-    for column in range(len(rows[0]) if rows else 0):
-        pivot = next((i for i in range(rank, len(rows)) if rows[i][column]), None)
-        if pivot is None:
-            continue
-        rows[rank], rows[pivot] = rows[pivot], rows[rank]
-        inverse = pow(rows[rank][column], -1, p)
-        tail = [x * inverse % p for x in rows[rank][column:]]
-        for i in range(rank + 1, len(rows)):
-            if factor := rows[i][column]:
-                rows[i][column:] = [(x - factor * y) % p for x, y in zip(rows[i][column:], tail, strict=True)]
-        rank += 1
-        if rank == len(rows):
-            break
-    return rank
-
-
-def _eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
-    """The same on 64-bit integers, p < 2^31."""
-    matrix, rank = matrix.copy(), 0
-    for column in range(matrix.shape[1]):
-        candidates = np.flatnonzero(matrix[rank:, column])
-        if len(candidates) == 0:
-            continue
-        pivot = rank + int(candidates[0])
-        matrix[[rank, pivot]] = matrix[[pivot, rank]]
-        tail = matrix[rank, column:] * pow(int(matrix[rank, column]), -1, p) % p
-        below = matrix[rank + 1 :, column:]
-        for start in range(0, len(below), 256):  # in pieces that stay in the cache
-            piece = below[start : start + 256]
-            piece -= piece[:, :1] * tail % p
-            piece += (piece >> 63) & p
-        rank += 1
-        if rank == len(matrix):
-            break
-    return rank
-
-
-def is_prime(number: int) -> bool:
-    """Miller and Rabin with the bases that are enough below 2^64."""
-    if number < 2 or number % 2 == 0:
-        return number == 2
-    odd, twos = number - 1, 0
-    while odd % 2 == 0:
-        odd, twos = odd // 2, twos + 1
-    for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):
-        if base % number == 0:
-            continue
-        power = pow(base, odd, number)
-        if power in (1, number - 1):
-            continue
-        for _ in range(twos - 1):
-            power = power * power % number
-            if power == number - 1:
-                break
-        else:
-            return False
-    return True
-
-
-def _residue(value: float, p: int) -> int:
-    numerator, denominator = value.as_integer_ratio()
-    return numerator * pow(denominator, -1, p) % p
-
-
-def _matrix(weights: Tensor, p: int) -> Rows:
-    return [[_residue(value, p) for value in row] for row in weights.tolist()]
-
-
-def _hashed(rows: int, columns: int, p: int, label: str, start: int = 0) -> Rows:
-    def draw(index: int) -> int:
-        return int(hashlib.sha256(f"{label}/{index}".encode()).hexdigest()[:32], 16) % p
-
-    return [[draw(start + row * columns + column) for column in range(columns)] for row in range(rows)]
-
-
-def _hashed_core(modes: int, rank: int, p: int, label: str) -> Slices:
-    return [_hashed(rank, rank, p, label, mode * rank * rank) for mode in range(modes)]
-
-
-def _sum_modes(vectors: Rows, slices: Slices, p: int) -> Slices:
-    """For every feature vector, the sum of the slices that it weighs."""
-    rows, columns = len(slices[0]), len(slices[0][0])
-    return [
-        [
-            [sum(v * s[a][b] for v, s in zip(vector, slices, strict=True)) % p for b in range(columns)]
-            for a in range(rows)
-        ]
-        for vector in vectors
-    ]
 
 
 def _once(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,132 @@
+"""The verification's own arithmetic modulo p: nothing here is shared with ``modular.py``, which made what it checks.
+
+Weights become residues by Python's exact fractions; sums are written out by the definition; ranks come from a plain
+Gaussian elimination, on NumPy's 64-bit integers where p < 2^31 and on Python's for larger primes.
+"""
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Rows = list[list[int]]
+Slices = list[Rows]
+
+
+def times(matrix: NDArray[np.int64], points: NDArray[np.int64], p: int) -> NDArray[np.int64]:
+    """For every point (rows of ``points``) the matrix times it, one term after the other."""
+    found = np.zeros((len(points), len(matrix)), dtype=np.int64)
+    for index in range(matrix.shape[1]):
+        found += points[:, index, None] * matrix[None, :, index] % p
+    return found % p
+
+
+def pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
+    """T[(a, i), (j, c)] = sum over b of even_j[a][b] odd_i[b][c]."""
+    r = len(even[0])
+    columns = [[[each[b][c] for b in range(r)] for c in range(r)] for each in odd]
+    return [
+        [sum(map(int.__mul__, even[j][a], columns[i][c])) % p for j in range(len(even)) for c in range(r)]
+        for a in range(r)
+        for i in range(len(odd))
+    ]
+
+
+def rank_modulo(rows: Rows, p: int) -> int:
+    """By whichever elimination the prime allows."""
+    return eliminate_small(np.array(rows, dtype=np.int64), p) if p < 2**31 else eliminate(rows, p)
+
+
+def eliminate(rows: Rows, p: int) -> int:
+    """Rank over F_p by Gaussian elimination on Python integers."""
+    rows, rank = [row[:] for row in rows], 0
+    for column in range(len(rows[0]) if rows else 0):
+        pivot = next((i for i in range(rank, len(rows)) if rows[i][column]), None)
+        if pivot is None:
+            continue
+        rows[rank], rows[pivot] = rows[pivot], rows[rank]
+        inverse = pow(rows[rank][column], -1, p)
+        tail = [x * inverse % p for x in rows[rank][column:]]
+        for i in range(rank + 1, len(rows)):
+            if factor := rows[i][column]:
+                rows[i][column:] = [(x - factor * y) % p for x, y in zip(rows[i][column:], tail, strict=True)]
+        rank += 1
+        if rank == len(rows):
+            break
+    return rank
+
+
+def eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
+    """The same on 64-bit integers, p < 2^31."""
+    matrix, rank = matrix.copy(), 0
+    for column in range(matrix.shape[1]):
+        candidates = np.flatnonzero(matrix[rank:, column])
+        if len(candidates) == 0:
+            continue
+        pivot = rank + int(candidates[0])
+        matrix[[rank, pivot]] = matrix[[pivot, rank]]
+        tail = matrix[rank, column:] * pow(int(matrix[rank, column]), -1, p) % p
+        below = matrix[rank + 1 :, column:]
+        for start in range(0, len(below), 256):  # in pieces that stay in the cache
+            piece = below[start : start + 256]
+            piece -= piece[:, :1] * tail % p
+            piece += (piece >> 63) & p
+        rank += 1
+        if rank == len(matrix):
+            break
+    return rank
+
+
+def is_prime(number: int) -> bool:
+    """Miller and Rabin with the bases that are enough below 2^64."""
+    if number < 2 or number % 2 == 0:
+        return number == 2
+    odd, twos = number - 1, 0
+    while odd % 2 == 0:
+        odd, twos = odd // 2, twos + 1
+    for base in (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37):
+        if base % number == 0:
+            continue
+        power = pow(base, odd, number)
+        if power in (1, number - 1):
+            continue
+        for _ in range(twos - 1):
+            power = power * power % number
+            if power == number - 1:
+                break
+        else:
+            return False
+    return True
+
+
+def residue(value: float, p: int) -> int:
+    numerator, denominator = value.as_integer_ratio()
+    return numerator * pow(denominator, -1, p) % p
+
+
+def matrix(weights: Tensor, p: int) -> Rows:
+    return [[residue(value, p) for value in row] for row in weights.tolist()]
+
+
+def hashed(rows: int, columns: int, p: int, label: str, start: int = 0) -> Rows:
+    def draw(index: int) -> int:
+        return int(hashlib.sha256(f"{label}/{index}".encode()).hexdigest()[:32], 16) % p
+
+    return [[draw(start + row * columns + column) for column in range(columns)] for row in range(rows)]
+
+
+def hashed_core(modes: int, rank: int, p: int, label: str) -> Slices:
+    return [hashed(rank, rank, p, label, mode * rank * rank) for mode in range(modes)]
+
+
+def sum_modes(vectors: Rows, slices: Slices, p: int) -> Slices:
+    """For every feature vector, the sum of the slices that it weighs."""
+    rows, columns = len(slices[0]), len(slices[0][0])
+    return [
+        [
+            [sum(v * s[a][b] for v, s in zip(vector, slices, strict=True)) % p for b in range(columns)]
+            for a in range(rows)
+        ]
+        for vector in vectors
+    ]
