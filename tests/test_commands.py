@@ -36,24 +36,6 @@ def test_rank_measures_draws_and_goes_on_where_it_was(command):
     assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
 
 
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["--modes", "five"], "--modes is 'five'"),
-        (["--modes", "0"], "--modes is 0, it must be at least 1"),
-        (["--order", "1"], "--order is 1, it must be at least 2"),
-        (["--tt-rank", "5:2"], "is empty"),
-        (["--modes", "5", "--order", "30", "--measure"], "leave --measure out, or certify it"),
-        (["--colour", "red"], "colour"),
-    ],
-)
-def test_rank_refuses_in_one_line(command, words, why):
-    done = command("rank", *words, code=2)
-    assert why in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list(command.folder.glob("*.csv"))
-
-
 def test_files_of_others_are_left_alone(command):
     (command.folder / "mine.csv").write_text("a,b\n1,2\n")
     assert "is left as it is" in command("rank", "--output=mine.csv", code=2).stderr
@@ -104,19 +86,32 @@ def test_a_run_is_certified(command):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "needs a run directory or a checkpoint"),
-        (["--modes=5"], "needs a run directory or a checkpoint"),
-        (["runs/none"], "no checkpoint at runs/none"),
-        (["--modes=5", "--tt-rank=3", "--order=8", "--sampled=4"], "name a run directory"),
-        (["--modes=0", "--tt-rank=3", "--order=8"], "modes is 0"),
-        (["--modes=5", "--tt-rank=3", "--order=8", "--seed=-1"], "--seed is -1"),
+        ("rank --modes five", "--modes is 'five'"),
+        ("rank --modes 0", "--modes is 0, it must be at least 1"),
+        ("rank --order 1", "--order is 1, it must be at least 2"),
+        ("rank --tt-rank 5:2", "is empty"),
+        ("rank --modes 5 --order 30 --measure", "leave --measure out, or certify it"),
+        ("rank --modes 17 --tt-rank 16 --order 9000", "over 4,000 digits"),
+        ("rank --colour red", "colour"),
+        ("rank --figure none/f.png", "none is not a folder"),
+        ("certify", "needs a run directory or a checkpoint"),
+        ("certify --modes=5", "needs a run directory or a checkpoint"),
+        ("certify runs/none", "no checkpoint at runs/none"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --sampled=4", "name a run directory"),
+        ("certify --modes=0 --tt-rank=3 --order=8", "modes is 0"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --seed=-1", "--seed is -1"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --output=none/c.json", "none is not a folder"),
     ],
 )
-def test_certify_refuses_in_one_line(command, words, why):
-    done = command("certify", *words, code=2)
+def test_refused_in_one_line(command, words, why):
+    done = command(*words.split(), code=2)
     assert why in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not list(command.folder.glob("*.json"))
+    assert not list(command.folder.iterdir())
+
+
+def test_ranks_beyond_any_float_are_shown(command):
+    assert "e+482" in command("rank", "--modes=17", "--tt-rank=16", "--order=784").stdout
 
 
 def test_the_help_names_the_verbs(command):

@@ -1,5 +1,6 @@
 """The scripts that print this project's figures, at their smallest."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ def test_rank_figure(tmp_path):
 
 def test_rank_study(tmp_path):
     said = run(tmp_path, "rank_study.py", "--quick", "--output=study")
-    assert said.count("32 / 512") + said.count("/ ") >= 4
+    counts = re.findall(r"\| ([\d,]+) / ([\d,]+) \|", said)
+    assert [certified for certified, _ in counts] == [generic for _, generic in counts]
+    assert len(counts) == 4
     assert (tmp_path / "study.png").stat().st_size > 10_000
 
 

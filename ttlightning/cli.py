@@ -130,11 +130,18 @@ class CLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
+        steps = self.datamodule.steps_per_call
+        for name, harmless in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
+            value = getattr(self.trainer, name)
+            if steps > 1 and value != harmless:
+                raise UserError(
+                    f"trainer.{name} is {value}, Lightning does that one step a call: set --data.steps_per_call 1"
+                )
         every = self.config.fit.checkpoint.every_n_train_steps
-        if every and self.datamodule.steps_per_call > 1:
+        if every and steps > 1:
             raise UserError(
                 f"checkpoint.every_n_train_steps is {every}, but the trainer sees a step only at the end of a call of "
-                f"{self.datamodule.steps_per_call}: set --data.steps_per_call 1, or checkpoint.every_n_epochs"
+                f"{steps}: set --data.steps_per_call 1, or checkpoint.every_n_epochs"
             )
         self._check_checkpoint(needed=False)
         self._choose_threads()

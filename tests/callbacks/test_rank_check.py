@@ -125,3 +125,10 @@ def test_the_smallest_singular_value_counts_independent_slices():
     for modes, rank in ((5, 2), (3, 2), (2, 3)):
         found = measure_staircase(TensorTrain(6, modes, 2, rank, initialization="gaussian"))
         assert min(found["smallest_singular_value"]) > 1e-6
+
+
+def test_ranks_that_no_float_can_hold():
+    """n = 17, d = 784: ten to the power of 482, in the checks as an integer and in the loggers as infinity."""
+    found = measure_ranks(TensorTrain(784, 17, 2, 4), 4, 1e-6, 0)
+    assert found["bound"] == 4 * 16**391
+    assert summarize_ranks(found)["rank/bound"] == math.inf

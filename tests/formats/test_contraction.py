@@ -217,7 +217,8 @@ def test_without_a_compiler(tmp_path):
 def test_compilers_that_do_not_work(tmp_path):
     assert "does not run" in fresh_process(tmp_path, CC="no-such-compiler")[0]
     fake = tmp_path / "fake"
-    fake.write_text('#!/bin/sh\ntest "$1" = --version && exit 0\necho error: out of order >&2\nexit 1\n')
+    says = "import sys\nsys.exit(0 if sys.argv[1:] == ['--version'] else 'error: out of order')\n"
+    fake.write_text(f"#!{sys.executable}\n{says}")
     fake.chmod(0o755)
     said = fresh_process(tmp_path, CC=str(fake))[0]
     assert said.startswith("UserError")
@@ -244,3 +245,21 @@ def test_an_unknown_compiler_is_named(monkeypatch):
     native._version.cache_clear()
     with pytest.raises(UserError, match="no-such-compiler --flag does not run"):
         native._build(native._compiler())
+
+
+def test_what_does_not_fit_together_is_refused():
+    """The kernel reads memory by the sizes that it is told."""
+    if native.library() is None:
+        pytest.skip("this machine has no C compiler")
+    features, first, interior, last = arguments(6, 4)
+    with pytest.raises(UserError, match=r"features are torch.float32, the cores torch.float64"):
+        chain_scores(features.float(), first, interior, last)
+    for wrong in (
+        (features[:, :, :2], first, interior, last),
+        (features, first[:, :3], interior, last),
+        (features, first, interior[:2], last),
+        (features, first, interior, last[:, :3]),
+        (features[:, :4], first, interior, last),
+    ):
+        with pytest.raises(UserError, match="do not fit together"):
+            chain_scores(*wrong)

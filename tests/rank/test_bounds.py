@@ -1,5 +1,7 @@
 """Bounds against each other, against the papers' numbers and against literal matricizations."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,11 +9,14 @@ from hypothesis import strategies as st
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain
 from ttlightning.rank import (
+    can_be_written,
     cp_rank_bound_a24,
     cp_rank_bound_k18,
     generic_odd_even_rank,
+    in_figures,
     matricization,
     numerical_rank,
+    ratio,
 )
 
 
@@ -42,3 +47,15 @@ def test_random_tensors_have_the_generic_rank(kind, modes, rank, sites):
     format = kind(sites, modes, 2, rank=rank, initialization="gaussian", gain=2.0)
     values = torch.linalg.svdvals(matricization(format))
     assert numerical_rank(values, 1e-11).tolist() == [generic_odd_even_rank(modes, rank, sites)] * 2
+
+
+def test_numbers_of_any_size_can_be_shown():
+    huge = generic_odd_even_rank(17, 16, 784)
+    assert in_figures(6_565_418_768) == "6,565,418,768"
+    assert [in_figures(10**n) for n in range(15, 400)] == [f"1.00e+{n}" for n in range(15, 400)]
+    assert in_figures(12345 * 10**478) == "1.23e+482"
+    assert in_figures(huge).endswith(f"e+{len(str(huge)) - 1}")
+    assert ratio(huge, 3) == math.inf
+    assert ratio(3, 2) == 1.5
+    assert can_be_written(huge)
+    assert not can_be_written(10**4000)

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ttlightning.formats import TensorTrain
-from ttlightning.rank import generic_odd_even_rank
+from ttlightning.rank import generic_odd_even_rank, in_figures
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -106,7 +106,7 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
     }
     if isinstance(format, TensorTrain):
         units = generic_odd_even_rank(format.modes, format.rank, format.sites)
-        rows["shallow"] = f"almost every such tensor has CP-rank >= {units:,}"
+        rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
     return _grid(rows)
 
 
@@ -125,8 +125,8 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Table:
     if "certified" in rank:
         units = min(rank["certified"])
         rows["certified"] = (
-            f"CP-rank of every class tensor >= {units:,}; an equivalent shallow network has at least "
-            f"{rank['shallow_over_chain']:,.3g} times the parameters"
+            f"CP-rank of every class tensor >= {in_figures(units)}; an equivalent shallow network has at least "
+            f"{in_figures(rank['shallow_over_chain'])} times the parameters"
         )
     rows["run"] = str(run)
     return _grid(rows)

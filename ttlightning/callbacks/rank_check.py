@@ -29,6 +29,7 @@ from ttlightning.rank import (
     equilibrate,
     generic_odd_even_rank,
     numerical_rank,
+    ratio,
     shallow_parameters,
     sketch,
     stable_rank,
@@ -103,7 +104,7 @@ class RankCheck(Callback):
         if isinstance(format, TensorTrain) and self._certificate is not None:
             certified = self._certificate["cp_rank_at_least"]
             units = shallow_parameters(min(certified), format.modes, format.sites)
-            self.latest |= {"certified": certified, "shallow_over_chain": units / format.parameter_count()}
+            self.latest |= {"certified": certified, "shallow_over_chain": units // format.parameter_count()}
         if isinstance(format, TensorTrain):
             self.latest |= measure_staircase(format)
         for logger in trainer.loggers:
@@ -192,4 +193,4 @@ def summarize_ranks(found: dict[str, Any]) -> dict[str, float]:
             "rank/tt_rank_max": max(found["tt_rank"]),
             "rank/bond_entropy": mean(found["bond_entropy"]),
         }
-    return {key: float(value) for key, value in summary.items()}
+    return {key: ratio(value, 1) if isinstance(value, int) else value for key, value in summary.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from ttlightning.checkpoints import checkpoint_file, read_chain
-from ttlightning.commands.parser import VerbParser
+from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
 from ttlightning.rank.certificate import (
     checkpoint_certificate,
@@ -30,8 +30,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path | None, help="file to write")
     options = parser.parse_args(args)
     output, make = prepare(options)
-    if output.exists():
-        raise UserError(f"{output} exists and is left as it is; name another file with --output")
+    check_new_file(output, "--output")
     started = time.perf_counter()
     with Console(stderr=True).status("counting"):
         certificate = make()

@@ -1,6 +1,7 @@
 """The argument parser of the verbs: a mistake is one line, exit code 2."""
 
 import re
+from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -16,6 +17,14 @@ class VerbParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(" ".join(message.split()))
+
+
+def check_new_file(path: Path, option: str) -> None:
+    """``UserError`` where a file is in the way or its folder is not there: said before any work."""
+    if path.exists():
+        raise UserError(f"{path} exists and is left as it is; name another file with {option}")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is not a folder; make it first or name another with {option}")
 
 
 def integers(name: str, text: str) -> list[int]:

@@ -10,15 +10,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ttlightning.commands.parser import VerbParser, integers
+from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
 from ttlightning.rank import (
+    can_be_written,
     chain_parameters,
     cp_rank_bound_a24,
     cp_rank_bound_k18,
     generic_odd_even_rank,
+    in_figures,
+    ratio,
     shallow_parameters,
 )
+from ttlightning.rank.bounds import MOST_DIGITS
 from ttlightning.rank.literal import LARGEST_MATRIX, literal_shape, measured_rank
 
 COLUMNS: Final = {
@@ -65,8 +69,8 @@ def main(args: Sequence[str]) -> int:
     check_sizes(sizes)
     if options.measure and len(sizes) == 1:
         check_memory(*sizes[0])
-    if options.figure is not None and options.figure.exists():
-        raise UserError(f"{options.figure} exists and is left as it is; name another file with --figure")
+    if options.figure is not None:
+        check_new_file(options.figure, "--figure")
     rows = collect(sizes, options.measure, options.seed, options.output)
     show(rows, options.measure)
     if options.figure is not None:
@@ -82,6 +86,9 @@ def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
         smallest = min(size[index] for size in sizes)
         if smallest < least:
             raise UserError(f"{name} is {smallest}, it must be at least {least}")
+    for modes, rank, order in sizes:
+        if not can_be_written(generic_odd_even_rank(modes, rank, order)):
+            raise UserError(f"--order is {order}: at n = {modes}, r = {rank} the rank has over {MOST_DIGITS:,} digits")
 
 
 def check_memory(modes: int, rank: int, order: int) -> None:
@@ -125,7 +132,7 @@ def describe(modes: int, rank: int, order: int, measure: bool, seed: int) -> dic
         "a24": cp_rank_bound_a24(modes, rank, order),
         "generic": generic,
         "measured": measured_rank(modes, rank, order, seed) if measure and fits else "",
-        "shallow_parameters": shallow_parameters(generic, modes, order) / chain_parameters(modes, rank),
+        "shallow_parameters": ratio(shallow_parameters(generic, modes, order), chain_parameters(modes, rank)),
         "seed": seed,
     }
 
@@ -172,7 +179,7 @@ def _form(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.3g}" if value < 1e6 else f"{value:.3g}"
-    return f"{value:,}" if value < 10**15 else f"{float(value):.3e}" if value < 10**300 else f"1e{len(str(value)) - 1}"
+    return in_figures(value)
 
 
 def _read(path: Path, seed: int) -> dict[tuple[int, int, int], dict[str, Any]]:

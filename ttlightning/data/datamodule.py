@@ -26,7 +26,8 @@ class PatchDataModule(LightningDataModule):
         order: raster, snake or hilbert.
         batch_size: samples in a global batch, all devices together.
         steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
-            about a millisecond, come once a call; what is computed does not depend on it.
+            about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
+            depend on it.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
         validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
         seed: key of the permutations and of the validation split.

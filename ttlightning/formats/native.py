@@ -83,6 +83,7 @@ class NativeChain(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, plain: bool
     ) -> tuple[Tensor, Tensor]:
+        _check(features, first, interior, last)
         features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
         batch, sites, modes = features.shape
         rank, classes = last.shape[1:]
@@ -150,6 +151,20 @@ class NativeChain(torch.autograd.Function):
         arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
         _call("chain_backward", x_KnB.dtype, arguments, 2 * batch * sites * modes * arguments.rank**2)
         return dfeatures, dfirst, dinterior, dlast, None
+
+
+def _check(features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> None:
+    """The kernel reads memory by these sizes: ``UserError`` where they do not fit together."""
+    sites, modes = features.shape[1:]
+    rank, distinct = first.shape[1], len(interior)
+    fits = first.shape[0] == modes and last.shape[:2] == first.shape and distinct in (min(1, sites - 2), sites - 2)
+    if not fits or interior.shape[1:] != (modes, rank, rank):
+        shapes = ", ".join(str(tuple(t.shape)) for t in (features, first, interior, last))
+        raise UserError(f"features and cores do not fit together: shapes {shapes}")
+    if not features.dtype == first.dtype == interior.dtype == last.dtype:
+        raise UserError(f"features are {features.dtype}, the cores {first.dtype}: bring both to one type")
+    if not first.device == interior.device == last.device == features.device:
+        raise UserError(f"features are on {features.device}, the cores on {first.device}")
 
 
 @functools.cache

@@ -4,9 +4,15 @@ The CP-rank of a tensor is at least the rank of each of its matricizations. All 
 odd sites as rows and the even sites as columns, and hold for almost every tensor: outside a set of measure zero.
 n modes, TT-rank r, d sites. Exact integers.
 
-A bound R is the width of the smallest shallow network that can equal almost every network of these sizes; it has
-R d n parameters (``shallow_parameters``), where the chain has n r + n r^2 + n r (``chain_parameters``).
+A bound R is a width below which no shallow network equals almost any network of these sizes; with R units it has R d n
+parameters (``shallow_parameters``), where the chain has n r + n r^2 + n r (``chain_parameters``).
 """
+
+import math
+from typing import Final
+
+MOST_DIGITS: Final = 4000
+"""Python writes integers of some more digits than this, and no longer ones."""
 
 
 def cp_rank_bound_k18(modes: int, rank: int, sites: int) -> int:
@@ -42,3 +48,25 @@ def shallow_parameters(units: int, modes: int, sites: int) -> int:
 def chain_parameters(modes: int, rank: int, distinct: int = 1, classes: int = 1) -> int:
     r"""n r + D n r^2 + n r C: the numbers in a tensor train with D distinct interior cores (1 where they are equal)."""
     return modes * rank + distinct * modes * rank**2 + modes * rank * classes
+
+
+def ratio(numerator: int, denominator: int) -> float:
+    """The quotient of two positive integers of any size; inf where a float cannot hold it."""
+    try:
+        return numerator / denominator
+    except OverflowError:
+        return math.inf
+
+
+def in_figures(number: int) -> str:
+    """1,234 in full up to 10^15, beyond as 1.23e+482, however large."""
+    if number < 10**15:
+        return f"{number:,}"
+    exponent = math.floor(math.log10(number))
+    exponent += (number >= 10 ** (exponent + 1)) - (number < 10**exponent)  # the logarithm is rounded
+    return f"{number // 10 ** (exponent - 2) / 100:.2f}e+{exponent}"
+
+
+def can_be_written(number: int) -> bool:
+    """Whether the number has at most ``MOST_DIGITS`` digits."""
+    return number < 10**MOST_DIGITS

@@ -11,7 +11,6 @@ Ranks are counted modulo primes (``modular.py``); each is a lower bound on the r
 rests on a tolerance. ``verification.py`` counts again with other code.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from ttlightning.errors import UserError
-from ttlightning.rank.bounds import generic_odd_even_rank
+from ttlightning.rank.bounds import MOST_DIGITS, can_be_written, generic_odd_even_rank
 from ttlightning.rank.literal import literal_matricizations
 from ttlightning.rank.modular import (
     PRIMES,
@@ -37,6 +36,8 @@ from ttlightning.rank.staircase import pair_matrix, pairs, rank_from_deficits, s
 
 TITLE: Final = "ttlightning rank certificate"
 VERSION: Final = 1
+LARGEST_PAIR: Final = 4096
+"""Rows of the largest T of a generic certificate: minutes to make, and to verify."""
 Certificate = dict[str, Any]
 
 
@@ -85,6 +86,12 @@ def generic_certificate(
     states = min(modes, rank)
     slices = min(modes, states**2)
     expected = generic_odd_even_rank(modes, rank, sites)
+    if states * slices > LARGEST_PAIR:
+        raise UserError(
+            f"T has {states * slices:,} rows at modes {modes} and rank {rank}, the limit is {LARGEST_PAIR:,}"
+        )
+    if not can_be_written(expected):
+        raise UserError(f"sites is {sites}: the rank has over {MOST_DIGITS:,} digits")
     ranks = []
     for prime in primes:
         first = hashed((slices, states), prime, seed, "first")
@@ -242,11 +249,6 @@ def write_certificate(path: Path, certificate: Certificate) -> None:
         raise UserError(f"{path} exists and is left as it is; name another file with --output") from fault
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}") from fault
-
-
-def digest(certificate: Certificate) -> str:
-    """SHA-256 of a certificate's content."""
-    return hashlib.sha256(json.dumps(certificate, sort_keys=True).encode()).hexdigest()
 
 
 def _ranks(interior: Sequence[Residues], sites: int, first: Residues, last: Sequence[Residues], prime: int) -> Any:

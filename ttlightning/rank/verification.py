@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.rank import certificate as made
-from ttlightning.rank.bounds import generic_odd_even_rank
+from ttlightning.rank.bounds import can_be_written, generic_odd_even_rank
 from ttlightning.rank.recount import (
     Rows,
     Slices,
@@ -104,6 +104,8 @@ def _generic(content: dict[str, Any]) -> dict[str, Any]:
     modes, rank, sites, seed = (content[name] for name in ("modes", "rank", "sites", "seed"))
     states = min(modes, rank)
     slices = min(modes, states * states)
+    if states * slices > made.LARGEST_PAIR or not can_be_written(generic_odd_even_rank(modes, rank, sites)):
+        raise Rejected("modes, rank or sites are out of range")
     ranks, bounds = [], []
     for p in content["primes"]:
         first = hashed(slices, states, p, f"{seed}/first")
@@ -151,7 +153,10 @@ def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str
 
 def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
     sites, modes, size = content["sites"], content["modes"], content["size"]
-    counts = made.grid(size, modes, sites)
+    try:
+        counts = made.grid(size, modes, sites)
+    except UserError as fault:
+        raise Rejected(str(fault)) from fault
     ranks: list[list[int]] = []
     for p in content["primes"]:
         if p >= 2**31:
@@ -170,11 +175,7 @@ def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
                 step = np.array(sum_modes(vectors[site], slices, p), dtype=np.int64)  # (count, left, right)
                 ahead = np.concatenate([times(each, ahead, p) for each in step])
             step = np.array(sum_modes(vectors[0], [[row] for row in first[0]], p), dtype=np.int64)[:, 0, :]
-            scores = times(step, ahead, p).T.reshape(counts[1:] + counts[:1]) if sites == 2 else None
-            if scores is None:
-                scores = np.concatenate([times(row[None, :], ahead, p)[:, 0] for row in step]).reshape(counts)
-            else:
-                scores = np.moveaxis(scores, -1, 0)
+            scores = times(step, ahead, p).T.reshape(counts)
             odd, even = list(range(0, sites, 2)), list(range(1, sites, 2))
             ranks[-1].append(eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
     best = [max(each) for each in zip(*ranks, strict=True)]
