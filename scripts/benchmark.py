@@ -37,7 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain
 from ttlightning.formats.native import kernel_name
-from ttlightning.runs import cpu_name
+from ttlightning.provenance import cpu_name
 
 DEFAULT_MODE = (True, False)
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]

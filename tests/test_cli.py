@@ -131,17 +131,6 @@ def test_training_goes_on_from_a_checkpoint(command):
     assert resumed["weights_sha256"] == whole["weights_sha256"]
 
 
-def test_two_processes_train_the_network_of_one(command):
-    options = ("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--model.patch_dropout=0.1")
-    command.process("fit", *SMALL, *options)
-    command.process("fit", *SMALL, *options, "--trainer.devices=2", "--data.steps_per_call=3")
-    alone, together = (command.result(f"debug/{n}")["metrics"] for n in (0, 1))
-    for key in ("train/loss", "val/loss", "test/loss"):
-        assert together[key] == pytest.approx(alone[key], rel=1e-5)
-    assert together["test/acc"] == pytest.approx(alone["test/acc"], abs=1 / 50 + 1e-9)
-    assert json.loads((command.folder / "runs/debug/1/provenance.json").read_text())["world_size"] == 2
-
-
 def test_without_the_data_and_without_network_it_trains_on_mnist5k_and_says_so(command, tmp_path):
     """The proxy's address leads nowhere: torchvision's download fails at once, on any machine."""
     nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
@@ -177,6 +166,8 @@ MISTAKES = [
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.gradient_clip_val=1"], "set --data.steps_per_call 1"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.accumulate_grad_batches=2"], "set --data.steps_per_call 1"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--checkpoint.every_n_train_steps=4"], "set --data.steps_per_call 1"),
+    (["fit", *SMALL, "--last_checkpoint.every_n_steps=0"], "last_checkpoint.every_n_steps is 0"),
+    (["fit", *SMALL, "--ckpt_path=last"], "there is no run in runs/debug to go on with"),
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
@@ -244,6 +235,7 @@ def test_checkpoints_that_cannot_be_used(command, damage, message):
         torch.save({"state_dict": {}, "payload": Payload()}, file)
     elif damage == "tensor":
         torch.save(torch.zeros(3), file)
+    (command.folder / "runs/debug/0/result.json").unlink()  # as if it had been stopped
     for verb in ("test", "fit"):
         done = command(verb, *SMALL, "--ckpt_path", "runs/debug/0", code=2)
         assert message in done.stderr
@@ -264,3 +256,25 @@ def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make a run directory"):
         create_run_directory(tmp_path / "runs", "eq")
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({}, "W&B is online and does not answer (No API key configured"),
+        (
+            {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "3"},
+            "W&B is online and does not answer",
+        ),
+    ],
+    ids=["no account", "unreachable"],
+)
+def test_wandb_that_does_not_answer(command, environment, message):
+    """Nothing is left behind; offline, the run would have worked."""
+    home = {"HOME": str(command.folder), "NETRC": str(command.folder / "netrc")}
+    done = command.process("fit", *SMALL, WANDB_MODE="online", code=2, **environment, **home)
+    last = done.stderr.strip().splitlines()[-1]
+    assert message in last
+    assert last.startswith("ttlightning: ")
+    assert "use --wandb.mode offline" in last
+    assert list((command.folder / "runs/debug").iterdir()) == []

@@ -1,20 +1,42 @@
-"""Checkpoints: read without unpickling anything but tensors, and held against the network that is to take them."""
+"""Checkpoints: written whole or not at all, read without unpickling anything but tensors, held against the network."""
 
+import io
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
-from ttlightning.runs import weights_sha256
+from ttlightning.runs import weights_sha256, write_whole
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Where a checkpoint keeps the complete configuration of its run, as YAML."""
 
 NETWORK_KEY: Final = "ttlightning_network"
 """Where it keeps the name of the format and its sizes."""
+
+
+RUN_KEY: Final = "ttlightning_run"
+"""Where it keeps how far the run directory's tables had come."""
+
+SUMS_KEY: Final = "ttlightning_epoch_sums"
+"""Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's, but a process that dies while it writes leaves the older file, and nothing is unpickled."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), content.getvalue())
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return super().load_checkpoint(path, map_location, weights_only=True)
 
 
 class TrainedChain(NamedTuple):
@@ -29,6 +51,7 @@ class TrainedChain(NamedTuple):
 
 def checkpoint_file(path: Path) -> Path:
     """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+    path = path.expanduser()
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")

@@ -16,15 +16,18 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ttlightning.checkpoints import NETWORK_KEY
-from ttlightning.data.sampler import Batch
-from ttlightning.errors import UserError
+from ttlightning.checkpoints import NETWORK_KEY, SUMS_KEY
+from ttlightning.data.sampler import Batch, Shard
+from ttlightning.errors import Fault, UserError
 from ttlightning.features import PatchFeatureMap
 from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor
 from ttlightning.metrics import LossAndAccuracy
 from ttlightning.randomness import keep_mask, keyed_global_generator
 
 Stage = Literal["train", "val", "test"]
+
+Seen = tuple[Tensor, Tensor, Tensor]
+"""Of one batch: the sum of its losses, its scores, its labels."""
 
 # Factories, for injection from a configuration: the arguments in brackets are filled in here, the others there.
 FeatureMapFactory = Callable[[int], PatchFeatureMap]  # (patch_dim)
@@ -51,6 +54,8 @@ class Classifier(LightningModule):
             undo it, so it changes how training goes and not what can be said.
         steps_per_call: optimizer steps in one call of ``training_step``, as many as the data puts into a call. From two
             on, the steps are made here and not by Lightning (manual optimization).
+        virtual_devices: V > 1 sums the gradient over V fixed slices of the global batch in a fixed order, so that every
+            number of devices that divides V trains the same network to the bit.
         seed: key of the initialization and of the dropout masks.
 
     Raises:
@@ -70,6 +75,7 @@ class Classifier(LightningModule):
         patch_dropout: float = 0.0,
         pixel_mean: float = 0.0,
         steps_per_call: int = 1,
+        virtual_devices: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -77,7 +83,8 @@ class Classifier(LightningModule):
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.pixel_mean, self.seed = patch_dropout, pixel_mean, seed
-        self.steps_per_call, self.automatic_optimization = steps_per_call, steps_per_call == 1
+        self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
+        self.automatic_optimization = steps_per_call == virtual_devices == 1
         with keyed_global_generator(seed, "initialization"):
             self.features = features(patch_dim)
             self.format = format(sites, self.features.modes, classes)
@@ -102,20 +109,20 @@ class Classifier(LightningModule):
         return self.format(self.features(pixels))
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
-        """The loss of a batch; or, where a call brings several batches, all their steps."""
-        if isinstance(batch, Batch):
+        """The loss of a batch; or, where the steps are made here, all steps of a call."""
+        if self.automatic_optimization:
             loss, seen = self._training_loss(batch, batch_idx)
             self.metrics["train_metrics"].update(*seen)
             return loss
+        backward = self._backward if self.virtual_devices == 1 else self._backward_in_slices
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         all_seen = []
-        for step, part in enumerate(batch, start=batch_idx * self.steps_per_call):
+        parts = [batch] if isinstance(batch, Batch) else batch
+        for step, part in enumerate(parts, start=batch_idx * self.steps_per_call):
             if self.trainer.global_step == self.trainer.max_steps:
                 break
-            loss, seen = self._training_loss(part, step)
-            all_seen.append(seen)
             optimizer.zero_grad()
-            self.manual_backward(loss)
+            all_seen += backward(part, step)
             optimizer.step()
             if scheduler is not None and self.scheduler_interval == "step":
                 scheduler.step()
@@ -126,29 +133,71 @@ class Classifier(LightningModule):
             )
         return None
 
-    def _training_loss(self, batch: Batch, step: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """This device's part of the mean loss over the global batch, and what the metrics want of it.
+    def _backward(self, batch: Batch, step: int) -> list[Seen]:
+        loss, seen = self._training_loss(batch, step)
+        self.manual_backward(loss)
+        return [seen]
 
-        ``step`` counts from the start of the epoch.
+    def _backward_in_slices(self, batch: Batch, step: int) -> list[Seen]:
+        """The same gradient, whatever the number of devices: V slices, each by itself, and their sum as a binary tree.
+
+        grad = (1 / B) sum_v grad_v,   v = 1, ..., V,   added as ((1 + 2) + (3 + 4)) + ...
         """
-        scores = self(batch.patches, self._keep(batch, step))
-        losses = F.cross_entropy(scores, batch.labels, reduction="sum")
+        own = self.virtual_devices // self.trainer.world_size
+        first = own * self.trainer.global_rank
+        parameters, rows, all_seen = list(self.parameters()), [], []
+        for device in range(first, first + own):
+            losses, seen = self._losses(batch.slice_of(Shard(device, self.virtual_devices)), step)
+            gradients = torch.autograd.grad(losses / batch.global_size, parameters)
+            rows.append(torch.cat([losses.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))
+            all_seen.append(seen)
+        table = torch.stack(rows)
+        if self.trainer.world_size > 1:
+            table = self.all_gather(table).flatten(0, 1)
+        while len(table) > 1:
+            table = table[0::2] + table[1::2]
+        loss, *gradients = table[0].split([1, *(p.numel() for p in parameters)])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        self._log_now_and_then(loss[0] / batch.global_size)
+        return all_seen
+
+    def _training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Seen]:
+        """This device's part of the mean loss over the global batch, and what the metrics want of it."""
+        losses, seen = self._losses(batch, step)
         # Devices average their gradients; each takes its share of the mean over the global batch.
         loss = losses * (self.trainer.world_size / batch.global_size)
+        self._log_now_and_then(loss.detach())
+        return loss, seen
+
+    def _losses(self, batch: Batch, step: int) -> tuple[Tensor, Seen]:
+        """The sum of the samples' losses; ``step`` counts from the start of the epoch."""
+        scores = self(batch.patches, self._keep(batch, step))
+        losses = F.cross_entropy(scores, batch.labels, reduction="sum")
+        return losses, (losses.detach(), scores.detach(), batch.labels)
+
+    def _log_now_and_then(self, loss: Tensor) -> None:
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
-            self._log_step(loss.detach())
-        return loss, (losses.detach(), scores.detach(), batch.labels)
+            self._log_step(loss)
 
     def _log_step(self, loss: Tensor) -> None:
-        """Loss and learning rate of this step, straight to the loggers: Lightning's own way counts calls."""
-        loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
-        found = {
-            "epoch": self.current_epoch,
-            "train/loss_step": float(loss),
-            "lr": self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"],
-        }
+        """Loss and learning rate of this step."""
+        loss = float(self.trainer.strategy.reduce(loss, reduce_op="mean"))
+        self._check_finite(loss)
+        rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
+        self._record({"epoch": self.current_epoch, "train/loss_step": loss, "lr": rate})
+
+    def _record(self, found: dict[str, float]) -> None:
+        """Straight to the loggers: Lightning's own way counts calls, and comes after the epoch's checkpoint."""
         for logger in self.trainer.loggers:
             logger.log_metrics(found, step=self.trainer.global_step)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise Fault(
+                f"the training loss is {loss} by step {self.trainer.global_step} of epoch {self.current_epoch + 1}: "
+                "try a smaller model.optimizer.lr"
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
@@ -157,7 +206,7 @@ class Classifier(LightningModule):
         self._evaluate("test", batch)
 
     def on_train_epoch_end(self) -> None:
-        self._log("train")
+        self._check_finite(float(self._log("train")["train/loss"]))
         if not self.automatic_optimization and self.scheduler is not None and self.scheduler_interval == "epoch":
             self.lr_schedulers().step()
 
@@ -172,9 +221,21 @@ class Classifier(LightningModule):
         return self(batch.patches).softmax(-1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say what network this is, for those who read the weights without building it."""
+        """Say what network this is, for those who read the weights without building it; keep the epoch's sums."""
+        if not all(p.isfinite().all() for p in self.parameters()):
+            raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
+        checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
         sizes = {name: getattr(self.format, name) for name in ("sites", "modes", "rank", "classes")}
         checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the sums of an epoch that is half done: each process with its own, where there are as many."""
+        sums = checkpoint.get(SUMS_KEY)
+        if sums is None:
+            return
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        mine = sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
+        self.metrics["train_metrics"].start_from(mine)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
@@ -222,10 +283,14 @@ class Classifier(LightningModule):
             F.cross_entropy(scores, batch.labels, reduction="sum"), scores, batch.labels
         )
 
-    def _log(self, stage: Stage) -> None:
+    def _log(self, stage: Stage) -> dict[str, Tensor]:
+        """The values of an epoch, the same on every device: those of training go to the loggers here, see _record."""
         metrics = self.metrics[f"{stage}_metrics"]
         found = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
-        # Lightning takes the loggers' step from a value of that name; it would count calls.
-        found |= {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)}
-        self.log_dict(found, sync_dist=True)
         metrics.reset()
+        if stage == "train":
+            self.log_dict(found, logger=False)
+            self._record({"epoch": self.current_epoch} | {name: float(value) for name, value in found.items()})
+        else:  # Lightning takes the loggers' step from a value of that name; it would count calls
+            self.log_dict(found | {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)})
+        return found

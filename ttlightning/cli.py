@@ -1,6 +1,7 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
 import difflib
+import errno
 import functools
 import logging
 import os
@@ -13,23 +14,26 @@ from typing import Any, NoReturn
 
 import torch
 import wandb
-from lightning.pytorch.callbacks import ModelCheckpoint
+import yaml
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from ttlightning import formats
+from ttlightning.arguments import complete_arguments, experiment_name, run_that_goes_on
+from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
-from ttlightning.checkpoints import CONFIG_KEY, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.checkpoints import SafeCheckpointIO, check_fits, read_checkpoint
 from ttlightning.classifier import Classifier
 from ttlightning.commands import VERBS
-from ttlightning.configs import find_config
 from ttlightning.data.datamodule import PatchDataModule
-from ttlightning.errors import UserError
+from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
+from ttlightning.provenance import scrubbed
 from ttlightning.runs import check_experiment_name
 from ttlightning.trainer import Trainer
 
@@ -43,6 +47,10 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,
     "use_distributed_sampler": False,
 }
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a file system says that takes no more."""
 
 
 class Parser(LightningArgumentParser):
@@ -96,8 +104,9 @@ class CLI(LightningCLI):
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.filename": "{epoch}-{step}"})
-        for size in ("sites", "patch_dim", "classes", "steps_per_call"):
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.set_defaults({"checkpoint.filename": "{epoch}-{step}", "checkpoint.enable_version_counter": False})
+        for size in ("sites", "patch_dim", "classes", "steps_per_call", "virtual_devices"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
             parser.link_arguments("seed_everything", f"{part}.seed")
@@ -111,38 +120,62 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
         if options.experiment is None:
-            names = [Path(str(path)).stem for path in options.config or []]
-            options.experiment = "+".join(names) or "default"
+            options.experiment = experiment_name(options.config or [])
+        if options.ckpt_path is not None:
+            options.ckpt_path = str(Path(options.ckpt_path).expanduser())
         check_experiment_name(options.experiment)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config[self.subcommand]
         callbacks = [EpochProgress()] if self._get(self.config_init, "trainer").enable_progress_bar is not False else []
         if self.subcommand == "fit":
-            config = self._parser("fit").dump(self.config.fit, skip_none=False, format="yaml")
-            mode = options.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
-            self.run_directory = RunDirectory(options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode)
-            callbacks.append(self.run_directory)
+            callbacks.append(self._make_run_directory(options))
         given = self._get(self.config_init, "trainer").callbacks or []
-        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], **kwargs)
+        plugins = [*(self._get(self.config_init, "trainer").plugins or []), SafeCheckpointIO()]
+        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
         if self.subcommand != "fit":
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint | RankCheck)]
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
         return trainer
 
+    def _make_run_directory(self, options: Any) -> RunDirectory:
+        """A new run, or one that was stopped and goes on: then its checkpoint is no part of its configuration."""
+        given, options.ckpt_path = options.ckpt_path, None
+        config = self._dump(options)
+        run = run_that_goes_on(Path(given), config) if given else None
+        if given and not Path(given).is_dir():
+            options.ckpt_path = given
+        elif given and run is None:
+            raise UserError(f"{given} has no checkpoint, and another configuration: leave --config and options out")
+        self.config_init.fit.ckpt_path = options.ckpt_path
+        if run is None:
+            config = self._dump(options)
+        mode = options.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
+        self.run_directory = RunDirectory(
+            options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode, going_on=run
+        )
+        return self.run_directory
+
+    def _dump(self, options: Any) -> str:
+        """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing."""
+        text = self._parser("fit").dump(options, skip_none=False, format="yaml")
+        return yaml.safe_dump(scrubbed(yaml.safe_load(text)), sort_keys=False)
+
     def before_fit(self) -> None:
-        steps = self.datamodule.steps_per_call
+        if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
+            raise UserError("data.virtual_devices sums gradients that float16 would need scaled: use bf16-mixed or 32")
         for name, harmless in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
             value = getattr(self.trainer, name)
-            if steps > 1 and value != harmless:
+            if not self.model.automatic_optimization and value != harmless:
                 raise UserError(
-                    f"trainer.{name} is {value}, Lightning does that one step a call: set --data.steps_per_call 1"
+                    f"trainer.{name} is {value}, Lightning does that where it makes the steps: set "
+                    "--data.steps_per_call 1 and --data.virtual_devices 1"
                 )
-        every = self.config.fit.checkpoint.every_n_train_steps
-        if every and steps > 1:
-            raise UserError(
-                f"checkpoint.every_n_train_steps is {every}, but the trainer sees a step only at the end of a call of "
-                f"{steps}: set --data.steps_per_call 1, or checkpoint.every_n_epochs"
-            )
+        for name in ("every_n_train_steps", "train_time_interval"):
+            if self.config.fit.checkpoint[name] and not self.model.automatic_optimization:
+                raise UserError(
+                    f"checkpoint.{name} is {self.config.fit.checkpoint[name]}, Lightning does that where it makes the "
+                    "steps: set --data.steps_per_call 1, or use --last_checkpoint.every_n_steps"
+                )
         self._check_checkpoint(needed=False)
         self._choose_threads()
 
@@ -175,9 +208,10 @@ class CLI(LightningCLI):
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
         format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
-        batch = self.datamodule.batch_size // self.trainer.world_size
+        virtual = self.datamodule.virtual_devices
+        batch = self.datamodule.batch_size // max(virtual, self.trainer.world_size)
         arithmetic = batch * format.sites * format.modes * format.rank**2
-        if on_cpu and "OMP_NUM_THREADS" not in os.environ and arithmetic < ARITHMETIC_FOR_THREADS:
+        if on_cpu and "OMP_NUM_THREADS" not in os.environ and (virtual > 1 or arithmetic < ARITHMETIC_FOR_THREADS):
             torch.set_num_threads(1)
 
     def _check_checkpoint(self, needed: bool = True) -> None:
@@ -192,35 +226,6 @@ class CLI(LightningCLI):
         check_fits(read_checkpoint(file), self.model, file)
 
 
-def complete_arguments(args: Sequence[str]) -> list[str]:
-    """Arguments with every config's name replaced by its path, and a run directory by its last checkpoint.
-
-    Where a checkpoint but no config is given, the configuration inside the checkpoint comes first.
-    """
-    done: list[str] = []
-    has_config, checkpoint = False, None
-    words = iter(args)
-    for word in words:
-        name, equals, value = word.partition("=")
-        if name not in ("--config", "-c", "--ckpt_path"):
-            done.append(word)
-            continue
-        if not equals:
-            value = next(words, "")
-        if name == "--ckpt_path":
-            checkpoint = checkpoint_file(Path(value))
-            done += [name, str(checkpoint)]
-        else:
-            has_config = True
-            done += ["--config", str(find_config(value))]
-    if checkpoint is not None and not has_config:
-        content = read_checkpoint(checkpoint)
-        if CONFIG_KEY not in content:
-            raise UserError(f"{checkpoint} has no configuration inside; name one with --config")
-        done[1:1] = ["--config", content[CONFIG_KEY]]
-    return done
-
-
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
     _quieten_libraries()
@@ -230,20 +235,41 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.exit(VERBS[args[0]][1](args[1:]))
         CLI(complete_arguments(args))
     except (UserError, MisconfigurationException) as mistake:
-        if rank_zero_only.rank == 0:
-            print(f"ttlightning: {' '.join(str(mistake).split())}", file=sys.stderr)
-        sys.exit(2)
+        _end(mistake, 2)
+    except Stopped as stop:
+        _end(stop, stop.exit_code)
+    except Fault as fault:
+        _end(fault, 1)
+    except OSError as fault:
+        if fault.errno not in NO_ROOM:
+            raise
+        _end(fault, 1)
+
+
+def _end(reason: Exception, code: int) -> NoReturn:
+    """One line, with what has been noted on the way, and the exit code."""
+    if rank_zero_only.rank == 0:
+        line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
+        print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
+    sys.exit(code)
 
 
 @functools.cache
 def _quieten_libraries() -> None:
     """Leave the terminal to what this package says, and to warnings that a user can act on."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
         ".*LeafSpec.*",  # Lightning's own use of torch
         "Total length of `list` across ranks is zero",  # no validation split
         ".*callbacks used to create the checkpoint",  # test and predict need none of them
+        ".*recommended to use `self.log.*sync_dist=True",  # our metrics are the same on all devices already
+        ".*Checkpoint directory .* exists and is not empty",  # a run that goes on
+        ".*The dirpath has changed from",  # a run directory that was moved, or a new run from an older one's weights
     ):
         warnings.filterwarnings("ignore", message=expected)
     others = warnings.formatwarning

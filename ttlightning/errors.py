@@ -1,4 +1,6 @@
-"""The one error for a user's mistake."""
+"""How a command ends that does not succeed: by a mistake, by a fault, or because it was asked to stop."""
+
+import signal
 
 
 class UserError(ValueError):
@@ -7,3 +9,18 @@ class UserError(ValueError):
     Its message is one line that names the value, the limit and the way out. The command line prints that line and
     ends with exit code 2; library users catch it as a ``ValueError``.
     """
+
+
+class Fault(RuntimeError):
+    """Something went wrong in the middle of a run: a loss that is not finite, a full disk.
+
+    One line on the command line, exit code 1. What had been written is still there.
+    """
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it has: after a whole step, with a checkpoint. Exit code 128 + signal."""
+
+    def __init__(self, asked: signal.Signals, where: str) -> None:
+        super().__init__(f"stopped by {asked.name} {where}, with a checkpoint")
+        self.exit_code = 128 + asked

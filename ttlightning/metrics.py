@@ -32,3 +32,12 @@ class LossAndAccuracy(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         return {"loss": (self.losses / self.samples).float(), "acc": self.correct.double() / self.samples}
+
+    def sums(self) -> Float[Tensor, "3"]:
+        """Losses, correct and samples so far, of this process, as float64: exact up to 2^53 samples."""
+        return torch.stack([self.losses, self.correct.double(), self.samples.double()])
+
+    def start_from(self, sums: Float[Tensor, "3"]) -> None:
+        """Go on from ``sums``."""
+        losses, correct, samples = sums.to(self.losses)
+        self.losses, self.correct, self.samples = losses.clone(), correct.to(torch.int64), samples.to(torch.int64)

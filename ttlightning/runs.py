@@ -3,24 +3,17 @@
 <root>/<experiment>/<n>/  config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/
 """
 
+import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import torch
 from torch import Tensor
 
 from ttlightning.errors import UserError
-from ttlightning.formats.native import kernel_name
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "wandb", "numpy", "mlxtend")
 
 
 def runs_root() -> Path:
@@ -53,6 +46,35 @@ def create_run_directory(root: Path, experiment: str) -> Path:
         ) from fault
 
 
+def latest_run(root: Path, experiment: str | None) -> Path:
+    """The run of ``experiment`` with the highest number; of all experiments, the one that was begun last.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found = [
+        config.parent for config in root.glob(f"{experiment or '*'}/*/config.yaml") if config.parent.name.isdigit()
+    ]
+    if not found:
+        raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
+    return max(found, key=lambda run: int(run.name) if experiment else (run / "config.yaml").stat().st_mtime_ns)
+
+
+def lock_run(run: Path) -> IO[bytes]:
+    """Claim the run, by a lock on its ``config.yaml``: until the returned file is closed, or the process ends.
+
+    Raises:
+        UserError: where another process has it.
+    """
+    file = (run / "config.yaml").open("rb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as fault:
+        file.close()
+        raise UserError(f"{run} is being written by another process; wait for it, or stop it first") from fault
+    return file
+
+
 def check_experiment_name(name: str) -> str:
     """``name`` if it can be a folder's name; ``UserError`` if not."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
@@ -70,55 +92,36 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` so that a reader finds the old file or the whole new one, never a part."""
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old one or the whole new one, never a part, whatever happens meanwhile.
+
+    The bytes are on the disk before the name is theirs; a fault on the way leaves the old file and nothing else.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
-def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """What this run was made from: command, code, packages, machine, data."""
-    package = Path(__file__).resolve().parent
-    lock = package.parent / "requirements.lock"
-    return {
-        "argv": sys.argv,
-        "git": _git(package.parent),
-        "ttlightning": importlib.metadata.version("ttlightning"),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "requirements_lock_sha256": hashlib.sha256(lock.read_bytes()).hexdigest() if lock.is_file() else None,
-        "image_digest": os.environ.get("TTLIGHTNING_IMAGE_DIGEST"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": cpu_name(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "threads": torch.get_num_threads(),
-        "kernel": kernel_name(),
-        "world_size": world_size,
-        "dataset": dataset,
-    }
-
-
-def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit of the checkout that this package is imported from, and a hash of what differs from it."""
-    if not (folder / ".git").exists():
-        built_from = os.environ.get("TTLIGHTNING_GIT_SHA")  # set in the Docker image
-        return {"commit": built_from, "dirty_diff_sha256": None} if built_from else None
-
-    def run(*words: str) -> bytes:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True).stdout
-
     try:
-        commit, difference = run("rev-parse", "HEAD").decode().strip(), run("diff", "HEAD")
-    except (OSError, subprocess.CalledProcessError):  # no git on the machine, or no commit yet
-        return None
-    return {"commit": commit, "dirty_diff_sha256": hashlib.sha256(difference).hexdigest() if difference else None}
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
-def cpu_name() -> str:
-    """What the processor calls itself."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """The same for a JSON object."""
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a run directory; ``UserError`` where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+        content = json.loads(path.read_text())
+    except FileNotFoundError as fault:
+        raise UserError(f"{path} does not exist; name the directory of a finished run, such as runs/eq/0") from fault
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} cannot be read: {fault}") from fault
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return content

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttlightning.data.sampler import EvaluationBatches, Shard, TrainingBatches, permutation, validation_split
+from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, permutation, validation_split
 from ttlightning.randomness import keep_mask
 
 
@@ -28,7 +28,7 @@ def test_devices_take_disjoint_slices_of_the_same_global_batches(samples, batch,
 
 @given(samples=st.integers(1, 100), batch=st.integers(1, 30), world=st.integers(1, 4))
 def test_evaluation_sees_each_sample_once(samples, batch, world):
-    shards = [EvaluationBatches(*numbered(samples), batch, Shard(w, world)) for w in range(world)]
+    shards = [EvaluationBatches(*numbered(samples), batch, [Shard(w, world)]) for w in range(world)]
     seen = [b.labels for shard in shards for b in shard]
     assert torch.equal(torch.cat(seen), torch.arange(samples))
     assert all(len(shard) == len(list(shard)) for shard in shards if len(shard.labels))
@@ -62,3 +62,58 @@ def test_the_share_of_blanked_patches():
     mask = keep_mask(1000, 16, 0.2, seed=3, epoch=1, step=5)
     assert abs(mask.float().mean().item() - 0.8) < 0.01
     assert not torch.equal(mask, keep_mask(1000, 16, 0.2, seed=3, epoch=1, step=6))
+
+
+@given(samples=st.integers(1, 100), batch=st.integers(1, 30), exponent=st.integers(0, 2))
+def test_virtual_devices_cut_the_same_batches_on_any_number_of_devices(samples, batch, exponent):
+    def cuts(world: int) -> list[list[int]]:
+        return [
+            part.labels.tolist()
+            for rank in range(world)
+            for part in EvaluationBatches(*numbered(samples), batch, Shard(rank, world).cut(4))
+        ]
+
+    assert cuts(2**exponent) == cuts(1)
+
+    def slices(world: int) -> list[list[int]]:
+        [whole] = TrainingBatches(*numbered(samples), samples, 0, lambda: 0, Shard())
+        devices = [
+            next(iter(TrainingBatches(*numbered(samples), samples, 0, lambda: 0, Shard(w, world))))
+            for w in range(world)
+        ]
+        assert sum(len(device.labels) for device in devices) == len(whole.labels)
+        return [
+            device.slice_of(piece).labels.tolist()
+            for rank, device in enumerate(devices)
+            for piece in Shard(rank, world).cut(4)
+        ]
+
+    assert slices(2**exponent) == slices(1)
+
+
+@given(samples=st.integers(1, 60), batch=st.integers(1, 12), size=st.integers(1, 4), data=st.data())
+def test_a_pass_goes_on_where_it_was(samples, batch, size, data):
+    """Batches given out before and after are those of a pass that was not interrupted; the next epoch starts anew."""
+
+    def batches() -> tuple[TrainingBatches, Calls]:
+        made = TrainingBatches(*numbered(samples), batch, 7, lambda: epoch[0], Shard())
+        return made, Calls(made, size)
+
+    epoch = [3]
+    _, whole = batches()
+    labels = [[part.labels.tolist() for part in call] for call in whole]
+    stop = data.draw(st.integers(0, len(labels)))
+    _, interrupted = batches()
+    given_out = iter(interrupted)
+    before = [[part.labels.tolist() for part in next(given_out)] for _ in range(stop)]
+    state = interrupted.state_dict()
+    _, resumed = batches()
+    if stop:
+        resumed.load_state_dict(state)
+    if stop == len(labels):  # the epoch was over
+        epoch[0] = 4
+        _, fresh = batches()
+        assert [[p.labels.tolist() for p in c] for c in resumed] == [[p.labels.tolist() for p in c] for c in fresh]
+    else:
+        assert before + [[part.labels.tolist() for part in call] for call in resumed] == labels
+        assert [[part.labels.tolist() for part in call] for call in resumed] == labels  # once only

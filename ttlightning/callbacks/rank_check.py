@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
 from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor, TensorTrain
@@ -37,7 +38,7 @@ from ttlightning.rank import (
 from ttlightning.rank.certificate import checkpoint_certificate, write_certificate
 from ttlightning.rank.modular import PRIMES
 from ttlightning.rank.staircase import pair_matrix, pairs
-from ttlightning.runs import weights_sha256
+from ttlightning.runs import weights_sha256, write_whole
 
 
 class RankCheck(Callback):
@@ -73,25 +74,46 @@ class RankCheck(Callback):
         self.directory: Path | None = None
         self.latest: dict[str, Any] = {}
         self._certificate: dict[str, Any] | None = None
+        self._lines = 0
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._check(trainer, pl_module, certify=False)  # a third of the time of all checks, for weights nobody keeps
+        if trainer.global_step == 0:  # certified it would take a third of the time of all checks, for raw weights
+            if trainer.is_global_zero and self.directory is not None:  # of a run that was stopped before its checkpoint
+                (self.directory / "checks.jsonl").unlink(missing_ok=True)
+            self._check(trainer, pl_module, certify=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self._check(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
         if self.latest.get("step") != trainer.global_step:
             self._check(trainer, pl_module)
-        if trainer.is_global_zero and self.directory is not None and self._certificate is not None:
-            certificate = self._certificate | {
-                "weights_sha256": weights_sha256(pl_module.state_dict()),
-                "checkpoint": "../checkpoints/last.ckpt",
-            }
-            write_certificate(self.directory / "certificate.json", certificate)
-            self.latest |= {"certificate": "rank/certificate.json", "statement": certificate["statement"]}
+        found = self._certificate or certify_now(pl_module.format)  # a run that went on from its end has none at hand
+        if self.directory is None or found is None:
+            return
+        certificate = found | {
+            "weights_sha256": weights_sha256(pl_module.state_dict()),
+            "checkpoint": "../checkpoints/last.ckpt",
+        }
+        (self.directory / "certificate.json").unlink(missing_ok=True)  # of a process that was stopped right after
+        write_certificate(self.directory / "certificate.json", certificate)
+        self.latest |= {"certificate": "rank/certificate.json", "statement": certificate["statement"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Enough to go on: the latest check as text, because its integers outgrow what a checkpoint may hold."""
+        return {"lines": self._lines, "seconds": self.seconds, "latest": json.dumps(self.latest)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.seconds, self.latest = state_dict["seconds"], json.loads(state_dict["latest"])
+        if rank_zero_only.rank != 0 or self.directory is None or not (self.directory / "checks.jsonl").exists():
+            return
+        lines = (self.directory / "checks.jsonl").read_bytes().splitlines(keepends=True)[: state_dict["lines"]]
+        self._lines = len(lines)
+        write_whole(self.directory / "checks.jsonl", b"".join(lines))
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, certify: bool = True) -> None:
         if not trainer.is_global_zero:
@@ -113,6 +135,7 @@ class RankCheck(Callback):
             self.directory.mkdir(exist_ok=True)
             with (self.directory / "checks.jsonl").open("a") as file:
                 file.write(json.dumps(self.latest) + "\n")
+            self._lines += 1
         self.seconds += time.perf_counter() - started
 
 

@@ -1,20 +1,31 @@
 """The run directory of a fit: made when data and network are known to be sound, filled as the run goes."""
 
+import os
+import secrets
+import shutil
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import wandb
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning import runs
+from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.rank_check import RankCheck
-from ttlightning.checkpoints import CONFIG_KEY
+from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY
+from ttlightning.errors import UserError
+from ttlightning.loggers import MetricsTable
+from ttlightning.provenance import differences, provenance, scrubbed
+
+WANDB_PATIENCE = 30.0
+"""Seconds that W&B has to answer in before a run starts; $WANDB_INIT_TIMEOUT says otherwise."""
 
 
 @dataclass
@@ -37,47 +48,72 @@ class WandbOptions:
 class RunDirectory(Callback):
     """Makes ``<root>/<experiment>/<n>``, attaches the CSV and W&B loggers, and writes config, provenance and result.
 
-    It does so in ``setup``, after the data have been read: a mistake in the configuration leaves nothing behind.
+    It does so in ``setup``, after the data have been read: a mistake in the configuration leaves nothing behind. Where
+    ``going_on`` names a run directory, that run goes on: its tables keep what the checkpoint knows of, its W&B run is
+    continued under its identifier.
     """
 
-    def __init__(self, experiment: str, config: str, wandb: WandbOptions, mode: str) -> None:
+    def __init__(
+        self, experiment: str, config: str, wandb: WandbOptions, mode: str, going_on: Path | None = None
+    ) -> None:
         self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
-        self.path: Path | None = None
+        self.going_on, self.path = going_on, going_on
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
-        self._started = 0.0
+        self._started: float | None = None
+        self._table: MetricsTable | None = None
+        self._lock: IO[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
-        made = runs.create_run_directory(runs.runs_root(), self.experiment) if trainer.is_global_zero else None
-        self.path = path = trainer.strategy.broadcast(made)
-        table = CSVLogger(path.parent.parent, self.experiment, path.name, flush_logs_every_n_steps=1)
-        if trainer.is_global_zero:
-            _ = table.experiment  # now, while the folder is empty: later it would warn that it deletes an older table
-            (path / "wandb").mkdir()
-        trainer.loggers = [*trainer.loggers, table, WandbLogger(experiment=self._open_wandb(path))]
+        made = self._claim(trainer) if trainer.is_global_zero else None
+        self.path, identifier = trainer.strategy.broadcast(made)
+        self._table = MetricsTable(self.path)
+        if not (self.path / "checkpoints" / "last.ckpt").exists():
+            self._table.keep(0)  # of a run that was stopped before its first checkpoint
+        online = WandbLogger(experiment=self._open_wandb(self.path, identifier))
+        trainer.loggers = [*trainer.loggers, self._table, online]
         for callback in trainer.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(path / "checkpoints")
+                callback.dirpath = str(self.path / "checkpoints")
+            if isinstance(callback, LastCheckpoint):
+                callback.file = self.path / "checkpoints" / "last.ckpt"
             if isinstance(callback, RankCheck):
-                callback.directory = path / "rank"
-        if trainer.is_global_zero:
-            (path / "config.yaml").write_text(self.config)
-            runs.write_json(path / "provenance.json", runs.provenance(_dataset(trainer), trainer.world_size))
+                callback.directory = self.path / "rank"
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.perf_counter()
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter() - self.seconds
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds = time.perf_counter() - self._started
+        self.seconds, self._started = self._elapsed(), None
         self._collect(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._collect(trainer)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Say what is kept and how the run goes on, whatever ended it."""
+        if self._table is None or not trainer.is_global_zero:
+            return
+        self._lock.close()
+        kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
+        exception.add_note(f"{self.path} has {kept}; it goes on with: ttlightning fit --ckpt_path {self.path}")
+        if isinstance(exception, KeyboardInterrupt):  # which Lightning turns into an exit without a word
+            print(f"ttlightning: stopped at once; {exception.__notes__[-1]}", file=sys.stderr)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The configuration; and what a run that goes on must know: rows of the table, values and seconds so far."""
+        self._collect(trainer)
         checkpoint[CONFIG_KEY] = self.config
+        rows = self._table.rows if self._table is not None and trainer.is_global_zero else 0
+        checkpoint[RUN_KEY] = {"rows": rows, "metrics": dict(self.metrics), "seconds": self._elapsed()}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self.going_on is not None and RUN_KEY in checkpoint:
+            state = checkpoint[RUN_KEY]
+            self.metrics, self.seconds = dict(state["metrics"]), state["seconds"]
+            self._table.keep(state["rows"])
 
     def write_result(self, trainer: Trainer, pl_module: LightningModule, seed: int) -> dict[str, Any]:
         """Write and return ``result.json``: what compare, rerun and the tables read."""
@@ -97,6 +133,7 @@ class RunDirectory(Callback):
         if self.path is not None and trainer.is_global_zero:
             runs.write_json(self.path / "result.json", result)
             self._summarize(trainer, result)
+            self._lock.close()
         return result
 
     def _summarize(self, trainer: Trainer, result: dict[str, Any]) -> None:
@@ -112,17 +149,56 @@ class RunDirectory(Callback):
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
 
+    def _elapsed(self) -> float:
+        """Seconds of training so far, those before the checkpoint that the run went on from among them."""
+        return self.seconds if self._started is None else time.perf_counter() - self._started
+
+    def _claim(self, trainer: Trainer) -> tuple[Path, str]:
+        """The run's directory, locked, with config and provenance inside, and the identifier of its W&B run."""
+        record = provenance(_dataset(trainer), trainer.world_size)
+        path = self.going_on or runs.create_run_directory(runs.runs_root(), self.experiment)
+        if self.going_on is None:
+            (path / "config.yaml").write_text(self.config)
+        self._lock = runs.lock_run(path)
+        file = path / "provenance.json"
+        if file.exists():
+            before = runs.read_json(file)
+            changed = {d.name: d.now for d in differences(before, record)}
+            record = before | {"resumed": [*before.get("resumed", []), {"argv": record["argv"], "changed": changed}]}
+        else:
+            record |= {"wandb": secrets.token_hex(4)}
+        runs.write_json(file, record)
+        return path, record["wandb"]
+
     @rank_zero_only
-    def _open_wandb(self, path: Path) -> Any:
-        """The W&B run, with the complete configuration, filed under the experiment's name."""
-        return wandb.init(
-            dir=str(path),
-            name=f"{self.experiment}-{path.name}",
-            group=self.experiment,
-            job_type="fit",
-            config=yaml.safe_load(self.config),
-            **asdict(self.wandb) | {"mode": self.mode},
-        )
+    def _open_wandb(self, path: Path, identifier: str) -> Any:
+        """The W&B run, with the complete configuration, filed under the experiment's name.
+
+        W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the
+        provenance says what of it matters.
+        """
+        (path / "wandb").mkdir(exist_ok=True)
+        settings = {"console": "off", "x_disable_meta": True, "disable_git": True}
+        settings["init_timeout"] = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_PATIENCE))
+        try:
+            return wandb.init(
+                dir=str(path),
+                id=identifier,
+                resume="allow",
+                name=f"{self.experiment}-{path.name}",
+                group=self.experiment,
+                job_type="fit",
+                config=yaml.safe_load(self.config) | {"provenance": runs.read_json(path / "provenance.json")},
+                settings=wandb.Settings(**settings),
+                **scrubbed(asdict(self.wandb)) | {"mode": self.mode},
+            )
+        except wandb.Error as fault:
+            if self.going_on is None:  # nothing but what this call has made
+                shutil.rmtree(path)
+            raise UserError(
+                f"W&B is {self.mode} and does not answer ({str(fault).splitlines()[0]}): use --wandb.mode offline, and "
+                "wandb sync afterwards"
+            ) from fault
 
 
 def _dataset(trainer: Trainer) -> dict[str, Any]:

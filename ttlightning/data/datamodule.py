@@ -28,6 +28,8 @@ class PatchDataModule(LightningDataModule):
         steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
             about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
             depend on it.
+        virtual_devices: V, a power of two: compute as V devices would, on any number of devices that divides V. They
+            all train the same network to the bit, one thread each; the price is V small passes instead of a large one.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
         validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
         seed: key of the permutations and of the validation split.
@@ -50,6 +52,7 @@ class PatchDataModule(LightningDataModule):
         order: Order = "raster",
         batch_size: int = 64,
         steps_per_call: int = 1,
+        virtual_devices: int = 1,
         evaluation_batch_size: int = 2000,
         validation: float = 0.0,
         seed: int = 0,
@@ -64,6 +67,8 @@ class PatchDataModule(LightningDataModule):
         ):
             if value < least:
                 raise UserError(f"data.{name} is {value}, it must be at least {least}")
+        if virtual_devices < 1 or virtual_devices & (virtual_devices - 1):
+            raise UserError(f"data.virtual_devices is {virtual_devices}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         if offline_fallback is not None and DATASETS[offline_fallback].shape != DATASETS[dataset].shape:
@@ -73,9 +78,9 @@ class PatchDataModule(LightningDataModule):
                 "use --data.offline_fallback null"
             )
         self.dataset, self.offline_fallback = dataset, offline_fallback
-        self.root = default_root() if root is None else root
+        self.root = default_root() if root is None else root.expanduser()
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.steps_per_call = steps_per_call
+        self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.validation, self.seed = validation, seed
         self.patching = Patching(patch_size, stride, padding, order)
         channels, height, width = DATASETS[dataset].shape
@@ -95,6 +100,10 @@ class PatchDataModule(LightningDataModule):
             raise UserError(
                 f"data.batch_size is {self.batch_size}, the global batch; "
                 f"it must be a multiple of the {devices} devices"
+            )
+        if self.virtual_devices > 1 and self.virtual_devices % devices:
+            raise UserError(
+                f"data.virtual_devices is {self.virtual_devices}, it must be a multiple of the {devices} devices"
             )
         if self.images is not None:
             return
@@ -140,7 +149,9 @@ class PatchDataModule(LightningDataModule):
         return Batch(patches, labels, batch.start, batch.global_size)
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
-        return EvaluationBatches(patches, labels, self.evaluation_batch_size, self._shard())
+        shard = self._shard()
+        shards = [shard] if self.virtual_devices == 1 else shard.cut(self.virtual_devices)
+        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards)
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0

@@ -5,9 +5,12 @@ entries; device w of W takes the w-th of W equal slices of it. The last batch of
 may differ by one sample: the loss divides by the global size, so that the averaged gradient stays that of the batch.
 
 Evaluation: the samples in their order, cut into W disjoint runs, nothing padded and nothing repeated.
+
+V virtual devices: every W that divides V cuts the same V slices and computes each by itself, so that what is computed,
+and in which order it is added, does not depend on W.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -28,6 +31,12 @@ class Batch(NamedTuple):
     global_size: int
     """Samples in the global batch, all devices together."""
 
+    def slice_of(self, shard: "Shard") -> "Batch":
+        """The slice of the global batch that is ``shard``'s, which must lie inside this one."""
+        start, end = shard.bounds(self.global_size)
+        mine = slice(start - self.start, end - self.start)
+        return Batch(self.patches[mine], self.labels[mine], start, self.global_size)
+
 
 class Shard(NamedTuple):
     """Device ``rank`` of ``world`` devices."""
@@ -38,6 +47,11 @@ class Shard(NamedTuple):
     def bounds(self, size: int) -> tuple[int, int]:
         """Start and end of this device's slice of ``size`` samples; slices differ by one sample at most."""
         return size * self.rank // self.world, size * (self.rank + 1) // self.world
+
+    def cut(self, pieces: int) -> "list[Shard]":
+        """This device's as shards of ``pieces`` smaller ones, a multiple of the devices."""
+        own = pieces // self.world
+        return [Shard(piece, pieces) for piece in range(own * self.rank, own * (self.rank + 1))]
 
 
 def permutation(samples: int, seed: int, epoch: int) -> Int[Tensor, " samples"]:
@@ -54,7 +68,11 @@ def validation_split(
 
 
 class TrainingBatches:
-    """The batches of one epoch after the other; ``epoch`` is asked for at the start of each pass."""
+    """The batches of one epoch after the other; ``epoch`` is asked for at the start of each pass.
+
+    Its state is its place, (epoch, batches given out): after ``load_state_dict`` the pass through that epoch starts
+    there.
+    """
 
     def __init__(
         self,
@@ -67,16 +85,27 @@ class TrainingBatches:
     ) -> None:
         self.patches, self.labels, self.batch_size = patches, labels, batch_size
         self.seed, self.epoch, self.shard = seed, epoch, shard
+        self._place, self._resumed = (0, 0), (0, 0)
 
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = permutation(len(self.labels), self.seed, self.epoch())
-        for indices in order.split(self.batch_size):
+        epoch = self.epoch()
+        done = self._resumed[1] % len(self) if self._resumed[0] == epoch else 0
+        self._resumed = (0, 0)
+        order = permutation(len(self.labels), self.seed, epoch)
+        for given, indices in enumerate(order.split(self.batch_size)[done:], start=done + 1):
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
+            self._place = epoch, given
             yield Batch(self.patches[mine], self.labels[mine], start, len(indices))
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._place[0], "given": self._place[1]}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resumed = state["epoch"], state["given"]
 
 
 class Calls:
@@ -93,26 +122,30 @@ class Calls:
         while run := list(islice(batches, self.size)):
             yield run
 
+    def state_dict(self) -> dict[str, int]:
+        return self.batches.state_dict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.batches.load_state_dict(state)
+
 
 class EvaluationBatches:
-    """This device's share of a data set, in order, each sample once."""
+    """This device's shards of a data set, in order, each sample once; no batch goes beyond a shard."""
 
     def __init__(
         self,
         patches: UInt8[Tensor, "samples sites patch_dim"],
         labels: Int[Tensor, " samples"],
         batch_size: int,
-        shard: Shard,
+        shards: Sequence[Shard],
     ) -> None:
-        start, end = shard.bounds(len(labels))
-        self.patches, self.labels = patches[start:end], labels[start:end]
-        self.batch_size = batch_size
+        self.patches, self.labels = patches, labels
+        bounds = [shard.bounds(len(labels)) for shard in shards]
+        self.cuts = [(at, min(at + batch_size, end)) for start, end in bounds for at in range(start, end, batch_size)]
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return len(self.cuts)
 
     def __iter__(self) -> Iterator[Batch]:
-        for patches, labels in zip(
-            self.patches.split(self.batch_size), self.labels.split(self.batch_size), strict=True
-        ):
-            yield Batch(patches, labels, 0, len(labels))
+        for start, end in self.cuts:
+            yield Batch(self.patches[start:end], self.labels[start:end], 0, end - start)

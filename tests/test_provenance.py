@@ -1,0 +1,117 @@
+"""What a run says it was made from: enough to repeat it, and no secret."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ttlightning.provenance import differences, provenance, scrub, scrubbed
+
+
+def test_secrets_and_the_home_folder_are_masked(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("SOME_API_KEY", "0123456789abcdef")
+    monkeypatch.setenv("MONKEY", "monkey")  # too short to be one
+    assert scrub("--key=0123456789abcdef at /home/ada/data") == "--key=*** at ~/data"
+    assert scrub("/home/adam /home/ada /srv/home/ada /home/ada.old") == "/home/adam ~ /srv/home/ada /home/ada.old"
+    assert scrub("a monkey") == "a monkey"
+    assert scrubbed({"argv": ["/home/ada/x", 3, None], "n": {"m": "0123456789abcdef"}}) == {
+        "argv": ["~/x", 3, None],
+        "n": {"m": "***"},
+    }
+
+
+def test_a_home_that_is_the_root_masks_nothing(monkeypatch):
+    monkeypatch.setenv("HOME", "/")
+    assert scrub("/data and / and /runs") == "/data and / and /runs"
+
+
+def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
+    """Key, password and home folder are searched for in every byte of the run directory, W&B's files included."""
+    home = tmp_path / "home-of-ada"
+    folder = home / "work"
+    folder.mkdir(parents=True)
+    data = home / "data"
+    command.data.rename(data)
+    secrets = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "DB_PASSWORD": "correct-horse-battery"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
+    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | secrets
+    words = [
+        "--config=debug.yaml",
+        "--data.dataset=mnist",
+        f"--data.root={data}",
+        "--wandb.tags=[correct-horse-battery]",
+    ]
+    fit = [sys.executable, "-m", "ttlightning", "fit"]
+    done = subprocess.run([*fit, *words], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for secret in (*secrets.values(), str(home)):
+        assert secret not in done.stdout + done.stderr
+        for file in (folder / "runs").rglob("*"):
+            if file.is_file():
+                assert secret.encode() not in file.read_bytes(), file
+    run = folder / "runs/debug/0"
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] == "~/data"
+    assert "--data.root=~/data" in json.loads((run / "provenance.json").read_text())["argv"]
+    again = subprocess.run(
+        [*fit, "--config", "runs/debug/0/config.yaml"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stderr
+    first, second = (json.loads((folder / f"runs/debug/{n}/result.json").read_text()) for n in (0, 1))
+    assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def record() -> dict:
+    return provenance({"name": "mnist5k", "sha256": "0" * 64, "train": 4000}, world_size=1)
+
+
+def test_what_a_record_says():
+    found = record()
+    assert set(found) == {
+        "argv", "git", "ttlightning", "packages", "requirements_lock_sha256", "image_digest", "python", "platform",
+        "cpu", "gpus", "threads", "kernel", "world_size", "dataset",
+    }  # fmt: skip
+    assert len(found["requirements_lock_sha256"]) == 64
+    assert set(found["packages"]) >= {"torch", "lightning", "numpy"}
+
+
+@pytest.mark.parametrize(("name", "matters"), [("cpu", True), ("python", False), ("kernel", True)])
+def test_one_difference(name, matters):
+    now = record() | {name: "another"}
+    [found] = differences(record(), now)
+    assert (found.name, found.now, found.changes_bits) == (name, "another", matters)
+
+
+def test_differences_come_by_importance():
+    then, now = record(), record()
+    now["dataset"]["sha256"] = "1" * 64
+    now["packages"] |= {"torch": "9", "wandb": "9"}
+    now |= {"python": "9", "argv": ["other"], "wandb": "id", "resumed": [{}]}
+    found = differences(then, now)
+    assert [d.name for d in found] == ["dataset.sha256", "packages.torch", "packages.wandb", "python"]
+    assert [d.changes_bits for d in found] == [True, True, False, False]
+    assert differences(then, then) == []
+
+
+def test_a_package_that_only_one_record_knows():
+    then, now = record(), record()
+    del now["packages"]["mlxtend"]
+    now["git"] = None
+    names = {d.name: (d.then, d.now) for d in differences(then, now)}
+    assert names["packages.mlxtend"] == (then["packages"]["mlxtend"], None)
+
+
+def test_the_image_tells_its_revision(monkeypatch, tmp_path):
+    """Where the package lies in no checkout, as in the Docker image."""
+    package = tmp_path / "ttlightning"
+    package.mkdir()
+    monkeypatch.setattr("ttlightning.provenance.__file__", str(package / "provenance.py"))
+    assert record()["git"] is None
+    monkeypatch.setenv("TTLIGHTNING_GIT_SHA", "abc")
+    assert record()["git"] == {"commit": "abc", "dirty_diff_sha256": None}
+    assert record()["requirements_lock_sha256"] is None
+    assert Path(package).is_dir()

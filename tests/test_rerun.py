@@ -1,0 +1,92 @@
+"""``rerun``: yes, the same bits; or no, and where not."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+
+SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--trainer.log_every_n_steps=1")
+
+
+@pytest.fixture
+def finished(command):
+    """A finished run, and the command line."""
+    command("fit", *SMALL)
+    return command, command.folder / "runs/debug/0"
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def test_bitwise_identical(finished):
+    command, run = finished
+    done = command.process("rerun", "runs/debug/0")
+    assert "verdict     bitwise identical: runs/debug/0 and runs/debug/1" in done.stdout
+    again = run.parent / "1"
+    record = json.loads((again / "rerun.json").read_text())
+    assert (record["rerun_of"], record["verdict"]) == ("runs/debug/0", "bitwise identical")
+    assert len(set(record["weights_sha256"])) == 1
+    assert (run / "metrics.csv").read_bytes() == (again / "metrics.csv").read_bytes()
+    assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load((run / "config.yaml").read_text())
+    # A run whose metrics are the same, but whose weights are said to have been others; and one that went otherwise.
+    change(run / "result.json", lambda result: result.update(weights_sha256="0" * 64))
+    assert "verdict     identical metrics" in command.process("rerun", "runs/debug/0", code=3).stdout
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    rows[2]["train/loss_step"] = str(float(rows[2]["train/loss_step"]) * 1.25)
+    with (run / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    change(run / "provenance.json", lambda record: record["packages"].update(torch="0.1", wandb="0.1"))
+    done = command.process("rerun", "runs/debug/0", code=1)
+    assert f"different: first at step {rows[2]['step']}, at most 2.0e-01 relative, in train/loss_step" in done.stdout
+    assert 'differs     packages.torch: "0.1" -> ' in done.stdout
+    assert "what differed beforehand and can change the weights: packages.torch\n" in done.stdout
+
+
+def test_check_only_runs_nothing(finished):
+    command, run = finished
+    done = command("rerun", "--check-only", "runs/debug/0")
+    assert "environment and data are as they were" in done.stdout
+    change(run / "provenance.json", lambda record: record.update(python="2.7"))
+    done = command("rerun", "--check-only", "runs/debug/0")
+    assert "(changes no result)" in done.stdout
+    file = command.data / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x03")
+    change(run / "provenance.json", lambda record: record.update(cpu="Pentium"))
+    done = command("rerun", "--check-only", "runs/debug/0", code=1)
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["dataset.sha256:", "cpu:", "python:"]
+    assert "(can change the weights)" in lines[0]
+    assert [path.name for path in run.parent.iterdir()] == ["0"]
+
+
+def test_data_that_lie_elsewhere(finished, tmp_path):
+    """Data are known by their content: a folder that is not here is looked for where this machine keeps its own."""
+    command, run = finished
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["root"] = "/another/machine/data"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "as they were" in command("rerun", "--check-only", "runs/debug/0").stdout
+    shutil.copytree(command.data, tmp_path / "elsewhere")
+    command.environment["TTLIGHTNING_DATA"] = str(tmp_path / "absent")
+    assert (
+        "as they were" in command("rerun", "--check-only", "runs/debug/0", "--root", str(tmp_path / "elsewhere")).stdout
+    )
+
+
+def test_runs_that_cannot_be_repeated(finished):
+    command, run = finished
+    assert "nowhere is not a run directory" in command("rerun", "nowhere", code=2).stderr
+    (run / "result.json").rename(run / "kept.json")
+    assert "runs/debug/0 is not finished" in command("rerun", "runs/debug/0", code=2).stderr
+    (run / "kept.json").rename(run / "result.json")
+    (run / "config.yaml").write_text("[]")
+    assert "is not a run's configuration" in command("rerun", "runs/debug/0", code=2).stderr
+    (run / "provenance.json").unlink()
+    assert [path.name for path in run.parent.iterdir()] == ["0"]

@@ -1,0 +1,85 @@
+"""What the words of a command stand for: a config's name its path, a run directory its checkpoint, ``last`` a run.
+
+A checkpoint has its configuration inside, and a run directory has it beside: it is used where no config is named.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from ttlightning.checkpoints import CONFIG_KEY, checkpoint_file, read_checkpoint
+from ttlightning.configs import find_config
+from ttlightning.errors import UserError
+from ttlightning.runs import latest_run, runs_root
+
+LAST = "last"
+
+
+def complete_arguments(args: Sequence[str]) -> list[str]:
+    """Arguments with every config's name replaced by its path, and a run by its last checkpoint.
+
+    A run without a checkpoint stays as it is: ``fit`` starts it again.
+    """
+    done: list[str] = []
+    configs: list[str] = []
+    named: list[str] = []
+    place = None
+    words = iter(args)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in ("--config", "-c", "--ckpt_path", "--experiment"):
+            done.append(word)
+            continue
+        if not equals:
+            value = next(words, "")
+        if name == "--ckpt_path":
+            place, wanted = len(done) + 1, value
+            done += [name, value]
+        elif name == "--experiment":
+            named = [value]
+            done += [name, value]
+        else:
+            configs.append(value)
+            done += ["--config", str(find_config(value))]
+    if place is None:
+        return done
+    if wanted == LAST:
+        names = named or [experiment_name(configs)] if configs else named
+        wanted = str(latest_run(runs_root(), names[0] if names else None))
+    path = Path(wanted).expanduser()
+    if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
+        done[place] = str(path)
+        return done if configs else [*done[:1], "--config", str(path / "config.yaml"), *done[1:]]
+    done[place] = str(checkpoint_file(path))
+    if not configs:
+        content = read_checkpoint(Path(done[place]))
+        if CONFIG_KEY not in content:
+            raise UserError(f"{done[place]} has no configuration inside; name one with --config")
+        done[1:1] = ["--config", content[CONFIG_KEY]]
+    return done
+
+
+def experiment_name(configs: Sequence[str | Path]) -> str:
+    """What an experiment is called that nobody has named: after its configs."""
+    return "+".join(Path(str(path)).stem for path in configs) or "default"
+
+
+def run_that_goes_on(ckpt_path: Path, config: str) -> Path | None:
+    """The run whose checkpoint this is, if it was stopped and its configuration is ``config``; None for any other.
+
+    Any other checkpoint is where a new run begins.
+
+    Raises:
+        UserError: where the run of this configuration is finished.
+    """
+    run = ckpt_path if ckpt_path.is_dir() else ckpt_path.parent.parent
+    last = ckpt_path.is_dir() or (ckpt_path.parent.name, ckpt_path.name) == ("checkpoints", "last.ckpt")
+    file = run / "config.yaml"
+    if not last or not file.is_file() or yaml.safe_load(file.read_text()) != yaml.safe_load(config):
+        return None
+    if (run / "result.json").exists():
+        raise UserError(
+            f"{run} is finished, there is nothing to go on with; train longer, in a new run, with --trainer.max_epochs"
+        )
+    return run

@@ -1,0 +1,194 @@
+"""``rerun``: run a finished run again, and say whether it came out the same, to the bit or at all.
+
+A new run is made from the old one's ``config.yaml``. The two are compared by what is in their directories: the SHA-256
+of the weights, and every value in ``metrics.csv``.
+"""
+
+import contextlib
+import csv
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+import yaml
+from jsonargparse import Namespace
+
+from ttlightning.commands.parser import VerbParser
+from ttlightning.data.datasets import DatasetName, default_root, fetch_dataset, read_dataset
+from ttlightning.errors import UserError
+from ttlightning.provenance import Difference, differences, provenance
+from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
+
+BITWISE: Final = "bitwise identical"
+METRICS: Final = "identical metrics"
+DIFFERENT: Final = "different"
+EXIT_CODES: Final = {BITWISE: 0, METRICS: 3, DIFFERENT: 1}
+
+
+class Comparison(NamedTuple):
+    """How two runs of one configuration came out."""
+
+    verdict: str
+    step: int | None = None
+    """first step at which a logged value differs"""
+    value: str = ""
+    """name of the value that differs most"""
+    largest: float = 0.0
+    """that difference, relative to the larger of the two"""
+
+    def __str__(self) -> str:
+        if self.verdict != DIFFERENT:
+            return self.verdict
+        if self.step is None:
+            return "different: the runs logged different things"
+        return f"different: first at step {self.step}, at most {self.largest:.1e} relative, in {self.value}"
+
+
+def main(args: Sequence[str]) -> int:
+    """0 where the weights are the same to the bit, 3 where only the metrics are, 1 where those differ."""
+    parser = VerbParser("rerun", "Run a finished run again and compare: exit code 0 bitwise, 3 metrics, 1 different.")
+    parser.add_argument("run", type=Path, help="run directory, such as runs/eq/0")
+    parser.add_argument("--check-only", action="store_true", help="compare environment and data; run nothing")
+    parser.add_argument("--root", type=Path | None, help="folder of the data sets, if not that of the run")
+    options = parser.parse_args(args)
+    return check(options) if options.check_only else rerun(options)
+
+
+def check(options: Namespace) -> int:
+    """Compare what the run was made from with what is here; 1 where something differs that can change the weights."""
+    run: Path = options.run
+    config, _ = read_run(run, options.root)
+    before = read_json(run / "provenance.json")
+    found = differences(before, here(config, before, fetch=False))
+    show(found)
+    return int(any(difference.changes_bits for difference in found))
+
+
+def rerun(options: Namespace) -> int:
+    """Run again in a new directory, and compare."""
+    run: Path = options.run
+    config, result = read_run(run, options.root)
+    before = read_json(run / "provenance.json")
+    show(differences(before, here(config, before, fetch=True)))
+    again = create_run_directory(runs_root(), config["experiment"])
+    (again / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    # The directory is one whose run was stopped before it began: fit fills it.
+    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again))
+    if code:
+        print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
+        return code
+    outcome = compare(run, again)
+    changed = differences(before, read_json(again / "provenance.json"))
+    record = {
+        "rerun_of": str(run),
+        **outcome._asdict(),
+        "weights_sha256": [result["weights_sha256"], read_json(again / "result.json")["weights_sha256"]],
+        "differences": {d.name: [d.then, d.now] for d in changed},
+    }
+    write_json(again / "rerun.json", record)
+    print(f"verdict     {outcome}: {run} and {again}")
+    if outcome.verdict == DIFFERENT and (known := [d.name for d in changed if d.changes_bits]):
+        print(f"            what differed beforehand and can change the weights: {', '.join(known)}")
+    return EXIT_CODES[outcome.verdict]
+
+
+def start(*command: str) -> int:
+    """Exit code of a command that deals with signals itself: Ctrl-C reaches it anyway, SIGTERM is passed on."""
+    with subprocess.Popen(command) as process:
+        actions = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda number, _: process.send_signal(number)}
+        handlers = {number: signal.signal(number, action) for number, action in actions.items()}
+        code = process.wait()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and result of a finished run, the data looked for in ``root`` or where this machine has them.
+
+    Raises:
+        UserError: where the run is not finished, or is no run.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not a run directory: it has no config.yaml; name one such as runs/eq/0")
+    if not (run / "result.json").is_file():
+        raise UserError(f"{run} is not finished, it has no result.json: fit --ckpt_path {run} goes on with it")
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        place = config["data"]["root"]
+    except (yaml.YAMLError, KeyError, TypeError) as fault:
+        raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
+    if root is not None:
+        config["data"]["root"] = str(root)
+    elif place is not None and not Path(place).expanduser().is_dir():
+        config["data"]["root"] = None  # another machine's folder: data are known by their content
+    return config, read_json(run / "result.json")
+
+
+def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str, Any]:
+    """The provenance that a rerun would have here; what follows from the configuration is as before.
+
+    Args:
+        fetch: whether to download data that are not here.
+    """
+    data = config["data"]
+    root = Path(data["root"]).expanduser() if data["root"] else default_root()
+    name: DatasetName = data["dataset"]
+    fallback: DatasetName | None = data["offline_fallback"]
+    if fetch:
+        fetch_dataset(name, root, fallback)
+    images = read_dataset(name, root, fallback)
+    dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
+    record = provenance(dataset, before["world_size"])
+    chosen = "OMP_NUM_THREADS" in os.environ or before["threads"] > 1  # one thread follows from the sizes
+    return record | {"threads": torch.get_num_threads() if chosen else before["threads"]}
+
+
+def show(found: list[Difference]) -> None:
+    """A line for each difference, what can change the weights first."""
+    if not found:
+        print("environment and data are as they were, as far as they are recorded")
+    for difference in found:
+        then, now = (json.dumps(value) for value in (difference.then, difference.now))
+        effect = "can change the weights" if difference.changes_bits else "changes no result"
+        print(f"differs     {difference.name}: {then} -> {now} ({effect})")
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """How two finished runs of one configuration came out."""
+    one, two = (read_json(run / "result.json") for run in (first, second))
+    different = list(_different_values(first / "metrics.csv", second / "metrics.csv"))
+    same_metrics = not different and one["metrics"] == two["metrics"]
+    if same_metrics:
+        same_weights = one["weights_sha256"] == two["weights_sha256"]
+        return Comparison(BITWISE if same_weights else METRICS)
+    if not different:
+        return Comparison(DIFFERENT)
+    name, largest = max(((name, size) for _, name, size in different), key=lambda entry: entry[1])
+    return Comparison(DIFFERENT, different[0][0], name, largest)
+
+
+def _different_values(first: Path, second: Path) -> Iterator[tuple[int, str, float]]:
+    """(step, name, relative difference) of every value in two tables that is not the same text."""
+    with contextlib.ExitStack() as files:
+        tables = (csv.DictReader(files.enter_context(path.open(newline=""))) for path in (first, second))
+        for one, two in itertools.zip_longest(*tables, fillvalue={}):
+            for name in sorted({*one, *two}):
+                a, b = one.get(name) or "", two.get(name) or ""
+                if a != b:
+                    yield int(float(one.get("step") or two["step"])), name, _relative(a, b)
+
+
+def _relative(a: str, b: str) -> float:
+    """|a - b| over the larger; infinite where one is missing or not finite."""
+    if not a or not b or not (math.isfinite(float(a)) and math.isfinite(float(b))):
+        return math.inf
+    return abs(float(a) - float(b)) / max(abs(float(a)), abs(float(b)))

@@ -1,0 +1,77 @@
+"""metrics.csv: Lightning's table of logged values, which here can go on where a stopped run left it."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.utilities import rank_zero_only
+
+from ttlightning.runs import write_whole
+
+
+class MetricsTable(CSVLogger):
+    """The table of one run directory, with every value on the disk as soon as it is logged."""
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run.parent.parent, run.parent.name, run.name, flush_logs_every_n_steps=1)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> "_Writer":
+        if self._experiment is None:
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment
+
+    @property
+    def rows(self) -> int:
+        """How many rows have been written."""
+        return self.experiment.rows
+
+    @rank_zero_only
+    def keep(self, rows: int) -> None:
+        """Forget what comes after the first ``rows`` rows: a resumed run writes it again."""
+        self.experiment.keep(rows)
+
+
+class _Writer(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self.rows = 0
+
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        super().log_metrics(metrics_dict, step)
+        self.rows += 1
+
+    def keep(self, rows: int) -> None:
+        file = Path(self.metrics_file_path)
+        if not file.is_file():
+            return
+        with file.open(newline="") as table:
+            kept = list(csv.DictReader(table))[:rows]
+        self.rows = len(kept)
+        # A column that only forgotten rows had comes back with them.
+        self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
+        if kept:
+            self._write(self.metrics_keys, kept)
+        else:
+            file.unlink()
+
+    def _check_log_dir_exists(self) -> None:
+        """Nothing: the table that is there goes on."""
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with Path(self.metrics_file_path).open(newline="") as table:
+            self._write(fieldnames, list(csv.DictReader(table)))
+
+    def _write(self, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        """The whole table at once, so that a process that dies here loses no row."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(Path(self.metrics_file_path), text.getvalue().encode())
