@@ -17,14 +17,16 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional as F
 
-from ttlightning.cli import CLI, complete_arguments
+from ttlightning.arguments import complete_arguments
+from ttlightning.cli import CLI
 
 
-class SideBySide(Callback):
-    """Times a bare epoch, then Lightning's."""
+class SideBySide(Checkpoint):
+    """Times a bare epoch, then Lightning's; a checkpoint to Lightning, which calls those last."""
 
     def __init__(self) -> None:
         self.bare: list[float] = []

@@ -49,8 +49,8 @@ TRAINER_DEFAULTS = {
 }
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""What a file system says that takes no more."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""What a file system says that takes no more, or never did."""
 
 
 class Parser(LightningArgumentParser):
@@ -228,7 +228,7 @@ class CLI(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
-    _quieten_libraries()
+    quieten_libraries()
     try:
         args = sys.argv[1:] if args is None else args
         if args and args[0] in VERBS:
@@ -255,7 +255,7 @@ def _end(reason: Exception, code: int) -> NoReturn:
 
 
 @functools.cache
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Leave the terminal to what this package says, and to warnings that a user can act on."""
     for name in (
         "lightning.pytorch.utilities.rank_zero",
@@ -268,6 +268,7 @@ def _quieten_libraries() -> None:
         "Total length of `list` across ranks is zero",  # no validation split
         ".*callbacks used to create the checkpoint",  # test and predict need none of them
         ".*recommended to use `self.log.*sync_dist=True",  # our metrics are the same on all devices already
+        "The number of training batches .* is smaller than the logging interval",  # counted in calls; we log steps
         ".*Checkpoint directory .* exists and is not empty",  # a run that goes on
         ".*The dirpath has changed from",  # a run directory that was moved, or a new run from an older one's weights
     ):

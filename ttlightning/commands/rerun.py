@@ -159,7 +159,7 @@ def show(found: list[Difference]) -> None:
     for difference in found:
         then, now = (json.dumps(value) for value in (difference.then, difference.now))
         effect = "can change the weights" if difference.changes_bits else "changes no result"
-        print(f"differs     {difference.name}: {then} -> {now} ({effect})")
+        print(f"differs     {difference.name}: {then} -> {now} ({effect})", flush=True)
 
 
 def compare(first: Path, second: Path) -> Comparison:
