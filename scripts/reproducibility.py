@@ -212,29 +212,43 @@ def worlds(folder: Path) -> tuple[list[Row], dict[str, Any]]:
     return table, apart
 
 
+def mount(place: Path, *options: str) -> bool:
+    """A file system of a megabyte at ``place``, where this user may mount one."""
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(["size=1m", *options]), "tmpfs", str(place)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def full_disk(folder: Path) -> list[Row]:
-    """A file system of a megabyte fills up during training; moved to one with room, the run goes on."""
-    place, room = folder / "small", folder / "room"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        return [("full disk", "not tried: this user may not mount one", 0, "")]
+    """A file system fills up during training; moved to one with room, the run goes on. Read-only, it takes nothing."""
+    place, room, words = folder / "small", folder / "room", [*SMALL, "--checkpoint.save_top_k=-1"]
+    if not mount(place):
+        return [("full disk", "not tried: this user may not mount a file system", 0, "")]
     try:
-        # A file that leaves room for about three epochs.
-        (place / "ballast").write_bytes(bytes(800 << 10))
-        words = [*SMALL, "--checkpoint.save_top_k=-1"]
-        done = command(place, *words, check=False)
-        said = done.stderr.strip().splitlines()[-1]
+        (place / "ballast").write_bytes(bytes(800 << 10))  # leaves room for about three epochs
+        full = command(place, *words, check=False)
         shutil.copytree(place / "debug/0", room / "debug/0")
+        mount(place, "remount", "ro")
+        before = sorted(place.rglob("*"))
+        refused = [
+            command(place, *words, check=False),
+            command(place, "fit", "--ckpt_path", f"{place}/debug/0", check=False),
+        ]
+        untouched = sorted(place.rglob("*")) == before
     finally:
         subprocess.run(["umount", str(place)], check=True)
     complete = torch.load(room / "debug/0/checkpoints/last.ckpt", weights_only=True)["epoch"]
     fit(room, "fit", "--ckpt_path", f"{room}/debug/0")
     fit(folder / "never-full", *words)
-    same = outcome(room / "debug/0") == outcome(folder / "never-full/debug/0")
-    one_line = done.returncode == 1 and "No space left" in said and "goes on with" in said
+    same = verdict([outcome(room / "debug/0") == outcome(folder / "never-full/debug/0")])
+    said = full.stderr.strip().splitlines()[-1].replace(str(folder), "")
     how = f"a file system of 1 MiB, full after epoch {complete + 1}; copied to one with room and resumed"
-    return [("full disk", how, 1, f"{'one line, exit code 1' if one_line else said}; {verdict([same])}")]
+    lines = [done.stderr.strip().splitlines()[-1].replace(str(folder), "") for done in refused]
+    codes = ", ".join(f"exit code {done.returncode}: {line}" for done, line in zip(refused, lines, strict=True))
+    return [
+        ("full disk", how, 1, f"exit code {full.returncode}: {said}; {same}"),
+        ("read-only disk", "a new run, and resuming one", 2, f"{codes}; {'untouched' if untouched else 'CHANGED'}"),
+    ]
 
 
 def at_once(folder: Path, number: int) -> list[Row]:

@@ -95,7 +95,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(command, at_step, numbe
     done = command("fit", *LONG, code=128 + number)
     assert signal.getsignal(number) == before
     assert f"stopped by {signal.Signals(number).name} after step {step + 1} of epoch" in done.stderr
-    assert "goes on with: ttlightning fit --ckpt_path runs/debug/1" in done.stderr
+    assert "goes on with: python -m ttlightning fit --ckpt_path runs/debug/1" in done.stderr
     checkpoint = torch.load(command.folder / "runs/debug/1/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == step + 1
     command("fit", "--config=debug.yaml", *LONG[1:], "--ckpt_path=last")
@@ -141,6 +141,15 @@ def test_a_process_killed_by_the_system(command):
     identifier = json.loads((run / "provenance.json").read_text())["wandb"]
     assert len(logs) >= 2
     assert {log.name for log in logs} == {f"run-{identifier}.wandb"}
+    last = max(logs, key=lambda log: log.stat().st_mtime_ns)
+    assert history(last) == (run / "metrics.csv").read_text().count("\n") - 1
+
+
+def history(log: Path) -> int:
+    """How many rows W&B's own reader finds in an offline record."""
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    lines = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum("history" in line for line in lines)
 
 
 def test_a_finished_run_is_left_alone(command):

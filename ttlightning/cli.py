@@ -264,7 +264,8 @@ def quieten_libraries() -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
-        ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*LeafSpec.*",  # Lightning's own use of torch, and the next
+        ".*distributed.nn.functional.all_gather is deprecated",
         "Total length of `list` across ranks is zero",  # no validation split
         ".*callbacks used to create the checkpoint",  # test and predict need none of them
         ".*recommended to use `self.log.*sync_dist=True",  # our metrics are the same on all devices already

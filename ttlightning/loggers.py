@@ -33,9 +33,11 @@ class MetricsTable(CSVLogger):
         return self.experiment.rows
 
     @rank_zero_only
-    def keep(self, rows: int) -> None:
-        """Forget what comes after the first ``rows`` rows: a resumed run writes it again."""
-        self.experiment.keep(rows)
+    def keep(self, rows: int) -> list[tuple[dict[str, float], int]]:
+        """Forget what comes after the first ``rows`` rows: a resumed run writes it again. Those rows: values, step."""
+        kept = self.experiment.keep(rows)
+        named = [{name: float(value) for name, value in row.items() if value} for row in kept]
+        return [(row, int(row.pop("step"))) for row in named]
 
 
 class _Writer(ExperimentWriter):
@@ -47,10 +49,10 @@ class _Writer(ExperimentWriter):
         super().log_metrics(metrics_dict, step)
         self.rows += 1
 
-    def keep(self, rows: int) -> None:
+    def keep(self, rows: int) -> list[dict[str, str]]:
         file = Path(self.metrics_file_path)
         if not file.is_file():
-            return
+            return []
         with file.open(newline="") as table:
             kept = list(csv.DictReader(table))[:rows]
         self.rows = len(kept)
@@ -60,6 +62,7 @@ class _Writer(ExperimentWriter):
             self._write(self.metrics_keys, kept)
         else:
             file.unlink()
+        return kept
 
     def _check_log_dir_exists(self) -> None:
         """Nothing: the table that is there goes on."""

@@ -14,7 +14,6 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning import runs
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
@@ -62,18 +61,22 @@ class RunDirectory(Callback):
         self.seconds = 0.0
         self._started: float | None = None
         self._table: MetricsTable | None = None
+        self._wandb_run: Any = None
+        self._wandb_logger: WandbLogger | None = None
         self._lock: IO[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
-        made = self._claim(trainer) if trainer.is_global_zero else None
-        self.path, identifier = trainer.strategy.broadcast(made)
+        begun = self._begin(trainer) if trainer.is_global_zero else None
+        self.path, mistake = trainer.strategy.broadcast(begun)
+        if mistake is not None:  # on every process, so that none waits for the others
+            raise UserError(mistake)
         self._table = MetricsTable(self.path)
         if not (self.path / "checkpoints" / "last.ckpt").exists():
             self._table.keep(0)  # of a run that was stopped before its first checkpoint
-        online = WandbLogger(experiment=self._open_wandb(self.path, identifier))
-        trainer.loggers = [*trainer.loggers, self._table, online]
+        self._wandb_logger = WandbLogger(experiment=self._wandb_run)
+        trainer.loggers = [*trainer.loggers, self._table, self._wandb_logger]
         for callback in trainer.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.path / "checkpoints")
@@ -98,7 +101,9 @@ class RunDirectory(Callback):
             return
         self._lock.close()
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
-        exception.add_note(f"{self.path} has {kept}; it goes on with: ttlightning fit --ckpt_path {self.path}")
+        exception.add_note(
+            f"{self.path} has {kept}; it goes on with: python -m ttlightning fit --ckpt_path {self.path}"
+        )
         if isinstance(exception, KeyboardInterrupt):  # which Lightning turns into an exit without a word
             print(f"ttlightning: stopped at once; {exception.__notes__[-1]}", file=sys.stderr)
 
@@ -113,7 +118,9 @@ class RunDirectory(Callback):
         if self.going_on is not None and RUN_KEY in checkpoint:
             state = checkpoint[RUN_KEY]
             self.metrics, self.seconds = dict(state["metrics"]), state["seconds"]
-            self._table.keep(state["rows"])
+            kept = self._table.keep(state["rows"])
+            if self.mode == "offline" and trainer.is_global_zero:
+                self._repeat(kept)
 
     def write_result(self, trainer: Trainer, pl_module: LightningModule, seed: int) -> dict[str, Any]:
         """Write and return ``result.json``: what compare, rerun and the tables read."""
@@ -132,19 +139,17 @@ class RunDirectory(Callback):
         }
         if self.path is not None and trainer.is_global_zero:
             runs.write_json(self.path / "result.json", result)
-            self._summarize(trainer, result)
+            self._summarize(result)
             self._lock.close()
         return result
 
-    def _summarize(self, trainer: Trainer, result: dict[str, Any]) -> None:
+    def _summarize(self, result: dict[str, Any]) -> None:
         """What W&B's table of runs shows beside the accuracies; exact integers as text."""
         rank = result["rank"]
         found = {"weights_sha256": result["weights_sha256"], "parameters": result["parameters"]}
         if "statement" in rank:
             found |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(found)
+        self._wandb_logger.experiment.summary.update(found)
 
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
@@ -152,6 +157,15 @@ class RunDirectory(Callback):
     def _elapsed(self) -> float:
         """Seconds of training so far, those before the checkpoint that the run went on from among them."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
+
+    def _begin(self, trainer: Trainer) -> tuple[Path | None, str | None]:
+        """The run's directory, or what the user has to mend; W&B's run open."""
+        try:
+            path, identifier = self._claim(trainer)
+            self._wandb_run = self._open_wandb(path, identifier)
+        except UserError as mistake:
+            return None, str(mistake)
+        return path, None
 
     def _claim(self, trainer: Trainer) -> tuple[Path, str]:
         """The run's directory, locked, with config and provenance inside, and the identifier of its W&B run."""
@@ -170,7 +184,6 @@ class RunDirectory(Callback):
         runs.write_json(file, record)
         return path, record["wandb"]
 
-    @rank_zero_only
     def _open_wandb(self, path: Path, identifier: str) -> Any:
         """The W&B run, with the complete configuration, filed under the experiment's name.
 
@@ -199,6 +212,11 @@ class RunDirectory(Callback):
                 f"W&B is {self.mode} and does not answer ({str(fault).splitlines()[0]}): use --wandb.mode offline, and "
                 "wandb sync afterwards"
             ) from fault
+
+    def _repeat(self, rows: list[tuple[dict[str, float], int]]) -> None:
+        """Log again what came before: of W&B's offline records of one run the last replaces the others."""
+        for values, step in rows:
+            self._wandb_logger.log_metrics(values, step)
 
 
 def _dataset(trainer: Trainer) -> dict[str, Any]:
