@@ -3,9 +3,13 @@
 import csv
 import json
 import shutil
+import sys
 
 import pytest
 import yaml
+
+from ttlightning.cli import main
+from ttlightning.commands import rerun
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--trainer.log_every_n_steps=1")
 
@@ -15,6 +19,18 @@ def finished(command):
     """A finished run, and the command line."""
     command("fit", *SMALL)
     return command, command.folder / "runs/debug/0"
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """`rerun` without starting another Python: the command that it would start is called."""
+
+    def start(*words):
+        assert words[:3] == (sys.executable, "-m", "ttlightning")
+        main(words[3:])
+        return 0
+
+    monkeypatch.setattr(rerun, "start", start)
 
 
 def change(file, edit):
@@ -33,9 +49,18 @@ def test_bitwise_identical(finished):
     assert len(set(record["weights_sha256"])) == 1
     assert (run / "metrics.csv").read_bytes() == (again / "metrics.csv").read_bytes()
     assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load((run / "config.yaml").read_text())
-    # A run whose metrics are the same, but whose weights are said to have been others; and one that went otherwise.
+
+
+def test_identical_metrics(finished, in_this_process):
+    """The weights are said to have been others."""
+    command, run = finished
     change(run / "result.json", lambda result: result.update(weights_sha256="0" * 64))
-    assert "verdict     identical metrics" in command.process("rerun", "runs/debug/0", code=3).stdout
+    assert "verdict     identical metrics" in command("rerun", "runs/debug/0", code=3).stdout
+
+
+def test_different(finished, in_this_process):
+    """One loss was another, and so was torch."""
+    command, run = finished
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     rows[2]["train/loss_step"] = str(float(rows[2]["train/loss_step"]) * 1.25)
     with (run / "metrics.csv").open("w", newline="") as file:
@@ -43,10 +68,22 @@ def test_bitwise_identical(finished):
         writer.writeheader()
         writer.writerows(rows)
     change(run / "provenance.json", lambda record: record["packages"].update(torch="0.1", wandb="0.1"))
-    done = command.process("rerun", "runs/debug/0", code=1)
+    done = command("rerun", "runs/debug/0", code=1)
     assert f"different: first at step {rows[2]['step']}, at most 2.0e-01 relative, in train/loss_step" in done.stdout
     assert 'differs     packages.torch: "0.1" -> ' in done.stdout
     assert "what differed beforehand and can change the weights: packages.torch\n" in done.stdout
+
+
+def test_a_rerun_that_does_not_come_to_its_end(finished, monkeypatch):
+    command, _ = finished
+    monkeypatch.setattr(rerun, "start", lambda *_: 143)
+    done = command("rerun", "runs/debug/0", code=143)
+    assert "the rerun in runs/debug/1 ended with exit code 143" in done.stderr
+
+
+@pytest.mark.parametrize(("ending", "code"), [("sys.exit(7)", 7), ("os.kill(os.getpid(), 9)", 137)])
+def test_exit_codes_of_what_is_started(ending, code):
+    assert rerun.start(sys.executable, "-c", f"import os, sys; {ending}") == code
 
 
 def test_check_only_runs_nothing(finished):
