@@ -3,22 +3,19 @@
     python scripts/reproducibility.py [--kills 24] [--quick] [--output results/reproducibility]
 
 Reruns; runs killed by SIGKILL, SIGTERM and SIGINT at random moments and resumed; 1, 2 and 4 processes; other numbers of
-threads; a disk that fills up (where this user may mount one); runs started at one moment; and what it costs. Writes the
-table as Markdown and everything behind it as JSON. It takes about 20 minutes, --quick one. Data: MNIST where it is,
-else mnist5k; the kills are tried on mnist5k.
+threads; a disk that fills up, and one that is read-only (where this user may mount one); runs started at one moment.
+Writes the table as Markdown and everything behind it as JSON, a section at a time: a stopped script goes on with the
+next. It takes about 15 minutes, --quick one or two. Data: MNIST where it is, else mnist5k; kills are tried on mnist5k.
 """
 
 import argparse
-import contextlib
 import csv
-import io
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,12 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ttlightning.arguments import complete_arguments
-from ttlightning.cli import CLI, main, quieten_libraries
+from ttlightning.cli import main
 from ttlightning.provenance import cpu_name
-from ttlightning.runs import write_json
+from ttlightning.runs import read_json, write_json
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
          "--model.patch_dropout=0.1", "--trainer.log_every_n_steps=3", "--rank_check.every_n_epochs=2"]  # fmt: skip
@@ -48,6 +43,7 @@ KINDS = (
 FILES = ("metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml")
 
 Row = tuple[str, str, int, str]  # property, how it was tried, trials, result
+Section = tuple[list[Row], Any]  # rows of the table, and what is behind them
 
 
 def outcome(run: Path) -> dict[str, Any]:
@@ -123,9 +119,9 @@ def kill_and_resume(root: Path, kind: list[str], whole: dict[str, Any], seed: in
     return {"kind": kind, "seed": seed, "stops": stops, "bitwise": same}
 
 
-def kills(folder: Path, trials: int) -> tuple[list[Row], list[dict[str, Any]]]:
+def kills(folder: Path, trials: int) -> Section:
     wholes = []
-    for number, kind in enumerate(KINDS):
+    for number, kind in enumerate(KINDS[:trials]):
         fit(folder / f"whole{number}", *SMALL, *kind)
         wholes.append(outcome(folder / f"whole{number}/debug/0"))
     found = [
@@ -142,7 +138,7 @@ def verdict(same: list[bool]) -> str:
     return f"{sum(same)} of {len(same)} bitwise identical"
 
 
-def reruns(folder: Path, trials: int) -> list[Row]:
+def reruns(folder: Path, trials: int) -> Section:
     same: list[bool] = []
     for seed in range(trials):
         words = [*SMALL, *KINDS[seed % len(KINDS)], f"--seed_everything={seed}"]
@@ -151,14 +147,14 @@ def reruns(folder: Path, trials: int) -> list[Row]:
             command(folder / "reruns", "rerun", f"{folder}/reruns/debug/{2 * seed}", check=False).returncode == 0
         )
     how = "python -m ttlightning rerun RUN; kinds of runs and seeds as they come"
-    return [("bitwise rerun", how, trials, verdict(same))]
+    return [("bitwise rerun", how, trials, verdict(same))], same
 
 
-def threads(folder: Path) -> list[Row]:
+def threads(folder: Path) -> Section:
     for number in (1, 2):
         command(folder / "threads", *SMALL, "--data.steps_per_call=4", OMP_NUM_THREADS=str(number))
     one, two = (outcome(folder / f"threads/debug/{n}") for n in (0, 1))
-    return [("threads", "1 and 2 threads, debug.yaml", 1, verdict([one == two]))]
+    return [("threads", "1 and 2 threads, debug.yaml", 1, verdict([one == two]))], None
 
 
 def steps(run: Path) -> list[float]:
@@ -166,7 +162,7 @@ def steps(run: Path) -> list[float]:
         return [float(row["train/loss_step"]) for row in csv.DictReader(table) if row["train/loss_step"]]
 
 
-def worlds(folder: Path) -> tuple[list[Row], dict[str, Any]]:
+def worlds(folder: Path) -> Section:
     """One epoch of eq.yaml in 1, 2 and 4 processes: every step's loss, and the class that every test image gets."""
     losses: dict[tuple[int, int], list[float]] = {}
     said: dict[tuple[int, int], list[str]] = {}
@@ -219,13 +215,13 @@ def mount(place: Path, *options: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def full_disk(folder: Path) -> list[Row]:
+def full_disk(folder: Path) -> Section:
     """A file system fills up during training; moved to one with room, the run goes on. Read-only, it takes nothing."""
     place, room, words = folder / "small", folder / "room", [*SMALL, "--checkpoint.save_top_k=-1"]
     if not mount(place):
-        return [("full disk", "not tried: this user may not mount a file system", 0, "")]
+        return [("full disk", "not tried: this user may not mount a file system", 0, "")], None
     try:
-        (place / "ballast").write_bytes(bytes(800 << 10))  # leaves room for about three epochs
+        (place / "ballast").write_bytes(bytes(930 << 10))  # leaves room for an epoch or two
         full = command(place, *words, check=False)
         shutil.copytree(place / "debug/0", room / "debug/0")
         mount(place, "remount", "ro")
@@ -248,90 +244,49 @@ def full_disk(folder: Path) -> list[Row]:
     return [
         ("full disk", how, 1, f"exit code {full.returncode}: {said}; {same}"),
         ("read-only disk", "a new run, and resuming one", 2, f"{codes}; {'untouched' if untouched else 'CHANGED'}"),
-    ]
+    ], None
 
 
-def at_once(folder: Path, number: int) -> list[Row]:
+def at_once(folder: Path, number: int) -> Section:
     with ThreadPoolExecutor(number) as pool:
         list(pool.map(lambda _: command(folder / "at-once", *SMALL), range(number)))
     found = [outcome(folder / f"at-once/debug/{n}") for n in range(number)]
     how = f"{number} processes started together: a directory each"
-    return [("started at one moment", how, number, verdict([one == found[0] for one in found]))]
-
-
-class Settings(Callback):
-    """Changes a setting from epoch to epoch, and takes the time of each."""
-
-    def __init__(self, settings: dict[str, Callable[[LightningModule], None]]) -> None:
-        self.settings, self.seconds = list(settings.items()), {name: [] for name in settings}
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.name, change = self.settings[trainer.current_epoch % len(self.settings)]
-        change(pl_module)
-        self.started = time.perf_counter()
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds[self.name].append(time.perf_counter() - self.started)
-
-
-def prices(folder: Path, epochs: int, quick: bool) -> tuple[list[Row], dict[str, list[float]]]:
-    """Epochs of eq.yaml, plain, without torch's deterministic algorithms, with 4 virtual devices, in turns."""
-
-    def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:
-        def change(module: LightningModule) -> None:
-            torch.use_deterministic_algorithms(deterministic)
-            module.virtual_devices = virtual
-
-        return change
-
-    names = {"as it is": (True, 1), "not deterministic": (False, 1), "virtual_devices 4": (True, 4)}
-    watch = Settings({name: switch(*values) for name, values in names.items()})
-
-    class Timed(CLI):
-        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-            trainer = super().instantiate_trainer(**kwargs)
-            trainer.callbacks.append(watch)
-            return trainer
-
-    os.environ |= {"TTLIGHTNING_RUNS": str(folder / "prices"), "WANDB_MODE": "disabled"}
-    words = ["fit", "--config", "debug.yaml" if quick else "eq.yaml", f"--trainer.max_epochs={3 * epochs}",
-             "--data.steps_per_call=16", "--test_after_fit=false", "--trainer.enable_progress_bar=false"]  # fmt: skip
-    quieten_libraries()
-    with contextlib.redirect_stdout(io.StringIO()):
-        Timed(complete_arguments(words))
-    table = []
-    for name, above, below in (
-        ("price of deterministic algorithms", "as it is", "not deterministic"),
-        ("price of virtual_devices 4", "virtual_devices 4", "as it is"),
-    ):
-        ratios = sorted(a / b for a, b in zip(watch.seconds[above], watch.seconds[below], strict=True))
-        result = f"{statistics.median(ratios):.2f} times the epoch ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        table.append((name, "epochs in turns, one process, median of ratios", epochs, result))
-    return table, watch.seconds
+    return [("started at one moment", how, number, verdict([one == found[0] for one in found]))], None
 
 
 def run_all() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=24)
     parser.add_argument("--quick", action="store_true", help="few trials, on a small network")
-    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md; what is there is not tried again")
     options = parser.parse_args()
-    quick = options.quick
+    quick, file = options.quick, options.output.with_suffix(".json") if options.output else None
+    found: dict[str, Any] = read_json(file) if file and file.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        table, trials = kills(folder, 2 if quick else options.kills)
-        table = reruns(folder, 1 if quick else 4) + table
-        found: dict[str, Any] = {"machine": cpu_name(), "torch": torch.__version__, "kills": trials}
-        if not quick:
-            more, found["worlds"] = worlds(folder)
-            table += threads(folder) + more + full_disk(folder) + at_once(folder, 4)
-        more, found["seconds of an epoch"] = prices(folder, 1 if quick else 7, quick)
-        table += more
+        sections: dict[str, Callable[[], Section]] = {
+            "reruns": lambda: reruns(folder, 1 if quick else 4),
+            "kills": lambda: kills(folder, 1 if quick else options.kills),
+            "worlds": lambda: worlds(folder),
+            "threads": lambda: threads(folder),
+            "disk": lambda: full_disk(folder),
+            "at once": lambda: at_once(folder, 4),
+        }
+        for section in ("reruns", "kills") if quick else sections:
+            if section not in found:
+                rows, detail = sections[section]()
+                found[section] = {
+                    "machine": f"{cpu_name()}, torch {torch.__version__}",
+                    "table": rows,
+                    "detail": detail,
+                }
+                if file:
+                    write_json(file, found)
     lines = ["| property | how | trials | result |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for row in table]
+    lines += [f"| {' | '.join(map(str, row))} |" for section in found.values() for row in section["table"]]
     print("\n".join(lines))
     if options.output:
-        write_json(options.output.with_suffix(".json"), found | {"table": table})
         options.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
 
 

@@ -48,3 +48,15 @@ def test_the_certificates_of_this_repository_hold(file):
     else:
         chain = read_chain(file.parent / content["checkpoint"])
         verify(content, chain.weights, chain.sha256)
+
+
+def test_reproducibility(tmp_path):
+    said = run(tmp_path, "reproducibility.py", "--quick", "--output=table")
+    assert said.count("1 of 1 bitwise identical") == 2
+    assert (tmp_path / "table.md").read_text() == said
+    assert run(tmp_path, "reproducibility.py", "--quick", "--output=table") == said  # nothing is tried again
+
+
+def test_determinism_price(tmp_path):
+    said = run(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
+    assert len(re.findall(r": [\d.]+ times the epoch \([\d.]+ to [\d.]+\)", said)) == 2

@@ -1,0 +1,85 @@
+"""What exactness costs: torch's deterministic algorithms, and virtual devices, as ratios of the time of an epoch.
+
+    python scripts/determinism_price.py [--rounds 7] [any option of fit]
+
+One run of `fit` changes its setting from epoch to epoch, as it is, not deterministic, four virtual devices, so that a
+machine whose speed drifts slows all of them. Prints the medians of the ratios within a round, and their spread.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ttlightning.arguments import complete_arguments
+from ttlightning.cli import CLI, quieten_libraries
+from ttlightning.provenance import cpu_name
+
+
+class Settings(Callback):
+    """Changes a setting from epoch to epoch, and takes the time of each."""
+
+    def __init__(self, settings: dict[str, Callable[[LightningModule], None]]) -> None:
+        self.settings, self.seconds = list(settings.items()), {name: [] for name in settings}
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.name, change = self.settings[trainer.current_epoch % len(self.settings)]
+        change(pl_module)
+        self.started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seconds[self.name].append(time.perf_counter() - self.started)
+
+
+def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:
+    def change(module: LightningModule) -> None:
+        torch.use_deterministic_algorithms(deterministic)
+        module.virtual_devices = virtual
+
+    return change
+
+
+class TimedCLI(CLI):
+    """`fit` with the settings in turns."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        trainer = super().instantiate_trainer(**kwargs)
+        self.watch = Settings(
+            {
+                "as it is": switch(True, 1),
+                "not deterministic": switch(False, 1),
+                "four virtual devices": switch(True, 4),
+            }
+        )
+        trainer.callbacks.append(self.watch)
+        return trainer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--config", default="eq.yaml")
+    options, overrides = parser.parse_known_args()
+    quieten_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"TTLIGHTNING_RUNS": folder, "WANDB_MODE": "disabled"}
+        epochs, quiet = f"--trainer.max_epochs={3 * options.rounds}", "--trainer.enable_progress_bar=false"
+        words = ["fit", "--config", options.config, epochs, quiet, "--test_after_fit=false", "--data.steps_per_call=16"]
+        seconds = TimedCLI(complete_arguments([*words, *overrides])).watch.seconds
+    print(f"\n{options.config} on {cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    for price, above, below in (
+        ("deterministic algorithms", "as it is", "not deterministic"),
+        ("four virtual devices", "four virtual devices", "as it is"),
+    ):
+        ratios = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+        print(f"{price}: {statistics.median(ratios):.2f} times the epoch ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+
+
+if __name__ == "__main__":
+    main()
