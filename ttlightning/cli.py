@@ -105,7 +105,12 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        parser.set_defaults({"checkpoint.filename": "{epoch}-{step}", "checkpoint.enable_version_counter": False})
+        named = {
+            "filename": "{epoch}-{step}",
+            "enable_version_counter": False,
+            "save_top_k": 0,
+        }  # last.ckpt is another's
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
         for size in ("sites", "patch_dim", "classes", "steps_per_call", "virtual_devices"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
