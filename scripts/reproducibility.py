@@ -255,6 +255,27 @@ def at_once(folder: Path, number: int) -> Section:
     return [("started at one moment", how, number, verdict([one == found[0] for one in found]))], None
 
 
+def report(found: dict[str, Any]) -> str:
+    """The tables, as Markdown."""
+    lines = ["| property | how | trials | result |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for section in found.values() for row in section["table"]]
+    if worlds := found.get("worlds"):
+        differences = {
+            name: entry["largest relative difference of a step's loss"] for name, entry in worlds["detail"].items()
+        }
+        spans = list(next(iter(differences.values())))
+        lines += [
+            "",
+            f"| largest relative difference to one process | {' | '.join(spans)} |",
+            "|---" * (len(spans) + 1) + "|",
+        ]
+        lines += [
+            f"| {name} | {' | '.join(f'{size:.1e}' for size in entry.values())} |"
+            for name, entry in differences.items()
+        ]
+    return "\n".join(lines)
+
+
 def run_all() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=24)
@@ -283,11 +304,10 @@ def run_all() -> None:
                 }
                 if file:
                     write_json(file, found)
-    lines = ["| property | how | trials | result |", "|---|---|---|---|"]
-    lines += [f"| {' | '.join(map(str, row))} |" for section in found.values() for row in section["table"]]
-    print("\n".join(lines))
+    text = report(found)
+    print(text)
     if options.output:
-        options.output.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        options.output.with_suffix(".md").write_text(text + "\n")
 
 
 if __name__ == "__main__":
