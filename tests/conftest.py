@@ -27,6 +27,27 @@ def dense_chain(cores: list[torch.Tensor]) -> torch.Tensor:
     return whole.squeeze(0)
 
 
+def dense_canonical(factors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The same of a canonical polyadic tensor: one outer product after the other."""
+    whole = factors[0]
+    for factor in factors[1:]:
+        whole = torch.einsum("...k,ik->...ik", whole, factor)
+    return torch.einsum("...k,ky->...y", whole, weights)
+
+
+def dense_tree(leaves: list[torch.Tensor], levels: list[list[torch.Tensor]]) -> torch.Tensor:
+    """The same of a hierarchical Tucker tensor: every node joins the whole tensors of its two children."""
+    modes, parts = leaves[0].shape[0], leaves
+    for level in levels:
+        children = zip(parts[0::2], parts[1::2], strict=True)
+        parts = [
+            torch.einsum("ia,jb,abc->ijc", left, right, node).flatten(0, 1)
+            for (left, right), node in zip(children, level, strict=True)
+        ]
+    [root] = parts
+    return root.reshape(*[modes] * len(leaves), -1)
+
+
 def dense_scores(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
     """Scores (batch, classes) of features (batch, sites, modes) against a whole weight tensor."""
     rows = []

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from ttlightning.errors import UserError
 from ttlightning.features import PatchFeatureMap
-from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor, TensorTrain
+from ttlightning.formats import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    ScoreTensor,
+    SharedHierarchicalTucker,
+    TensorTrain,
+)
 
 if TYPE_CHECKING:
     from ttlightning.classifier import Classifier
@@ -14,11 +21,14 @@ if TYPE_CHECKING:
 
 __version__ = version("ttlightning")
 __all__ = [
+    "CanonicalPolyadic",
     "Classifier",
     "EqualCoreTensorTrain",
+    "HierarchicalTucker",
     "PatchDataModule",
     "PatchFeatureMap",
     "ScoreTensor",
+    "SharedHierarchicalTucker",
     "TensorTrain",
     "UserError",
 ]

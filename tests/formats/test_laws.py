@@ -2,27 +2,50 @@
 
 import pytest
 import torch
-from conftest import dense_chain, dense_scores
+from conftest import dense_canonical, dense_chain, dense_scores, dense_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    ScoreTensor,
+    SharedHierarchicalTucker,
+    TensorTrain,
+    UserError,
+)
 
-FORMATS = [TensorTrain, EqualCoreTensorTrain]
+TREES = [HierarchicalTucker, SharedHierarchicalTucker]
+FORMATS = [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic, *TREES]
 shapes = st.fixed_dictionaries(
     {"sites": st.integers(2, 7), "modes": st.integers(1, 4), "classes": st.integers(1, 3), "rank": st.integers(1, 4)}
 )
 seeds = st.integers(0, 2**31)
 
 
-def random_format(kind: type[TensorTrain], shape: dict[str, int], seed: int) -> tuple[TensorTrain, torch.Generator]:
+def random_format(kind: type[ScoreTensor], shape: dict[str, int], seed: int) -> tuple[ScoreTensor, torch.Generator]:
     torch.manual_seed(seed)
+    if kind in TREES:
+        shape = shape | {"sites": 1 << (shape["sites"].bit_length() - 1)}
     format = kind(**shape, initialization="gaussian", gain=2.0).double()
     return format, torch.Generator().manual_seed(seed)
 
 
-def random_features(format: TensorTrain, generator: torch.Generator, batch: int = 3) -> torch.Tensor:
+def random_features(format: ScoreTensor, generator: torch.Generator, batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, format.sites, format.modes, generator=generator, dtype=torch.float64)
+
+
+def dense(format: ScoreTensor) -> torch.Tensor:
+    """The whole weight tensor (n, ..., n, classes), by code that the formats do not share."""
+    if isinstance(format, TensorTrain):
+        return dense_chain(format.cores())
+    if isinstance(format, CanonicalPolyadic):
+        return dense_canonical(format.factors, format.weights)
+    leaves = list(format.leaves.expand(format.sites, -1, -1))
+    widths = [format.sites >> level for level in range(1, format.sites.bit_length())]
+    nodes = [*format.nodes, format.root.unsqueeze(0)]
+    return dense_tree(leaves, [list(node.expand(w, -1, -1, -1)) for node, w in zip(nodes, widths, strict=True)])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -30,7 +53,7 @@ def random_features(format: TensorTrain, generator: torch.Generator, batch: int 
 def test_scores_are_those_of_the_dense_tensor(kind, shape, seed):
     format, generator = random_format(kind, shape, seed)
     features = random_features(format, generator)
-    expected = dense_scores(dense_chain(format.cores()), features)
+    expected = dense_scores(dense(format), features)
     torch.testing.assert_close(format(features), expected, rtol=1e-10, atol=1e-12)
 
 
@@ -40,7 +63,7 @@ def test_one_hot_features_read_an_entry(kind, shape, seed):
     format, generator = random_format(kind, shape, seed)
     index = torch.randint(format.modes, (format.sites,), generator=generator)
     one_hot = torch.nn.functional.one_hot(index, format.modes).double().unsqueeze(0)
-    entry = dense_chain(format.cores())[tuple(index)]
+    entry = dense(format)[tuple(index)]
     torch.testing.assert_close(format(one_hot)[0], entry, rtol=1e-10, atol=1e-12)
 
 
@@ -78,8 +101,9 @@ def test_permuting_samples_permutes_scores(kind, shape, seed):
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("sites", [2, 3, 9])
 def test_gradients(kind, sites):
-    """Central differences agree with autograd, through the rescaling too (it happens at site 8)."""
+    """Central differences agree with autograd, through the rescaling too (of chains it happens at site 8)."""
     torch.manual_seed(0)
+    sites = {2: 2, 3: 4, 9: 8}[sites] if kind in TREES else sites
     format = kind(sites, 2, 2, rank=2, initialization="gaussian", gain=1.5).double()
     features = torch.randn(2, sites, 2, dtype=torch.float64, requires_grad=True)
     parameters = [p.detach().clone().requires_grad_() for p in format.parameters()]
@@ -109,3 +133,34 @@ def test_sizes_too_small(kind, name):
 def test_features_of_another_shape_are_named():
     with pytest.raises(UserError, match=r"\(batch, 4, 2\).*got \(5, 4, 3\)"):
         TensorTrain(4, 2, 2, rank=2)(torch.zeros(5, 4, 3))
+
+
+@given(shape=shapes, seed=seeds)
+def test_shared_nodes_are_nodes_that_happen_to_be_equal(shape, seed):
+    shared, generator = random_format(SharedHierarchicalTucker, shape, seed)
+    own, _ = random_format(HierarchicalTucker, shape, seed)
+    state = own.state_dict()
+    own.load_state_dict({name: tensor.expand(state[name].shape) for name, tensor in shared.state_dict().items()})
+    features = random_features(shared, generator)
+    torch.testing.assert_close(shared(features), own(features), rtol=1e-12, atol=1e-14)
+
+
+@given(shape=shapes, seed=seeds)
+def test_a_tree_of_superdiagonal_nodes_is_canonical(shape, seed):
+    """HT contains CP at the same rank: the nodes multiply entry by entry, the root is diagonal."""
+    tree, generator = random_format(HierarchicalTucker, shape, seed)
+    shallow, _ = random_format(CanonicalPolyadic, shape | {"sites": tree.sites}, seed)
+    with torch.no_grad():
+        tree.leaves.copy_(shallow.factors)
+        along = torch.arange(tree.rank)
+        for node in tree.nodes:
+            node.zero_()[:, along, along, along] = 1
+        tree.root.zero_()[along, along] = shallow.weights
+    features = random_features(tree, generator)
+    torch.testing.assert_close(tree(features), shallow(features), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sites", [3, 6, 49])
+def test_a_tree_wants_a_power_of_two(sites):
+    with pytest.raises(UserError, match=f"sites is {sites}, it must be a power of two"):
+        HierarchicalTucker(sites, 2, 2)

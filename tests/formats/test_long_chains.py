@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttlightning import EqualCoreTensorTrain, TensorTrain
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    SharedHierarchicalTucker,
+    TensorTrain,
+)
 from ttlightning.formats.contraction import _split_off_power_of_two, scale_by_power_of_two
 
 
@@ -74,3 +80,32 @@ def test_a_score_out_of_range_is_infinite_or_zero_and_never_wrong(kind):
     huge, tiny = (format(scale * torch.ones(1, 784, 3)) for scale in (1e3, 1e-3))
     assert torch.isinf(huge).all()
     assert torch.equal(tiny, torch.zeros_like(tiny))
+
+
+@pytest.mark.parametrize("kind", [CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker])
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3])
+def test_products_of_1024_sites(kind, scale):
+    """The same of the other formats: digits agree wherever the scores lie."""
+    torch.manual_seed(0)
+    format = kind(1024, 3, 10, rank=4, initialization="gaussian")
+    features = scale * torch.randn(4, 1024, 3)
+    mantissa, exponent = format.scaled_scores(features)
+    assert torch.isfinite(mantissa).all()
+    exact_mantissa, exact_exponent = format.double().scaled_scores(features.double())
+    found = torch.ldexp(mantissa.double(), (exponent - exact_exponent).unsqueeze(1))
+    torch.testing.assert_close(found, exact_mantissa, rtol=1e-2, atol=1e-4 * exact_mantissa.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", [CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker])
+@pytest.mark.parametrize("sites", [16, 64])
+def test_products_train(kind, sites):
+    """From the identity start, scores and gradients are of the order of one, for features of size 0.3."""
+    torch.manual_seed(0)
+    format = kind(sites, 17, 10, rank=16)
+    features = 0.3 * torch.rand(32, sites, 17)
+    features[..., -1] = 1
+    scores = format(features)
+    assert 0.1 < scores.std() < 100
+    scores.std().backward()
+    norms = [p.grad.norm().item() for p in format.parameters()]
+    assert all(1e-4 < norm < 1e4 for norm in norms), norms

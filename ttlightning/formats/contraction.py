@@ -185,6 +185,18 @@ def _split_off_power_of_two(state_Br: Tensor) -> tuple[Tensor, Tensor]:
     return scale, exponent
 
 
+def split_off_scale(
+    values: Float[Tensor, "places batch width"],
+) -> tuple[Float[Tensor, "places batch width"], Int[Tensor, "places batch"]]:
+    """``scaled, exponent`` with ``values = scaled * 2**exponent``, exact; the largest of each row in [1/2, 1).
+
+    The gradient takes the power of two for the constant that it is between two jumps.
+    """
+    range_ = _LAYOUTS[values.dtype][1] - 1
+    exponent = torch.frexp(values.detach().abs().amax(-1)).exponent.clamp(-range_, range_)
+    return values * _power_of_two(-exponent, values.dtype), exponent
+
+
 def scale_by_power_of_two(
     values: Float[Tensor, "batch width"], exponent: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch width"]:
@@ -193,11 +205,11 @@ def scale_by_power_of_two(
     return values * _power_of_two(half, values.dtype) * _power_of_two(exponent - half, values.dtype)
 
 
-def _power_of_two(exponent: Int[Tensor, " batch"], dtype: torch.dtype) -> Float[Tensor, "batch 1"]:
+def _power_of_two(exponent: Int[Tensor, "*rows"], dtype: torch.dtype) -> Float[Tensor, "*rows 1"]:
     """2**exponent as a column, written into the exponent bits; past the range of normal numbers, its nearest end."""
     integer, bias, fraction_bits = _LAYOUTS[dtype]
     bits = (exponent.to(integer).clamp(1 - bias, bias) + bias) << fraction_bits
-    return bits.view(dtype).unsqueeze(1)
+    return bits.view(dtype).unsqueeze(-1)
 
 
 _LAYOUTS: Final = {torch.float32: (torch.int32, 127, 23), torch.float64: (torch.int64, 1023, 52)}
