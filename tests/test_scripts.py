@@ -40,6 +40,13 @@ def test_rank_study(tmp_path):
     assert (tmp_path / "study.png").stat().st_size > 10_000
 
 
+def test_rank_table(tmp_path):
+    said = run(tmp_path, "rank_table.py", "--quick", "--seeds=2")
+    assert "| TT | 3, 4, 4 | 3 (3) | 4 (9) | 12 (9) |" in said
+    assert "| HT | 3, 4, 4 | 3 (3) | 3 (3) | 9 (9) |" in said
+    assert "| CP | 3, 4, 4 | 3 (3) | 3 (3) | 3 (3) |" in said
+
+
 @pytest.mark.parametrize("file", CERTIFICATES, ids=lambda file: file.stem)
 def test_the_certificates_of_this_repository_hold(file):
     content = read_certificate(file)

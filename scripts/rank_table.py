@@ -1,0 +1,121 @@
+r"""[K18, Table 2] computed: how wide a network of one format must be to say what a random one of another format says.
+
+    python scripts/rank_table.py [--quick] [--seeds 3] [--output results/rank_table.md]
+
+Random tensors in tensor-train, hierarchical-Tucker and canonical format of width r, n > r, written out over F_p with
+p = 2^31 - 1. The TT-rank is the largest rank of the matricizations {1..k} | {k+1..d}; the HT-rank the largest of those
+of the nodes of the tree, a node's sites against the others; the CP-rank is at least the rank of the odd sites against
+the even ones. Ranks are counted exactly, and printed beside the table's entries; over the seeds, all that occur.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from ttlightning.rank.bounds import generic_odd_even_rank
+from ttlightning.rank.literal import grow, random_cores
+from ttlightning.rank.modular import PRIMES, Residues, hashed, multiply, rank_modulo
+
+PRIME = PRIMES[0]
+SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d
+
+
+def tensor_train(rank: int, modes: int, sites: int, seed: int) -> Residues:
+    """Every entry of a random tensor of TT-rank r, in one long row."""
+    cores = random_cores(modes, rank, sites, seed, PRIME, equal=False)
+    return grow(cores[0][:, 0, :], cores[1:], PRIME)[:, 0]
+
+
+def hierarchical_tucker(rank: int, modes: int, sites: int, seed: int) -> Residues:
+    """The same of HT-rank r: a node joins the tables of its children, (points, r) each."""
+    tables = [hashed((modes, rank), PRIME, seed, "leaf", site) for site in range(sites)]
+    while len(tables) > 1:
+        width = 1 if len(tables) == 2 else rank
+        joined = []
+        for place, (left, right) in enumerate(zip(tables[0::2], tables[1::2], strict=True)):
+            pairs = left[:, None, :, None] * right[None, :, None, :] % PRIME
+            node = hashed((rank * rank, width), PRIME, seed, "node", len(tables), place)
+            joined.append(multiply(pairs.reshape(-1, rank * rank), node, PRIME))
+        tables = joined
+    return tables[0][:, 0]
+
+
+def canonical_polyadic(rank: int, modes: int, sites: int, seed: int) -> Residues:
+    """The same of CP-rank r."""
+    table = hashed((1, rank), PRIME, seed, "weights")
+    for site in range(sites):
+        factor = hashed((modes, rank), PRIME, seed, "factor", site)
+        table = (table[:, None, :] * factor[None, :, :] % PRIME).reshape(-1, rank)
+    return table.sum(1) % PRIME
+
+
+def matricization_rank(entries: Residues, modes: int, sites: int, rows: list[int]) -> int:
+    """Rank over F_p of the given sites against the others."""
+    order = [*rows, *(site for site in range(sites) if site not in rows)]
+    return rank_modulo(entries.reshape([modes] * sites).transpose(order).reshape(modes ** len(rows), -1), PRIME)
+
+
+def widths(entries: Residues, modes: int, sites: int) -> dict[str, int]:
+    """TT-rank, HT-rank, and the lower bound on the CP-rank."""
+
+    def largest(sets: list[list[int]]) -> int:
+        return max(matricization_rank(entries, modes, sites, rows) for rows in sets)
+
+    sizes = [1 << level for level in range(sites.bit_length() - 1)]
+    nodes = [list(range(start, start + size)) for size in sizes for start in range(0, sites, size)]
+    return {
+        "TT": largest([list(range(k)) for k in range(1, sites)]),
+        "HT": largest(nodes),
+        "CP": matricization_rank(entries, modes, sites, list(range(0, sites, 2))),
+    }
+
+
+FORMATS = {"TT": tensor_train, "HT": hierarchical_tucker, "CP": canonical_polyadic}
+ENTRIES = {
+    ("TT", "TT"): "r", ("TT", "HT"): "r^2", ("TT", "CP"): ">= r^(d/2)",
+    ("HT", "TT"): "r^(log2(d)/2)", ("HT", "HT"): "r", ("HT", "CP"): ">= r^(d/2)",
+    ("CP", "TT"): "r", ("CP", "HT"): "r", ("CP", "CP"): "r",
+}  # fmt: skip
+"""(given, needed): the table's entry."""
+
+
+def value(entry: str, rank: int, sites: int) -> float:
+    """An entry of the table as a number."""
+    exponent = {"r": 1.0, "r^2": 2.0, ">= r^(d/2)": sites / 2, "r^(log2(d)/2)": np.log2(sites) / 2}[entry]
+    return float(rank**exponent)
+
+
+def table(sizes: tuple[tuple[int, int, int], ...], seeds: range) -> str:
+    lines = [
+        "| given | r, n, d | TT-rank (table) | HT-rank (table) | CP-rank at least (table) |",
+        "|---|---|---|---|---|",
+    ]
+    for given, make in FORMATS.items():
+        for rank, modes, sites in sizes:
+            found = [widths(make(rank, modes, sites, seed), modes, sites) for seed in seeds]
+            cells = []
+            for needed in ("TT", "HT", "CP"):
+                ranks = sorted({each[needed] for each in found})
+                said = value(ENTRIES[given, needed], rank, sites)
+                cells.append(f"{' to '.join(map(str, ranks))} ({said:.3g})")
+            lines.append(f"| {given} | {rank}, {modes}, {sites} | {' | '.join(cells)} |")
+            if given == "TT":
+                assert {each["CP"] for each in found} == {generic_odd_even_rank(modes, rank, sites)}
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="four sites only")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="write the table to this file as well")
+    options = parser.parse_args()
+    text = table(tuple(size for size in SIZES if size[2] == 4 or not options.quick), range(options.seeds))
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
