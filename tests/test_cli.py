@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torchvision.datasets.mnist import read_image_file
+from torchvision.io import write_png
 
 from ttlightning import UserError
 from ttlightning.runs import create_run_directory, weights_sha256
@@ -257,6 +260,54 @@ def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make a run directory"):
         create_run_directory(tmp_path / "runs", "eq")
+
+
+def test_predict_images_of_ones_own(command):
+    """Pictures and an IDX file are classed as the test set's images that they show; no data set is needed for it."""
+    command("fit", *SMALL)
+    command("predict", "--ckpt_path=runs/debug/0", "--output=test.csv")
+    raw = command.data / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    digits = read_image_file(str(raw))[:3]
+    (command.folder / "digits").mkdir()
+    for index, digit in enumerate(digits):
+        write_png(digit.unsqueeze(0), str(command.folder / f"digits/{index}.png"))
+    idx = command.folder / "idx3-ubyte"
+    idx.write_bytes(raw.read_bytes())
+    command.environment["TTLIGHTNING_DATA"] = str(command.folder / "absent")
+    command("predict", "--ckpt_path=runs/debug/0", f"--images=[digits, {idx}]", "--output=own.csv")
+    test, own = (list(csv.DictReader((command.folder / name).open())) for name in ("test.csv", "own.csv"))
+    assert [row["file"] for row in own[:4]] == ["digits/0.png", "digits/1.png", "digits/2.png", str(idx)]
+    assert [row["index"] for row in own] == ["0"] * 3 + [str(n) for n in range(50)]
+    probabilities = [[row[f"p{c}"] for c in range(10)] for row in test]
+    found = [[float(row[f"p{c}"]) for c in range(10)] for row in own]
+    assert found == pytest.approx(
+        np.array([[float(p) for p in row] for row in probabilities[:3] + probabilities]), rel=1e-4
+    )
+    assert [row["predicted"] for row in own] == [row["predicted"] for row in test[:3] + test]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.png", None, "absent.png does not exist"),
+        ("damaged.png", b"not a picture", "damaged.png is no picture, or is damaged"),
+        ("short", bytes([0, 0, 8, 3, 0, 0]), "short is no IDX file of images, or is damaged"),
+        ("empty", "folder", "empty has no pictures"),
+        ("large.png", torch.zeros(1, 30, 40, dtype=torch.uint8), "large.png is 40 pixels wide and 30 high"),
+    ],
+)
+def test_images_that_cannot_be_read(command, name, content, message):
+    command("fit", *SMALL)
+    path = command.folder / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, torch.Tensor):
+        write_png(content, str(path))
+    elif content:
+        path.mkdir()
+    done = command("predict", "--ckpt_path=runs/debug/0", f"--images={name}", code=2)
+    assert_one_line(done.stderr, message)
+    assert not (command.folder / "predictions.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,16 @@ class Trainer(LightningTrainer):
         model: LightningModule | None = None,
         dataloaders: Any = None,
         datamodule: LightningDataModule | None = None,
+        images: Path | list[Path] | None = None,
         output: Path = Path("predictions.csv"),
         ckpt_path: str | None = None,
         weights_only: bool | None = True,
     ) -> torch.Tensor:
-        """Write label, predicted class and class probabilities of every test image to a CSV file.
+        """Write predicted class and class probabilities of every image to a CSV file.
 
         Args:
+            images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set,
+                and then the CSV file has the labels as well.
             output: file to write; one that exists is left alone.
             ckpt_path: checkpoint of the weights to use.
             weights_only: whether to read tensors and plain values only from the checkpoint.
@@ -47,12 +50,19 @@ class Trainer(LightningTrainer):
             raise UserError(f"{output} exists and is left as it is; name another file with --output")
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
+        own = None
+        if images is not None:
+            own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
         probabilities = torch.cat(parts)
-        labels = torch.cat([batch.labels for batch in self.predict_dataloaders])
+        if own is None:
+            head = ["index", "label"]
+            rows = enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist())
+        else:
+            head, rows = ["file", "index"], iter(own.sources)
         with output.open("x", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["index", "label", "predicted", *(f"p{c}" for c in range(probabilities.shape[1]))])
-            for index, (label, row) in enumerate(zip(labels.tolist(), probabilities.tolist(), strict=True)):
-                writer.writerow([index, label, max(range(len(row)), key=row.__getitem__), *(f"{p:.6g}" for p in row)])
+            writer.writerow([*head, "predicted", *(f"p{c}" for c in range(probabilities.shape[1]))])
+            for first, row in zip(rows, probabilities.tolist(), strict=True):
+                writer.writerow([*first, max(range(len(row)), key=row.__getitem__), *(f"{p:.6g}" for p in row)])
         return probabilities

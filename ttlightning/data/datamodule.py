@@ -1,5 +1,6 @@
 """The DataModule: a data set as chains of patches, split, batched and sharded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from ttlightning.data.datasets import DATASETS, DatasetName, ImageDataset, default_root, fetch_dataset, read_dataset
+from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
@@ -87,10 +89,16 @@ class PatchDataModule(LightningDataModule):
         self.sites, self.patch_dim = self.patching.shape(channels, height, width)
         self.classes = DATASETS[dataset].classes
         self.images: ImageDataset | None = None
+        self.own_images: Images | None = None
+
+    def take_images(self, paths: Sequence[Path]) -> Images:
+        """Predict these files' images instead of the test set's."""
+        self.own_images = read_images(paths, DATASETS[self.dataset].shape)
+        return self.own_images
 
     def prepare_data(self) -> None:
         """Download what is missing, on one process only."""
-        if self.images is None:
+        if self.images is None and self.own_images is None:
             fetch_dataset(self.dataset, self.root, self.offline_fallback)
 
     def setup(self, stage: str) -> None:
@@ -105,7 +113,7 @@ class PatchDataModule(LightningDataModule):
             raise UserError(
                 f"data.virtual_devices is {self.virtual_devices}, it must be a multiple of the {devices} devices"
             )
-        if self.images is not None:
+        if self.images is not None or self.own_images is not None:
             return
         self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
         samples = len(self.images.train.labels)
@@ -139,7 +147,10 @@ class PatchDataModule(LightningDataModule):
         return self._evaluation(*self._test)
 
     def predict_dataloader(self) -> EvaluationBatches:
-        return self._evaluation(*self._test)
+        if self.own_images is None:
+            return self._evaluation(*self._test)
+        pixels = self.own_images.pixels
+        return self._evaluation(self.patching(pixels), torch.full((len(pixels),), -1))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
