@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Bool, Float, UInt8
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -135,7 +136,10 @@ class Classifier(LightningModule):
 
     def _backward(self, batch: Batch, step: int) -> list[Seen]:
         loss, seen = self._training_loss(batch, step)
-        self.manual_backward(loss)
+        if self.trainer.world_size == 1 and type(self.trainer.precision_plugin) is Precision:
+            loss.backward()  # all that Lightning's own would do, but for hooks of every callback at every step
+        else:
+            self.manual_backward(loss)
         return [seen]
 
     def _backward_in_slices(self, batch: Batch, step: int) -> list[Seen]:
