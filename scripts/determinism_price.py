@@ -23,7 +23,7 @@ from ttlightning.provenance import cpu_name
 
 
 class Settings(Callback):
-    """Changes a setting from epoch to epoch, and takes the time of each."""
+    """Changes a setting from epoch to epoch, and takes the time of each, up to its last step."""
 
     def __init__(self, settings: dict[str, Callable[[LightningModule], None]]) -> None:
         self.settings, self.seconds = list(settings.items()), {name: [] for name in settings}
@@ -33,8 +33,9 @@ class Settings(Callback):
         change(pl_module)
         self.started = time.perf_counter()
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds[self.name].append(time.perf_counter() - self.started)
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_last_batch:
+            self.seconds[self.name].append(time.perf_counter() - self.started)
 
 
 def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:

@@ -169,7 +169,12 @@ MISTAKES = [
     (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.gradient_clip_val=1"], "set --data.steps_per_call 1"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.accumulate_grad_batches=2"], "set --data.steps_per_call 1"),
-    (["fit", *SMALL, "--data.steps_per_call=2", "--checkpoint.every_n_train_steps=4"], "set --data.steps_per_call 1"),
+    (
+        ["fit", *SMALL, "--data.steps_per_call=2", "--checkpoint.save_top_k=1", "--checkpoint.every_n_train_steps=4"],
+        "set --data.steps_per_call 1",
+    ),
+    (["fit", *SMALL, "--checkpoint.monitor=val/acc"], "add --checkpoint.save_top_k 1"),
+    (["fit", *SMALL, "--checkpoint.every_n_train_steps=4"], "add --checkpoint.save_top_k 1"),
     (["fit", *SMALL, "--last_checkpoint.every_n_steps=0"], "last_checkpoint.every_n_steps is 0"),
     (["fit", *SMALL, "--ckpt_path=last"], "there is no run in runs/debug to go on with"),
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),

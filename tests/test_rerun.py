@@ -58,6 +58,12 @@ def test_identical_metrics(finished, in_this_process):
     assert "verdict     identical metrics" in command("rerun", "runs/debug/0", code=3).stdout
 
 
+def test_a_run_that_began_at_a_checkpoint(finished, in_this_process):
+    command, _ = finished
+    command("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
+    assert "bitwise identical: runs/debug/1 and runs/debug/2" in command("rerun", "runs/debug/1").stdout
+
+
 def test_different(finished, in_this_process):
     """One loss was another, and so was torch."""
     command, run = finished

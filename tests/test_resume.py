@@ -179,6 +179,20 @@ def test_another_configuration_makes_a_new_run(command, at_step):
     assert (command.folder / "runs/debug/0/metrics.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("stop", [STEPS_OF_AN_EPOCH + 2, 2 * STEPS_OF_AN_EPOCH + 2])
+def test_a_run_that_began_at_a_checkpoint_is_one_like_any_other(command, at_step, stop):
+    """Killed before its own first checkpoint, or after; resumed in its directory to the bits of one that was not."""
+    command("fit", *LONG, "--trainer.max_epochs=1")
+    longer = ("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=3")
+    command(*longer)
+    at_step(stop, kill)
+    with pytest.raises(Killed):
+        command(*longer)
+    command("fit", "--ckpt_path=runs/debug/2")
+    assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
+    assert sorted(path.name for path in (command.folder / "runs/debug").iterdir()) == ["0", "1", "2"]
+
+
 def test_a_loss_that_is_not_finite(command):
     """The last checkpoint holds weights from before, and the run says where it is."""
     done = command("fit", *LONG, "--model.optimizer.lr=1e30", "--last_checkpoint.every_n_steps=1", code=1)

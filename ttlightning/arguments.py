@@ -23,8 +23,7 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
     """
     done: list[str] = []
     configs: list[str] = []
-    named: list[str] = []
-    place = None
+    experiment = place = None
     words = iter(args)
     for word in words:
         name, equals, value = word.partition("=")
@@ -37,7 +36,7 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             place, wanted = len(done) + 1, value
             done += [name, value]
         elif name == "--experiment":
-            named = [value]
+            experiment = value
             done += [name, value]
         else:
             configs.append(value)
@@ -45,8 +44,9 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
     if place is None:
         return done
     if wanted == LAST:
-        names = named or [experiment_name(configs)] if configs else named
-        wanted = str(latest_run(runs_root(), names[0] if names else None))
+        if experiment is None and configs:
+            experiment = experiment_name(configs)
+        wanted = str(latest_run(runs_root(), experiment))
     path = Path(wanted).expanduser()
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
         done[place] = str(path)
@@ -65,18 +65,22 @@ def experiment_name(configs: Sequence[str | Path]) -> str:
     return "+".join(Path(str(path)).stem for path in configs) or "default"
 
 
-def run_that_goes_on(ckpt_path: Path, config: str) -> Path | None:
-    """The run whose checkpoint this is, if it was stopped and its configuration is ``config``; None for any other.
+def run_that_goes_on(place: Path, config: str) -> Path | None:
+    """The run at ``place`` (its directory or last checkpoint), if it was stopped and its configuration is ``config``.
 
-    Any other checkpoint is where a new run begins.
+    None for any other checkpoint: that is where a new run begins. Where a run itself began, its ``ckpt_path``, is not
+    compared.
 
     Raises:
         UserError: where the run of this configuration is finished.
     """
-    run = ckpt_path if ckpt_path.is_dir() else ckpt_path.parent.parent
-    last = ckpt_path.is_dir() or (ckpt_path.parent.name, ckpt_path.name) == ("checkpoints", "last.ckpt")
+    run = place if place.is_dir() else place.parent.parent
+    last = place.is_dir() or (place.parent.name, place.name) == ("checkpoints", "last.ckpt")
     file = run / "config.yaml"
-    if not last or not file.is_file() or yaml.safe_load(file.read_text()) != yaml.safe_load(config):
+    if not last or not file.is_file():
+        return None
+    theirs, ours = (yaml.safe_load(text) | {"ckpt_path": None} for text in (file.read_text(), config))
+    if theirs != ours:
         return None
     if (run / "result.json").exists():
         raise UserError(

@@ -54,7 +54,8 @@ class Classifier(LightningModule):
         pixel_mean: grey that is subtracted from pixels in [0, 1], and that a blanked patch has. A feature map's b can
             undo it, so it changes how training goes and not what can be said.
         steps_per_call: optimizer steps in one call of ``training_step``, as many as the data puts into a call. From two
-            on, the steps are made here and not by Lightning (manual optimization).
+            on, the steps are made here and not by Lightning (manual optimization), and callbacks have no hooks around
+            the backward pass.
         virtual_devices: V > 1 sums the gradient over V fixed slices of the global batch in a fixed order, so that every
             number of devices that divides V trains the same network to the bit.
         seed: key of the initialization and of the dropout masks.

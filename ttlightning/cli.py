@@ -27,7 +27,7 @@ from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
-from ttlightning.checkpoints import SafeCheckpointIO, check_fits, read_checkpoint
+from ttlightning.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
 from ttlightning.classifier import Classifier
 from ttlightning.commands import VERBS
 from ttlightning.data.datamodule import PatchDataModule
@@ -105,11 +105,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        named = {
-            "filename": "{epoch}-{step}",
-            "enable_version_counter": False,
-            "save_top_k": 0,
-        }  # last.ckpt is another's
+        named = {"filename": "{epoch}-{step}", "enable_version_counter": False, "save_top_k": 0}
         parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
         for size in ("sites", "patch_dim", "classes", "steps_per_call", "virtual_devices"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
@@ -143,17 +139,18 @@ class CLI(LightningCLI):
         return trainer
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
-        """A new run, or one that was stopped and goes on: then its checkpoint is no part of its configuration."""
-        given, options.ckpt_path = options.ckpt_path, None
-        config = self._dump(options)
-        run = run_that_goes_on(Path(given), config) if given else None
-        if given and not Path(given).is_dir():
-            options.ckpt_path = given
-        elif given and run is None:
-            raise UserError(f"{given} has no checkpoint, and another configuration: leave --config and options out")
+        """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
+        config, run, given = self._dump(options), None, Path(options.ckpt_path or "")
+        if options.ckpt_path is not None:
+            run = run_that_goes_on(given, config)
+            if run is None and given.is_dir():
+                raise UserError(f"{given} has no checkpoint, and another configuration: leave --config and options out")
+        if run is not None:
+            config = (run / "config.yaml").read_text()
+            if given.is_dir():  # it had written no checkpoint: from where it began, a checkpoint or nothing
+                begun = yaml.safe_load(config)["ckpt_path"]
+                options.ckpt_path = begun and str(checkpoint_file(Path(begun)))
         self.config_init.fit.ckpt_path = options.ckpt_path
-        if run is None:
-            config = self._dump(options)
         mode = options.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
         self.run_directory = RunDirectory(
             options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode, going_on=run
@@ -175,10 +172,17 @@ class CLI(LightningCLI):
                     f"trainer.{name} is {value}, Lightning does that where it makes the steps: set "
                     "--data.steps_per_call 1 and --data.virtual_devices 1"
                 )
+        asked = self.config.fit.checkpoint
+        wishes = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
+        if wish := next((name for name in wishes if asked[name] and asked.save_top_k == 0), None):
+            raise UserError(
+                f"checkpoint.{wish} is {asked[wish]}, but nothing is kept beside last.ckpt: add "
+                "--checkpoint.save_top_k 1"
+            )
         for name in ("every_n_train_steps", "train_time_interval"):
-            if self.config.fit.checkpoint[name] and not self.model.automatic_optimization:
+            if asked[name] and not self.model.automatic_optimization:
                 raise UserError(
-                    f"checkpoint.{name} is {self.config.fit.checkpoint[name]}, Lightning does that where it makes the "
+                    f"checkpoint.{name} is {asked[name]}, Lightning does that where it makes the "
                     "steps: set --data.steps_per_call 1, or use --last_checkpoint.every_n_steps"
                 )
         self._check_checkpoint(needed=False)

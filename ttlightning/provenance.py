@@ -26,7 +26,7 @@ CHANGES_BITS: Final = (
 )  # fmt: skip
 """What can change a bit of the weights, the likeliest first; whatever else differs is only worth knowing."""
 
-INCIDENTAL: Final = ("argv", "wandb", "resumed", "rerun_of")
+INCIDENTAL: Final = ("argv", "wandb", "resumed")
 """What is different in any two runs and says nothing about their results."""
 
 SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)

@@ -35,8 +35,8 @@ def arguments(sites, distinct, modes=3, rank=4, batch=5, classes=2):
 def kernel(request, monkeypatch):
     """Both ways to compute the chain on a CPU."""
     if request.param == "torch":
-        monkeypatch.setattr(native, "library", lambda: None)
-    elif native.library() is None:
+        monkeypatch.setattr(native, "kernel", lambda: None)
+    elif native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     return request.param
 
@@ -99,7 +99,7 @@ def test_the_same_bits_every_time(kernel):
 @pytest.mark.parametrize(("rank", "classes", "batch"), [(1, 1, 1), (6, 7, 33), (17, 10, 64), (40, 3, 70)])
 def test_the_number_of_threads_changes_no_bit(dtype, rank, classes, batch, monkeypatch):
     """Also where the batch does not fill its vectors, and the rank is no multiple of a tile."""
-    if native.library() is None:
+    if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
     for distinct in (1, 9):
@@ -134,7 +134,7 @@ def test_the_values_are_the_scaled_scores(kernel, size):
 @pytest.mark.parametrize("equal", [True, False])
 def test_segments_change_nothing(sites, equal, monkeypatch):
     """Only some states kept, the others computed again: the same scores, and gradients that are as right; twice too."""
-    if native.library() is None:
+    if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     inputs = arguments(sites, min(1, sites - 2) if equal else sites - 2, rank=7, batch=37)
     results = []
@@ -227,7 +227,7 @@ def test_compilers_that_do_not_work(tmp_path):
 
 
 def test_the_library_is_compiled_once_and_anywhere(tmp_path, monkeypatch):
-    if native.library() is None:
+    if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     first = native._build(native._compiler())
@@ -249,7 +249,7 @@ def test_an_unknown_compiler_is_named(monkeypatch):
 
 def test_what_does_not_fit_together_is_refused():
     """The kernel reads memory by the sizes that it is told."""
-    if native.library() is None:
+    if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     features, first, interior, last = arguments(6, 4)
     with pytest.raises(UserError, match=r"features are torch.float32, the cores torch.float64"):

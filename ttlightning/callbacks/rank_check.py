@@ -79,8 +79,6 @@ class RankCheck(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # certified it would take a third of the time of all checks, for raw weights
-            if trainer.is_global_zero and self.directory is not None:  # of a run that was stopped before its checkpoint
-                (self.directory / "checks.jsonl").unlink(missing_ok=True)
             self._check(trainer, pl_module, certify=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -61,6 +61,7 @@ class RunDirectory(Callback):
         self.seconds = 0.0
         self._started: float | None = None
         self._table: MetricsTable | None = None
+        self._resumes = False
         self._wandb_run: Any = None
         self._wandb_logger: WandbLogger | None = None
         self._lock: IO[bytes] | None = None
@@ -73,8 +74,10 @@ class RunDirectory(Callback):
         if mistake is not None:  # on every process, so that none waits for the others
             raise UserError(mistake)
         self._table = MetricsTable(self.path)
-        if not (self.path / "checkpoints" / "last.ckpt").exists():
-            self._table.keep(0)  # of a run that was stopped before its first checkpoint
+        self._resumes = (self.path / "checkpoints" / "last.ckpt").exists()
+        if not self._resumes and trainer.is_global_zero:  # a run that was stopped before its first checkpoint
+            self._table.keep(0)
+            (self.path / "rank" / "checks.jsonl").unlink(missing_ok=True)
         self._wandb_logger = WandbLogger(experiment=self._wandb_run)
         trainer.loggers = [*trainer.loggers, self._table, self._wandb_logger]
         for callback in trainer.callbacks:
@@ -115,7 +118,7 @@ class RunDirectory(Callback):
         checkpoint[RUN_KEY] = {"rows": rows, "metrics": dict(self.metrics), "seconds": self._elapsed()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self.going_on is not None and RUN_KEY in checkpoint:
+        if self._resumes and RUN_KEY in checkpoint:
             state = checkpoint[RUN_KEY]
             self.metrics, self.seconds = dict(state["metrics"]), state["seconds"]
             kept = self._table.keep(state["rows"])

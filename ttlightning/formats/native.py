@@ -65,12 +65,12 @@ class _Arguments(ctypes.Structure):
 
 def serves(features: Tensor) -> bool:
     """Whether the compiled kernel computes the chain for such features."""
-    return features.device.type == "cpu" and features.dtype in _TYPES and library() is not None
+    return features.device.type == "cpu" and features.dtype in _TYPES and kernel() is not None
 
 
 def kernel_name() -> str:
     """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``."""
-    return "torch" if library() is None else f"native ({_version(tuple(_compiler() or ()))})"
+    return "torch" if kernel() is None else f"native ({_version(tuple(_compiler() or ()))})"
 
 
 class NativeChain(torch.autograd.Function):
@@ -168,7 +168,7 @@ def _check(features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> N
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine has no C compiler.
 
     Raises:
@@ -246,7 +246,7 @@ def _processor() -> str:
 
 def _call(function: str, dtype: torch.dtype, arguments: _Arguments, arithmetic: int) -> None:
     arguments.threads = max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
-    getattr(library(), f"{function}_{_TYPES[dtype]}")(ctypes.byref(arguments))
+    getattr(kernel(), f"{function}_{_TYPES[dtype]}")(ctypes.byref(arguments))
 
 
 def _up(number: int, multiple: int) -> int:
