@@ -167,6 +167,7 @@ MISTAKES = [
     (["fit", *SMALL, "--rank_check.sketch_size=0"], "rank_check.sketch_size is 0"),
     (["fit", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=999"], "gpu"),
     (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
+    (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be at least 0"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.gradient_clip_val=1"], "set --data.steps_per_call 1"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.accumulate_grad_batches=2"], "set --data.steps_per_call 1"),
     (

@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import DATASETS, DatasetName, ImageDataset, default_root, fetch_dataset, read_dataset
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
+
+NONE: Final = Augmentation()
 
 
 class PatchDataModule(LightningDataModule):
@@ -26,6 +29,7 @@ class PatchDataModule(LightningDataModule):
         stride: step of the window; default the patch size.
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
+        augmentation: how far training images are moved, turned and stretched, anew in every epoch.
         batch_size: samples in a global batch, all devices together.
         steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
             about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
@@ -52,6 +56,7 @@ class PatchDataModule(LightningDataModule):
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
         order: Order = "raster",
+        augmentation: Augmentation = NONE,
         batch_size: int = 64,
         steps_per_call: int = 1,
         virtual_devices: int = 1,
@@ -84,6 +89,7 @@ class PatchDataModule(LightningDataModule):
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.validation, self.seed = validation, seed
+        self.augmentation = augmentation
         self.patching = Patching(patch_size, stride, padding, order)
         channels, height, width = DATASETS[dataset].shape
         self.sites, self.patch_dim = self.patching.shape(channels, height, width)
@@ -118,9 +124,11 @@ class PatchDataModule(LightningDataModule):
         self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
         samples = len(self.images.train.labels)
         train, held_out = validation_split(samples, round(self.validation * samples), self.seed)
-        patches, labels = self.patching(self.images.train.images), self.images.train.labels
-        self._train = (patches[train], labels[train]) if len(held_out) else (patches, labels)
-        self._validation = patches[held_out], labels[held_out]
+        images, labels = self.images.train.images, self.images.train.labels
+        self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
+        if not self.augmentation:
+            self._train = self.patching(self._train[0]), self._train[1]
+        self._validation = self.patching(images[held_out]), labels[held_out]
         self._test = self.patching(self.images.test.images), self.images.test.labels
 
     def describe(self) -> dict[str, Any]:
@@ -137,7 +145,11 @@ class PatchDataModule(LightningDataModule):
         }
 
     def train_dataloader(self) -> TrainingBatches | Calls:
-        batches = TrainingBatches(*self._train, self.batch_size, self.seed, self._epoch, self._shard())
+        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard()
+        if self.augmentation:
+            batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
+        else:
+            batches = TrainingBatches(*inputs)
         return batches if self.steps_per_call == 1 else Calls(batches, self.steps_per_call)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:

@@ -76,14 +76,14 @@ class TrainingBatches:
 
     def __init__(
         self,
-        patches: UInt8[Tensor, "samples sites patch_dim"],
+        inputs: UInt8[Tensor, "samples ..."],
         labels: Int[Tensor, " samples"],
         batch_size: int,
         seed: int,
         epoch: Callable[[], int],
         shard: Shard,
     ) -> None:
-        self.patches, self.labels, self.batch_size = patches, labels, batch_size
+        self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
         self.seed, self.epoch, self.shard = seed, epoch, shard
         self._place, self._resumed = (0, 0), (0, 0)
 
@@ -99,7 +99,14 @@ class TrainingBatches:
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
             self._place = epoch, given
-            yield Batch(self.patches[mine], self.labels[mine], start, len(indices))
+            patches = self.take(mine, start, len(indices), epoch, given - 1)
+            yield Batch(patches, self.labels[mine], start, len(indices))
+
+    def take(
+        self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
+    ) -> UInt8[Tensor, "batch sites patch_dim"]:
+        """The patches of these samples, which are the global batch's from ``start`` on."""
+        return self.inputs[indices]
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self._place[0], "given": self._place[1]}

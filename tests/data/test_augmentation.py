@@ -1,0 +1,105 @@
+"""Augmentation: exact where it can be, and the same numbers on any number of devices and after any stop."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from ttlightning.data.augmentation import Augmentation, AugmentedBatches
+from ttlightning.data.patches import Patching
+from ttlightning.data.sampler import Shard, TrainingBatches
+from ttlightning.errors import UserError
+
+IMAGES = torch.randint(0, 256, (40, 2, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(40)
+PATCHING = Patching(4)
+EVERYTHING = Augmentation(shift=1, rotation=20.0, scaling=0.2, shear=0.1)
+
+
+def batches(augmentation: Augmentation, epoch: int = 0, shard: Shard | None = None, size: int = 16) -> AugmentedBatches:
+    return AugmentedBatches(PATCHING, augmentation, IMAGES, LABELS, size, 3, lambda: epoch, shard or Shard())
+
+
+def test_without_any_size_it_is_the_images_themselves():
+    assert not Augmentation()
+    maps = Augmentation().maps(len(IMAGES), 8, 8, torch.Generator())
+    assert torch.equal(Augmentation()(IMAGES, maps), IMAGES)
+
+
+@given(st.integers(0, 4), st.integers(0, 1000))
+def test_a_shift_moves_whole_pixels_and_black_comes_in(most, seed):
+    maps = Augmentation(shift=most).maps(len(IMAGES), 8, 8, torch.Generator().manual_seed(seed))
+    moved = Augmentation(shift=most)(IMAGES, maps)
+    pixels = (maps[:, :, 2] * 4).round().int()
+    assert pixels.abs().max() <= most
+    for image, (across, down), found in zip(IMAGES, pixels.tolist(), moved, strict=True):
+        expected = F.pad(image, (4, 4, 4, 4))[:, 4 + down : 12 + down, 4 + across : 12 + across]
+        assert torch.equal(found, expected)
+
+
+def test_every_shift_is_drawn():
+    maps = Augmentation(shift=2).maps(1000, 8, 8, torch.Generator().manual_seed(0))
+    assert (maps[:, :, 2] * 4).round().int().unique().tolist() == [-2, -1, 0, 1, 2]
+
+
+def test_a_quarter_turn():
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]]).expand(len(IMAGES), 2, 3)
+    assert torch.equal(EVERYTHING(IMAGES, turn), torch.rot90(IMAGES, 1, (2, 3)))
+
+
+@given(st.floats(0, 90), st.floats(0, 0.9), st.floats(0, 1))
+def test_maps_stay_within_their_sizes(rotation, scaling, shear):
+    maps = Augmentation(rotation=rotation, scaling=scaling).maps(50, 8, 8, torch.Generator().manual_seed(1))
+    across = maps[:, 0, 0].hypot(maps[:, 1, 0])
+    assert (across - 1).abs().max() <= scaling + 1e-5
+    angle = torch.atan2(maps[:, 1, 0], maps[:, 0, 0]) * 180 / math.pi
+    assert angle.abs().max() <= rotation + 1e-3
+    sheared = Augmentation(shear=shear).maps(50, 8, 8, torch.Generator().manual_seed(1))
+    assert sheared[:, 0, 1].abs().max() <= shear
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_devices_see_the_slices_of_one_batch(world):
+    alone = list(batches(EVERYTHING))
+    shared = [list(batches(EVERYTHING, shard=Shard(rank, world))) for rank in range(world)]
+    for step, whole in enumerate(alone):
+        assert torch.equal(torch.cat([device[step].patches for device in shared]), whole.patches)
+
+
+def test_the_samples_of_an_epoch_are_those_without_augmentation():
+    plain = TrainingBatches(PATCHING(IMAGES), LABELS, 16, 3, lambda: 0, Shard())
+    for one, two in zip(plain, batches(EVERYTHING), strict=True):
+        assert torch.equal(one.labels, two.labels)
+        assert one.patches.shape == two.patches.shape
+        assert not torch.equal(one.patches, two.patches)
+
+
+def test_every_epoch_and_step_has_its_own():
+    same = IMAGES[:1].expand_as(IMAGES)
+    first, second = (
+        AugmentedBatches(PATCHING, EVERYTHING, same, LABELS, 20, 3, lambda epoch=epoch: epoch, Shard())
+        for epoch in (0, 1)
+    )
+    seen = [batch.patches for batch in (*first, *second)]
+    assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_a_stopped_epoch_goes_on_with_the_same_images():
+    whole = list(batches(EVERYTHING))
+    resumed = batches(EVERYTHING)
+    resumed.load_state_dict({"epoch": 0, "given": 1})
+    rest = list(resumed)
+    assert len(rest) == len(whole) - 1
+    assert all(torch.equal(a.patches, b.patches) for a, b in zip(whole[1:], rest, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"shift": -1}, "shift is -1"), ({"rotation": -0.5}, "rotation is -0.5"), ({"scaling": 1.0}, "scaling is 1.0")],
+)
+def test_sizes_out_of_range(sizes, message):
+    with pytest.raises(UserError, match=message):
+        Augmentation(**sizes)

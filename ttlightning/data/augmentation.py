@@ -1,0 +1,89 @@
+r"""Augmentation: every training image a little moved, turned and stretched, anew in every epoch.
+
+image'(u) = image(M u + t),   M = [[s_x cos a, h - s_y sin a], [s_x sin a, s_y cos a]],   t whole pixels,
+
+around the centre of the image, between pixels by bilinear interpolation, black beyond the edges. The numbers of a batch
+are a function of (seed, epoch, step), drawn for the global batch and then sliced.
+"""
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from ttlightning.data.patches import Patching
+from ttlightning.data.sampler import TrainingBatches
+from ttlightning.errors import UserError
+from ttlightning.randomness import keyed_generator
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training image may be from the one in the data set; all zero leaves it as it is.
+
+    Args:
+        shift: pixels, down and across: t is uniform on the whole numbers from -shift to shift.
+        rotation: degrees: a is uniform from -rotation to rotation.
+        scaling: s_x and s_y are uniform from 1 - scaling to 1 + scaling.
+        shear: h is uniform from -shear to shear.
+
+    Raises:
+        UserError: where one is negative, or the scaling 1 or more.
+    """
+
+    shift: int = 0
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shear: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "rotation", "scaling", "shear"):
+            if getattr(self, name) < 0:
+                raise UserError(f"data.augmentation.{name} is {getattr(self, name)}, it must be at least 0")
+        if self.scaling >= 1:
+            raise UserError(f"data.augmentation.scaling is {self.scaling}, it must be below 1")
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+    def maps(self, samples: int, height: int, width: int, generator: torch.Generator) -> Float[Tensor, "samples 2 3"]:
+        """(M | t) of ``samples`` images, in the coordinates of ``torch.nn.functional.affine_grid``: -1 to 1."""
+        uniform = 2 * torch.rand(samples, 4, generator=generator) - 1
+        angle = uniform[:, 0] * torch.pi / 180 * self.rotation
+        across, down = 1 + uniform[:, 1] * self.scaling, 1 + uniform[:, 2] * self.scaling
+        shift = torch.randint(-self.shift, self.shift + 1, (samples, 2), generator=generator)
+        maps = torch.empty(samples, 2, 3)
+        maps[:, 0, 0], maps[:, 0, 1] = across * angle.cos(), uniform[:, 3] * self.shear - down * angle.sin()
+        maps[:, 1, 0], maps[:, 1, 1] = across * angle.sin(), down * angle.cos()
+        maps[:, :, 2] = shift * torch.tensor([2 / width, 2 / height])
+        return maps
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch channels height width"], maps: Float[Tensor, "batch 2 3"]
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        """The images, each by its own map."""
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+        return F.grid_sample(images.float(), grid, align_corners=False).round_().to(torch.uint8)
+
+
+class AugmentedBatches(TrainingBatches):
+    """The batches of ``TrainingBatches``, of whole images that are augmented before they are cut into patches."""
+
+    def __init__(
+        self,
+        patching: Patching,
+        augmentation: Augmentation,
+        images: UInt8[Tensor, "samples channels height width"],
+        *others: Any,
+    ) -> None:
+        super().__init__(images, *others)
+        self.patching, self.augmentation = patching, augmentation
+
+    def take(self, indices: Tensor, start: int, global_size: int, epoch: int, step: int) -> Tensor:
+        images = self.inputs[indices]
+        generator = keyed_generator(self.seed, "augmentation", epoch, step)
+        maps = self.augmentation.maps(global_size, *images.shape[-2:], generator)
+        return self.patching(self.augmentation(images, maps[start : start + len(images)]))
