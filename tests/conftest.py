@@ -1,5 +1,6 @@
 """What the tests share: a naive oracle, small files in the formats of the data sets, the command line as a process."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from torchvision.io import write_jpeg, write_png
 
 from ttlightning.cli import main
 
@@ -79,6 +81,25 @@ def write_mnist() -> Callable[..., Path]:
                 image[2 * label : 2 * label + 4] += 150
             write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", images)
             write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", labels)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def write_pictures() -> Callable[..., Path]:
+    """Writes coloured pictures of 8 x 8 in folders of classes, all different, each class with an ending of its own."""
+
+    def write(root: Path, classes: tuple[str, ...] = ("ant", "bee", "cat"), train: int = 4, test: int = 2) -> Path:
+        generator = torch.Generator().manual_seed(0)
+        for part, samples in (("train", train), ("test", test)):
+            for name, ending in zip(classes, itertools.cycle((".jpg", ".png", ".JPEG"))):
+                folder = root / part / name
+                folder.mkdir(parents=True)
+                for index in range(samples):
+                    picture = torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8)
+                    file = str(folder / f"{index:02}{ending}")
+                    write_png(picture, file) if ending == ".png" else write_jpeg(picture, file)
         return root
 
     return write

@@ -156,6 +156,7 @@ MISTAKES = [
     (["fit", *SMALL, "--data.batch_size=large"], "large"),
     (["fit", *SMALL, "--data.batch_size=0"], "data.batch_size is 0"),
     (["fit", *SMALL, "--data.dataset=minst"], "minst"),
+    (["fit", *SMALL, "--data.dataset=image_folder"], "train; name with --data.root the folder that has train/<class>/"),
     (["fit", *SMALL, "--data.validation=1.5"], "data.validation is 1.5"),
     (["fit", *SMALL, "--model.format=TensorTran"], "the formats are: CanonicalPolyadic, EqualCoreTensorTrain"),
     (["fit", *SMALL, "--model.format=HierarchicalTucker", "--data.patch_size=4"], "sites is 49, it must be a power"),
@@ -290,6 +291,28 @@ def test_predict_images_of_ones_own(command):
         np.array([[float(p) for p in row] for row in probabilities[:3] + probabilities]), rel=1e-4
     )
     assert [row["predicted"] for row in own] == [row["predicted"] for row in test[:3] + test]
+
+
+def test_a_folder_of_pictures(command, write_pictures):
+    """Trained, tested, and a picture of one's own classed as the same picture of the test set is."""
+    root = write_pictures(command.folder / "insects")
+    small = ("--config=debug.yaml", "--data.dataset=image_folder", "--data.root=insects", "--data.patch_size=4")
+    done = command("fit", *small)
+    assert "reading     the pictures under insects" in done.stdout
+    assert "image_folder: 11 train, 1 validation, 6 test" in done.stdout
+    assert command.result("debug/0")["dataset"] == "image_folder"
+    assert len(command.result("debug/0")["rank"]["certified"]) == 3
+    command("predict", "--ckpt_path=runs/debug/0", "--output=test.csv")
+    command("predict", "--ckpt_path=runs/debug/0", "--images=insects/test/bee", "--output=own.csv")
+    test, own = (list(csv.DictReader((command.folder / name).open())) for name in ("test.csv", "own.csv"))
+    assert [row["label"] for row in test] == list("001122")
+    assert [row["file"] for row in own] == ["insects/test/bee/00.png", "insects/test/bee/01.png"]
+    found, expected = ([[float(row[f"p{c}"]) for c in range(3)] for row in rows] for rows in (own, test[2:4]))
+    assert np.array(found) == pytest.approx(np.array(expected), rel=1e-4)
+    (root / "train/cat/03.JPEG").write_bytes(b"damaged")
+    refused = command("fit", *small, code=2)
+    assert_one_line(refused.stderr, "insects/train/cat/03.JPEG is no picture, or is damaged")
+    assert [p.name for p in (command.folder / "runs/debug").iterdir()] == ["0"]
 
 
 @pytest.mark.parametrize(

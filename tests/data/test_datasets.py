@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 from torchvision.datasets.utils import calculate_md5
+from torchvision.io import ImageReadMode, decode_image, write_jpeg, write_png
 
 from ttlightning import PatchDataModule, UserError
 from ttlightning.data.datasets import fetch_dataset, read_dataset
@@ -66,6 +68,81 @@ def test_mnist5k_needs_nothing(tmp_path):
     assert data.test.labels.bincount().tolist() == [100] * 10
     assert data.train.images.shape == (4000, 1, 28, 28)
     assert data.train.images.max() == 255
+
+
+def test_a_folder_of_pictures(tmp_path, write_pictures):
+    root = write_pictures(tmp_path)
+    (root / "train" / "bee" / "notes.txt").write_text("no picture")
+    (root / "train" / "ant" / ".hidden.jpg").write_bytes(b"")
+    (root / "train" / ".cache").mkdir()
+    data = read_dataset("image_folder", root)
+    assert data.name == "image_folder"
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    files = [file for name in ("ant", "bee", "cat") for file in sorted((root / "test" / name).iterdir())]
+    assert torch.equal(data.test.images, torch.stack([decode_image(str(file)) for file in files]))
+    module = PatchDataModule("image_folder", root, patch_size=4)
+    assert (module.sites, module.patch_dim, module.classes) == (4, 48, 3)
+
+
+def test_grey_pictures_of_a_folder(tmp_path, write_pictures):
+    """All grey is one channel; one that is grey among coloured ones shows the same colour; transparency is dropped."""
+    root = write_pictures(tmp_path / "grey", classes=("ant", "bee"))
+    for file in root.rglob("*.*"):
+        write_png(decode_image(str(file), ImageReadMode.GRAY), str(file.with_suffix(".png")))
+        if file.suffix != ".png":
+            file.unlink()
+    grey = read_dataset("image_folder", root)
+    assert grey.train.images.shape == (8, 1, 8, 8)
+    root = write_pictures(tmp_path / "mixed", classes=("ant", "bee"))
+    Image.fromarray(grey.train.images[1, 0].numpy()).save(root / "train/ant/01.jpg", format="png")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "train/bee/00.png")
+    images = read_dataset("image_folder", root).train.images
+    assert torch.equal(images[1], grey.train.images[1].expand(3, 8, 8))
+    assert images[4, :, 0, 0].tolist() == [1, 2, 3]
+
+
+FAULTS = {
+    "no test": "there is no folder .*test; name with --data.root",
+    "class": "has pictures of class dog in train only",
+    "one class": "has 1 folders, it must have one for each of two or more",
+    "empty": "bee has no pictures",
+    "truncated": "02.png is no picture, or is damaged",
+    "no bytes": "02.png is no picture, or is damaged",
+    "deep": "02.png has torch.uint16 pixels",
+    "size": "02.png is 9 pixels wide and 8 high, but .*ant.00.jpg is 8 by 8",
+    "colour": "01.jpg is coloured, but .*ant.00.jpg is grey",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_folders_that_cannot_be_read(tmp_path, write_pictures, fault):
+    root = write_pictures(tmp_path, classes=("ant",) if fault == "one class" else ("ant", "bee"))
+    file = root / "train/bee/02.png"
+    if fault == "no test":
+        (root / "test").rename(root / "elsewhere")
+    elif fault == "class":
+        (root / "train" / "dog").mkdir()
+    elif fault == "empty":
+        for picture in (root / "test/bee").iterdir():
+            picture.unlink()
+    elif fault == "truncated":
+        file.write_bytes(file.read_bytes()[:100])
+    elif fault == "no bytes":
+        file.write_bytes(b"")
+    elif fault == "deep":
+        Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(file)
+    elif fault == "size":
+        write_png(torch.zeros(3, 8, 9, dtype=torch.uint8), str(file))
+    elif fault == "colour":
+        write_jpeg(torch.zeros(1, 8, 8, dtype=torch.uint8), str(root / "train/ant/00.jpg"))
+    with pytest.raises(UserError, match=FAULTS[fault]):
+        read_dataset("image_folder", root)
+
+
+def test_a_fallback_must_have_the_same_images_and_classes(tmp_path, write_pictures):
+    with pytest.raises(UserError, match=r"mnist5k, which has 10 classes of \(1, 28, 28\).* has 3 of \(3, 8, 8\)"):
+        PatchDataModule("image_folder", write_pictures(tmp_path), patch_size=4, offline_fallback="mnist5k")
 
 
 def test_the_hash_is_of_the_content_and_not_of_the_path(tmp_path, write_mnist):

@@ -100,7 +100,7 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
     shape = f"d = {format.sites} sites, rank r = {format.rank}, {format.classes} classes"
     rows = {
         "data": f"{data['name']}: {sizes}",
-        "features": f"n = {features.modes} of each {data['patch_dim']}-pixel patch, {formula}",
+        "features": f"n = {features.modes} of each {data['patch_dim']}-value patch, {formula}",
         "weights": f"{type(format).__name__}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }

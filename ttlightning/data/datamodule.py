@@ -6,10 +6,18 @@ from typing import Any, Final
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
-from ttlightning.data.datasets import DATASETS, DatasetName, ImageDataset, default_root, fetch_dataset, read_dataset
+from ttlightning.data.datasets import (
+    DatasetName,
+    ImageDataset,
+    default_root,
+    describe_dataset,
+    fetch_dataset,
+    read_dataset,
+)
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
@@ -23,7 +31,9 @@ class PatchDataModule(LightningDataModule):
 
     Args:
         dataset: name of the data set.
-        root: folder of the data sets in torchvision's layout; default ``$TTLIGHTNING_DATA``, else ``data``.
+        root: folder of the data sets in torchvision's layout, or for ``image_folder`` the one that has
+            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; default
+            ``$TTLIGHTNING_DATA``, else ``data``.
         offline_fallback: data set to use, with a warning, where ``dataset`` is neither in ``root`` nor downloadable.
         patch_size: side of the square window, or its height and width, in pixels.
         stride: step of the window; default the patch size.
@@ -65,8 +75,6 @@ class PatchDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if dataset not in DATASETS:
-            raise UserError(f"data.dataset is {dataset!r}, it must be one of {', '.join(DATASETS)}")
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("steps_per_call", steps_per_call, 1),
@@ -78,28 +86,30 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.virtual_devices is {virtual_devices}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
-        if offline_fallback is not None and DATASETS[offline_fallback].shape != DATASETS[dataset].shape:
-            raise UserError(
-                f"data.offline_fallback is {offline_fallback}, whose images are {DATASETS[offline_fallback].shape} "
-                f"(channels, height, width), but {dataset} has {DATASETS[dataset].shape}: "
-                "use --data.offline_fallback null"
-            )
-        self.dataset, self.offline_fallback = dataset, offline_fallback
         self.root = default_root() if root is None else root.expanduser()
+        self.spec = describe_dataset(dataset, self.root)
+        if offline_fallback is not None:
+            fallback = describe_dataset(offline_fallback, self.root)
+            if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
+                raise UserError(
+                    f"data.offline_fallback is {offline_fallback}, which has {fallback.classes} classes of "
+                    f"{fallback.shape} (channels, height, width), but {dataset} has {self.spec.classes} of "
+                    f"{self.spec.shape}: use --data.offline_fallback null"
+                )
+        self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.validation, self.seed = validation, seed
         self.augmentation = augmentation
         self.patching = Patching(patch_size, stride, padding, order)
-        channels, height, width = DATASETS[dataset].shape
-        self.sites, self.patch_dim = self.patching.shape(channels, height, width)
-        self.classes = DATASETS[dataset].classes
+        self.sites, self.patch_dim = self.patching.shape(*self.spec.shape)
+        self.classes = self.spec.classes
         self.images: ImageDataset | None = None
         self.own_images: Images | None = None
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
-        self.own_images = read_images(paths, DATASETS[self.dataset].shape)
+        self.own_images = read_images(paths, self.spec.shape)
         return self.own_images
 
     def prepare_data(self) -> None:
@@ -121,6 +131,8 @@ class PatchDataModule(LightningDataModule):
             )
         if self.images is not None or self.own_images is not None:
             return
+        if self.dataset == "image_folder":
+            _say_that_it_takes_a_while(self.root)
         self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
         samples = len(self.images.train.labels)
         train, held_out = validation_split(samples, round(self.validation * samples), self.seed)
@@ -181,3 +193,8 @@ class PatchDataModule(LightningDataModule):
 
     def _shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
+
+
+@rank_zero_only
+def _say_that_it_takes_a_while(root: Path) -> None:
+    print(f"reading     the pictures under {root}", flush=True)

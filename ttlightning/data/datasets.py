@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 from urllib.error import URLError
 
 import numpy as np
@@ -17,9 +17,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
 
+from ttlightning.data.folder import look_into
 from ttlightning.errors import UserError
 
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k"]
+DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
 MNIST5K_TEST_PER_CLASS: Final = 100
 
@@ -28,13 +29,13 @@ MNIST5K_TEST_PER_CLASS: Final = 100
 class Spec:
     """What is known of a data set before it is read.
 
-    ``shape`` is (channels, height, width) of an image; ``kind`` is torchvision's class, ``None`` for data that comes
-    inside a package; ``folder`` is where torchvision keeps it under the data root.
+    ``shape`` is (channels, height, width) of an image; ``kind`` is torchvision's class, ``None`` for data that are not
+    torchvision's; ``folder`` is where torchvision keeps it under the data root.
     """
 
     shape: tuple[int, int, int]
     classes: int
-    kind: type[VisionDataset] | None
+    kind: type[VisionDataset] | None = None
     folder: str = ""
 
 
@@ -43,8 +44,9 @@ DATASETS: Final[dict[str, Spec]] = {
     "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
-    "mnist5k": Spec((1, 28, 28), 10, None),
+    "mnist5k": Spec((1, 28, 28), 10),
 }
+"""Those that are the same everywhere; of ``image_folder``, ``describe_dataset`` finds out."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,27 @@ def default_root() -> Path:
     return Path(os.environ.get("TTLIGHTNING_DATA") or "data")
 
 
+def describe_dataset(name: str, root: Path) -> Spec:
+    """Shape and classes of ``name``: known, or for ``image_folder`` found under ``root``.
+
+    Raises:
+        UserError: no data set of that name; a folder that is none of classes.
+    """
+    if name not in get_args(DatasetName):
+        raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
+    if name == "image_folder":
+        folder = look_into(root)
+        return Spec(folder.shape, len(folder.classes))
+    return DATASETS[name]
+
+
 def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) -> None:
     """Download ``name`` into ``root`` where it is absent.
 
     Raises:
         UserError: the download failed and there is no ``offline_fallback``; with one, a warning says what happened.
     """
-    spec = DATASETS[name]
+    spec = describe_dataset(name, root)
     if spec.kind is None or _is_present(spec, root):
         return
     try:
@@ -106,9 +122,12 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
     Raises:
         UserError: files that are corrupt, or absent where there is no fallback.
     """
-    spec = DATASETS[name]
-    if spec.kind is None:
+    if name == "image_folder":
+        folder = look_into(root)
+        return ImageDataset(name, Split(*folder.read("train")), Split(*folder.read("test")))
+    if name == "mnist5k":
         return _read_mnist5k()
+    spec = DATASETS[name]
     if not _is_present(spec, root):
         if offline_fallback is None:
             raise UserError(f"data set {name} is not under {root}; name the folder that has it with --data.root")

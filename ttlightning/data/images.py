@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file
-from torchvision.io import ImageReadMode, read_image
+from torchvision.io import ImageReadMode, decode_image
 
 from ttlightning.errors import UserError
 
@@ -48,13 +48,27 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int]) -> Images:
     return Images(torch.cat(pixels), sources)
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The PNG and JPEG files in a folder, by name, hidden ones left out; ``UserError`` where there are none."""
+    inside = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+    if not inside:
+        raise UserError(f"{folder} has no pictures: no file that ends in {', '.join(PICTURES)}")
+    return inside
+
+
+def read_picture(path: Path, mode: ImageReadMode = ImageReadMode.UNCHANGED) -> UInt8[Tensor, "channels height width"]:
+    """The picture in a PNG or JPEG file; ``UserError`` where it is damaged or has more than 8 bits for a channel."""
+    try:
+        read = decode_image(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), mode)
+    except (RuntimeError, ValueError, OSError) as fault:
+        raise UserError(f"{path} is no picture, or is damaged") from fault
+    return _with_8_bits(read, path)
+
+
 def _files(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
-        if not inside:
-            raise UserError(f"{path} has no pictures: no file that ends in {', '.join(PICTURES)}")
-        files += inside
+        files += pictures_in(path) if path.is_dir() else [path]
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} does not exist; name pictures, folders of them, or files such as those of MNIST")
@@ -62,15 +76,16 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _read(path: Path, channels: int) -> UInt8[Tensor, "samples channels height width"]:
-    picture = path.suffix.lower() in PICTURES
+    if path.suffix.lower() in PICTURES:
+        return read_picture(path, ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB).unsqueeze(0)
     try:
-        if picture:
-            read = read_image(str(path), ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB).unsqueeze(0)
-        else:
-            read = read_image_file(str(path)).unsqueeze(1)
+        read = read_image_file(str(path)).unsqueeze(1)
     except (RuntimeError, AssertionError, ValueError, IndexError, KeyError, OSError) as fault:
-        kind = "picture" if picture else "IDX file of images"
-        raise UserError(f"{path} is no {kind}, or is damaged") from fault
+        raise UserError(f"{path} is no IDX file of images, or is damaged") from fault
+    return _with_8_bits(read, path)
+
+
+def _with_8_bits(read: Tensor, path: Path) -> UInt8[Tensor, "*shape"]:
     if read.dtype != torch.uint8:
         raise UserError(f"{path} has {read.dtype} pixels; save it with 8 bits for each channel")
     return read

@@ -1,0 +1,98 @@
+"""Pictures of one's own as a data set: a folder for each class, ROOT/train/<class>/ and ROOT/test/<class>/.
+
+Classes are numbered in the order of their names; samples come class after class, in the order of the file names. The
+first picture says what all are: its size, and whether they are grey or coloured. A grey picture among coloured ones is
+read as the colour that it shows; a coloured one among grey ones would lose something, and is refused.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from ttlightning.data.images import pictures_in, read_picture
+from ttlightning.errors import UserError
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """What is known of the folder before its pictures are read.
+
+    ``classes`` are the sorted names of the class folders, ``first`` is the first training picture, ``shape`` its
+    (channels, height, width), with 1 channel for grey and 3 for colour.
+    """
+
+    root: Path
+    classes: list[str]
+    first: Path
+    shape: tuple[int, int, int]
+
+    def read(self, part: Part) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
+        """All pictures of one part, and their labels.
+
+        Raises:
+            UserError: a picture that is damaged, or not like the first; a class without pictures.
+        """
+        found = [
+            (file, label)
+            for label, name in enumerate(self.classes)
+            for file in pictures_in(self.root / part / name)
+        ]  # fmt: skip
+        images = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+        for image, (file, _) in zip(images, found, strict=True):
+            image.copy_(self._like_the_first(_opaque(read_picture(file)), file))
+        return images, torch.tensor([label for _, label in found])
+
+    def _like_the_first(
+        self, picture: UInt8[Tensor, "own_channels own_height own_width"], file: Path
+    ) -> UInt8[Tensor, "channels height width"]:
+        channels, height, width = self.shape
+        if picture.shape[1:] != (height, width):
+            raise UserError(
+                f"{file} is {picture.shape[2]} pixels wide and {picture.shape[1]} high, but {self.first} is {width} by "
+                f"{height}: bring all pictures to one size"
+            )
+        if len(picture) > channels:
+            raise UserError(
+                f"{file} is coloured, but {self.first} is grey: save all pictures as grey, or that one as RGB"
+            )
+        return picture.expand(channels, -1, -1)
+
+
+def look_into(root: Path) -> PictureFolder:
+    """Classes, size and colour of the pictures under ``root``.
+
+    Raises:
+        UserError: no such folders, classes that differ between the parts, or a first picture that cannot be read.
+    """
+    train, test = (_class_folders(root / part) for part in ("train", "test"))
+    if train != test:
+        name = min(set(train) ^ set(test))
+        raise UserError(
+            f"{root} has pictures of class {name} in {'train' if name in train else 'test'} only: both parts need a "
+            "folder for each class"
+        )
+    if len(train) < 2:
+        raise UserError(f"{root / 'train'} has {len(train)} folders, it must have one for each of two or more classes")
+    first = pictures_in(root / "train" / train[0])[0]
+    channels, height, width = _opaque(read_picture(first)).shape
+    return PictureFolder(root, train, first, (channels, height, width))
+
+
+def _class_folders(part: Path) -> list[str]:
+    if not part.is_dir():
+        raise UserError(
+            f"data set image_folder: there is no folder {part}; name with --data.root the folder that has "
+            "train/<class>/ and test/<class>/"
+        )
+    return sorted(path.name for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _opaque(picture: UInt8[Tensor, "all height width"]) -> UInt8[Tensor, "channels height width"]:
+    """Without the transparency that a PNG can have beside grey or red, green and blue."""
+    return picture[: 1 if len(picture) < 3 else 3]
