@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ttlightning.data.datasets import (
+    POINTS,
     DatasetName,
     ImageDataset,
     default_root,
@@ -24,7 +25,7 @@ from ttlightning.errors import UserError
 
 
 class PatchDataModule(LightningDataModule):
-    """Images cut into patches, in memory as one uint8 tensor (samples, sites, patch_dim); a batch is one indexing.
+    """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); a batch is one indexing.
 
     Args:
         dataset: name of the data set.
@@ -36,6 +37,7 @@ class PatchDataModule(LightningDataModule):
         stride: step of the window; default the patch size.
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
+        repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
         batch_size: samples in a global batch, all devices together.
         steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
             about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
@@ -62,6 +64,7 @@ class PatchDataModule(LightningDataModule):
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
         order: Order = "raster",
+        repeat: int = 1,
         batch_size: int = 64,
         steps_per_call: int = 1,
         virtual_devices: int = 1,
@@ -95,7 +98,7 @@ class PatchDataModule(LightningDataModule):
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.validation, self.seed = validation, seed
-        self.patching = Patching(patch_size, stride, padding, order)
+        self.patching = Patching(patch_size, stride, padding, order, repeat)
         self.sites, self.patch_dim = self.patching.shape(*self.spec.shape)
         self.classes = self.spec.classes
         self.images: ImageDataset | None = None
@@ -103,6 +106,8 @@ class PatchDataModule(LightningDataModule):
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
+        if self.dataset in POINTS:
+            raise UserError(f"data.dataset is {self.dataset}: its samples are points, no pictures; leave --images out")
         self.own_images = read_images(paths, self.spec.shape)
         return self.own_images
 
