@@ -93,6 +93,13 @@ def test_scores_are_features_through_the_format(data):
     torch.testing.assert_close(model(patches), expected)
 
 
+def test_floats_are_taken_as_they_are(data):
+    model = classifier(data, pixel_mean=0.25)
+    points = torch.randn(3, 16, 49)
+    torch.testing.assert_close(model(points), model.format(model.features(points - 0.25)))
+    torch.testing.assert_close(model(points.double()), model(points))
+
+
 def test_a_dropped_patch_is_blank(data):
     model = classifier(data, pixel_mean=0.25)
     patches = torch.randint(0, 256, (2, 16, 49), dtype=torch.uint8)

@@ -157,6 +157,8 @@ MISTAKES = [
     (["fit", *SMALL, "--data.batch_size=0"], "data.batch_size is 0"),
     (["fit", *SMALL, "--data.dataset=minst"], "minst"),
     (["fit", *SMALL, "--data.dataset=image_folder"], "train; name with --data.root the folder that has train/<class>/"),
+    (["fit", *SMALL, "--data.dataset=circles"], "patch sizes that fit: 1, 2"),
+    (["fit", *SMALL, "--data.repeat=0"], "repeat is 0, it must be at least 1"),
     (["fit", *SMALL, "--data.validation=1.5"], "data.validation is 1.5"),
     (["fit", *SMALL, "--model.format=TensorTran"], "the formats are: CanonicalPolyadic, EqualCoreTensorTrain"),
     (["fit", *SMALL, "--model.format=HierarchicalTucker", "--data.patch_size=4"], "sites is 49, it must be a power"),
@@ -169,6 +171,7 @@ MISTAKES = [
     (["fit", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=999"], "gpu"),
     (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
     (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be at least 0"),
+    (["fit", "--config=toy/moons.yaml", "--data.augmentation.shift=1"], "moons has points: leave it out"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.gradient_clip_val=1"], "set --data.steps_per_call 1"),
     (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.accumulate_grad_batches=2"], "set --data.steps_per_call 1"),
     (
@@ -313,6 +316,20 @@ def test_a_folder_of_pictures(command, write_pictures):
     refused = command("fit", *small, code=2)
     assert_one_line(refused.stderr, "insects/train/cat/03.JPEG is no picture, or is damaged")
     assert [p.name for p in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_points(command):
+    """Trained and scored like pictures, each coordinate read twice; there are no pictures of one's own to predict."""
+    done = command("fit", "--config=toy/moons.yaml")
+    assert "moons: 2,000 train, 0 validation, 2,000 test" in done.stdout
+    assert "n = 4 of each 1-value patch" in done.stdout
+    result = command.result("moons/0")
+    assert (result["dataset"], result["rank"]["sites"]) == ("moons", 4)
+    assert result["metrics"]["test/acc"] > 0.95  # no straight line gets beyond 0.89
+    [found] = re.findall(r"test/acc\D+([0-9.]+)", command("test", "--ckpt_path=runs/moons/0").stdout)
+    assert float(found) == pytest.approx(result["metrics"]["test/acc"])
+    refused = command("predict", "--ckpt_path=runs/moons/0", "--images=moon.png", code=2)
+    assert_one_line(refused.stderr, "data.dataset is moons: its samples are points, no pictures; leave --images out")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The scripts that print this project's figures, at their smallest."""
 
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +68,23 @@ def test_reproducibility(tmp_path):
 def test_determinism_price(tmp_path):
     said = run(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
     assert len(re.findall(r": [\d.]+ times the epoch \([\d.]+ to [\d.]+\)", said)) == 2
+
+
+def test_toy_boundaries(tmp_path, monkeypatch, capsys):
+    """In this process; what it says is what the runs say, and a second call makes no run again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TTLIGHTNING_RUNS", raising=False)
+    monkeypatch.setattr("sys.argv", ["toy_boundaries.py", "--quick", "--output=toy"])
+    for _ in range(2):
+        runpy.run_path(str(ROOT / "scripts" / "toy_boundaries.py"), run_name="__main__")
+        assert (tmp_path / "toy.png").stat().st_size > 10_000
+        (tmp_path / "toy.png").unlink()
+    assert re.findall(r"moons \| (.*?), d = 4, r = 2 \| (\d+)", capsys.readouterr().out) == [
+        ("tensor train", "62"), ("equal cores", "46")
+    ] * 2  # fmt: skip
+    found = json.loads((tmp_path / "toy.json").read_text())
+    results = [json.loads(file.read_text()) for file in tmp_path.glob("runs/toy_moons_*/*/result.json")]
+    assert len(results) == 2
+    assert {row["weights_sha256"]: row["test_accuracy"] for row in found.values()} == {
+        result["weights_sha256"]: result["metrics"]["test/acc"] for result in results
+    }

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Real
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
@@ -101,11 +101,11 @@ class Classifier(LightningModule):
 
     def forward(
         self,
-        patches: UInt8[Tensor, "batch sites patch_dim"],
+        patches: Real[Tensor, "batch sites patch_dim"],
         keep: Bool[Tensor, "batch sites"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
-        """Scores of all classes; patches where ``keep`` is False are blank."""
-        pixels = patches.to(self.dtype) * (1 / 255) - self.pixel_mean
+        """Scores of all classes; uint8 pixels become [0, 1], floats stay; patches where ``keep`` is False are blank."""
+        pixels = patches.to(self.dtype) * (1.0 if patches.is_floating_point() else 1 / 255) - self.pixel_mean
         if keep is not None:
             pixels = pixels * keep.unsqueeze(-1)
         return self.format(self.features(pixels))

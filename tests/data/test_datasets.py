@@ -70,6 +70,22 @@ def test_mnist5k_needs_nothing(tmp_path):
     assert data.train.images.max() == 255
 
 
+@pytest.mark.parametrize(("name", "centres"), [("moons", [(0, 0), (1, 0.5)]), ("circles", [(0, 0), (0, 0)])])
+def test_points(tmp_path, name, centres):
+    """Each lies near its class's curve: an upper and a lower half circle, or an outer and an inner whole one."""
+    data = read_dataset(name, tmp_path)
+    assert data.name == name
+    for part in (data.train, data.test):
+        assert (part.images.shape, part.images.dtype) == ((2000, 1, 2, 1), torch.float32)
+        assert part.labels.bincount().tolist() == [1000, 1000]
+        for label, centre in enumerate(centres):
+            radii = (part.images[part.labels == label].flatten(1) - torch.tensor(centre)).norm(dim=1)
+            assert radii.median() == pytest.approx(0.5 if (name, label) == ("circles", 1) else 1.0, abs=0.02)
+            assert 0.08 < radii.std() < 0.12
+    assert not torch.equal(data.train.images, data.test.images)
+    assert read_dataset(name, tmp_path).sha256() == data.sha256()
+
+
 def test_a_folder_of_pictures(tmp_path, write_pictures):
     root = write_pictures(tmp_path)
     (root / "train" / "bee" / "notes.txt").write_text("no picture")
@@ -211,6 +227,8 @@ def test_the_download_is_torchvisions(tmp_path, write_mnist, monkeypatch):
         ({"batch_size": 0}, "batch_size is 0"),
         ({"validation": 1.0}, "validation is 1.0"),
         ({"patch_size": 5}, "does not tile"),
+        ({"repeat": 0}, "repeat is 0"),
+        ({"dataset": "moons"}, "patch_size 7 .* does not tile an image of height 2.*patch sizes that fit: 1, 2"),
         ({"dataset": "cifar10", "patch_size": 8, "offline_fallback": "mnist5k"}, "offline_fallback is mnist5k"),
     ],
 )

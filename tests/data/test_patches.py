@@ -63,6 +63,18 @@ def test_an_order_permutes_the_sites():
     assert not torch.equal(snake, raster)
 
 
+def test_the_chain_reads_its_patches_twice():
+    images = torch.randint(0, 256, (3, 1, 28, 28), dtype=torch.uint8)
+    once, twice = (Patching(7, order="snake", repeat=repeat) for repeat in (1, 2))
+    assert torch.equal(twice(images), torch.cat([once(images)] * 2, dim=1))
+    assert twice.shape(1, 28, 28) == (32, 49)
+
+
+def test_points_stay_floats():
+    points = torch.randn(5, 1, 2, 1)
+    assert torch.equal(Patching(1, repeat=2)(points), points.reshape(5, 2, 1)[:, [0, 1, 0, 1]])
+
+
 @pytest.mark.parametrize(
     ("patching", "message"),
     [
@@ -73,6 +85,7 @@ def test_an_order_permutes_the_sites():
         (Patching(7, padding=-1), "padding -1"),
         (Patching(4, order="hilbert"), "hilbert needs a square grid.* 7 x 7; use snake"),
         (Patching(4, order="zigzag"), "zigzag"),
+        (Patching(7, repeat=0), "repeat is 0, it must be at least 1"),
     ],
 )
 def test_patches_that_do_not_fit(patching, message):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
+    POINTS,
     DatasetName,
     ImageDataset,
     default_root,
@@ -27,7 +28,7 @@ NONE: Final = Augmentation()
 
 
 class PatchDataModule(LightningDataModule):
-    """Images cut into patches, in memory as one uint8 tensor (samples, sites, patch_dim); a batch is one indexing.
+    """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); a batch is one indexing.
 
     Args:
         dataset: name of the data set.
@@ -39,6 +40,7 @@ class PatchDataModule(LightningDataModule):
         stride: step of the window; default the patch size.
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
+        repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
         augmentation: how far training images are moved, turned and stretched, anew in every epoch.
         batch_size: samples in a global batch, all devices together.
         steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
@@ -66,6 +68,7 @@ class PatchDataModule(LightningDataModule):
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
         order: Order = "raster",
+        repeat: int = 1,
         augmentation: Augmentation = NONE,
         batch_size: int = 64,
         steps_per_call: int = 1,
@@ -96,12 +99,14 @@ class PatchDataModule(LightningDataModule):
                     f"{fallback.shape} (channels, height, width), but {dataset} has {self.spec.classes} of "
                     f"{self.spec.shape}: use --data.offline_fallback null"
                 )
+        if augmentation and dataset in POINTS:
+            raise UserError(f"data.augmentation moves images, and {dataset} has points: leave it out")
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.validation, self.seed = validation, seed
         self.augmentation = augmentation
-        self.patching = Patching(patch_size, stride, padding, order)
+        self.patching = Patching(patch_size, stride, padding, order, repeat)
         self.sites, self.patch_dim = self.patching.shape(*self.spec.shape)
         self.classes = self.spec.classes
         self.images: ImageDataset | None = None
@@ -109,6 +114,8 @@ class PatchDataModule(LightningDataModule):
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
+        if self.dataset in POINTS:
+            raise UserError(f"data.dataset is {self.dataset}: its samples are points, no pictures; leave --images out")
         self.own_images = read_images(paths, self.spec.shape)
         return self.own_images
 

@@ -1,4 +1,4 @@
-"""The data sets: whole, in memory, as uint8 images, identified by the SHA-256 of their contents."""
+"""Data sets: whole, in memory, uint8 images or points in the plane, identified by the SHA-256 of their contents."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
@@ -20,9 +20,12 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDat
 from ttlightning.data.folder import look_into
 from ttlightning.errors import UserError
 
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "image_folder"]
+DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
 MNIST5K_TEST_PER_CLASS: Final = 100
+POINTS: Final[dict[str, dict[str, float]]] = {"moons": {"noise": 0.1}, "circles": {"noise": 0.1, "factor": 0.5}}
+"""The data sets of points, with the arguments of scikit-learn's ``make_moons`` and ``make_circles``."""
+POINTS_PER_PART: Final = 2000
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,17 @@ DATASETS: Final[dict[str, Spec]] = {
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
     "mnist5k": Spec((1, 28, 28), 10),
+    "moons": Spec((1, 2, 1), 2),
+    "circles": Spec((1, 2, 1), 2),
 }
 """Those that are the same everywhere; of ``image_folder``, ``describe_dataset`` finds out."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a data set."""
+    """Images and labels of one part of a data set: uint8 pixels, or float32 coordinates, one below the other."""
 
-    images: UInt8[Tensor, "samples channels height width"]
+    images: Real[Tensor, "samples channels height width"]
     labels: Int[Tensor, " samples"]
 
 
@@ -127,6 +132,8 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
         return ImageDataset(name, Split(*folder.read("train")), Split(*folder.read("test")))
     if name == "mnist5k":
         return _read_mnist5k()
+    if name in POINTS:
+        return _make_points(name)
     spec = DATASETS[name]
     if not _is_present(spec, root):
         if offline_fallback is None:
@@ -184,6 +191,18 @@ def _read_mnist5k() -> ImageDataset:
     for digit in range(10):
         test[(labels == digit).nonzero().flatten()[-MNIST5K_TEST_PER_CLASS:]] = True
     return ImageDataset("mnist5k", Split(images[~test], labels[~test]), Split(images[test], labels[test]))
+
+
+def _make_points(name: str) -> ImageDataset:
+    """Two classes of points in the plane, [K18, Sec. 6.1], the same 2,000 and 2,000 whatever the run's seed."""
+    from sklearn.datasets import make_circles, make_moons
+
+    make = {"moons": make_moons, "circles": make_circles}[name]
+    splits = []
+    for seed in (0, 1):
+        points, labels = make(POINTS_PER_PART, random_state=seed, **POINTS[name])
+        splits.append(Split(torch.from_numpy(points).float().reshape(-1, 1, 2, 1), torch.from_numpy(labels).long()))
+    return ImageDataset(name, *splits)
 
 
 @contextmanager

@@ -3,13 +3,17 @@ r"""Images to chains of patches: which pixels a site sees, and in which order th
 A patch of height p and width q slides over the padded image in steps of s: site k is the k-th window of the order,
 vectorised channel by channel, row by row. With p = q = s = 7 an MNIST digit becomes 16 sites of 49 pixels
 [K18, Fig. 2].
+
+A chain that reads its w patches k times over, x_1, ..., x_w, x_1, ..., x_w, ..., has k * w sites. Its scores are
+polynomials of degree k in the features of each patch, and equal cores, which know a patch by its place in the chain
+alone, have interior cores even for a point of two coordinates.
 """
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,12 +32,14 @@ class Patching:
         padding: zeros around the image, in pixels on every side.
         order: ``raster`` (row by row), ``snake`` (every second row backwards, so that neighbours in the chain are
             neighbours in the image), ``hilbert`` (the space-filling curve; square grids with a side of 2^m only).
+        repeat: k, times that the chain reads the patches.
     """
 
     patch_size: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
     padding: int = 0
     order: Order = "raster"
+    repeat: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Number of windows down and across; ``UserError`` where they do not tile the padded image."""
@@ -57,20 +63,24 @@ class Patching:
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int]:
         """(sites, patch_dim) of an image; ``UserError`` where the grid or the order does not fit it."""
+        if self.repeat < 1:
+            raise UserError(
+                f"repeat is {self.repeat}, it must be at least 1: the times that the chain reads the patches"
+            )
         rows, columns = self.grid(height, width)
         window = _pair(self.patch_size)
-        return len(visiting_order(self.order, rows, columns)), channels * window[0] * window[1]
+        return self.repeat * len(visiting_order(self.order, rows, columns)), channels * window[0] * window[1]
 
     def __call__(
-        self, images: UInt8[Tensor, "samples channels height width"]
-    ) -> UInt8[Tensor, "samples sites patch_dim"]:
-        """All patches of all images, one uint8 tensor."""
+        self, images: Real[Tensor, "samples channels height width"]
+    ) -> Real[Tensor, "samples sites patch_dim"]:
+        """All patches of all images, one tensor of the images' type."""
         rows, columns = self.grid(*images.shape[-2:])
         (height, width), step = _pair(self.patch_size), _pair(self.patch_size if self.stride is None else self.stride)
         padded = F.pad(images, (self.padding,) * 4) if self.padding else images
         windows = padded.unfold(2, height, step[0]).unfold(3, width, step[1])
         by_site = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        return by_site[:, visiting_order(self.order, rows, columns)]
+        return by_site[:, visiting_order(self.order, rows, columns).repeat(self.repeat)]
 
 
 def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites"]:

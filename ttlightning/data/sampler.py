@@ -15,7 +15,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Real
 from torch import Tensor
 
 from ttlightning.randomness import keyed_generator
@@ -24,7 +24,7 @@ from ttlightning.randomness import keyed_generator
 class Batch(NamedTuple):
     """One device's slice of a global batch."""
 
-    patches: UInt8[Tensor, "batch sites patch_dim"]
+    patches: Real[Tensor, "batch sites patch_dim"]
     labels: Int[Tensor, " batch"]
     start: int
     """Position of the slice in the global batch."""
@@ -76,7 +76,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        inputs: UInt8[Tensor, "samples ..."],
+        inputs: Real[Tensor, "samples ..."],
         labels: Int[Tensor, " samples"],
         batch_size: int,
         seed: int,
@@ -104,7 +104,7 @@ class TrainingBatches:
 
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
-    ) -> UInt8[Tensor, "batch sites patch_dim"]:
+    ) -> Real[Tensor, "batch sites patch_dim"]:
         """The patches of these samples, which are the global batch's from ``start`` on."""
         return self.inputs[indices]
 
@@ -141,7 +141,7 @@ class EvaluationBatches:
 
     def __init__(
         self,
-        patches: UInt8[Tensor, "samples sites patch_dim"],
+        patches: Real[Tensor, "samples sites patch_dim"],
         labels: Int[Tensor, " samples"],
         batch_size: int,
         shards: Sequence[Shard],

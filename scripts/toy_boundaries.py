@@ -1,0 +1,171 @@
+"""What small networks make of points in the plane: [K18, Sec. 6.1], in the manner of its Fig. 4, with more formats.
+
+    python scripts/toy_boundaries.py [--seed 0] [--jobs 2] [--output results/toy_boundaries] [--quick]
+
+Trains configs/toy/moons.yaml and circles.yaml in five formats and draws class probabilities, decision boundary and test
+points; parameters and test accuracy are those of result.json. A point's two coordinates are two patches, as in [K18].
+The chain of two sites has no interior core, so that equal and different cores are the same network there; it is shown
+at TT-rank 1, where a boundary can only be lines parallel to the axes, and 2. The others read the coordinates twice,
+x1 x2 x1 x2 (d = 4). A run that has a result in $TTLIGHTNING_RUNS is not made again. --quick: moons, two formats, one
+epoch.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import yaml
+from matplotlib.colors import ListedColormap
+from torch import Tensor
+
+from ttlightning import formats
+from ttlightning.checkpoints import checkpoint_file, read_checkpoint
+from ttlightning.classifier import Classifier
+from ttlightning.cli import main as ttlightning
+from ttlightning.data.datasets import read_dataset
+from ttlightning.data.patches import Patching
+from ttlightning.features import PatchFeatureMap
+from ttlightning.runs import runs_root, weights_sha256, write_json
+
+SIDE = 300
+"""Points of the drawn grid along each axis."""
+
+MARGIN = 0.3
+"""How far it goes beyond the test points."""
+
+WIDTH = 2.5
+"""Of one drawing, in inches."""
+
+PALE = ListedColormap(plt.get_cmap("RdBu")(np.linspace(0.25, 0.75, 256)))
+DARK = plt.get_cmap("RdBu")([0.04, 0.96])
+"""Colours of probabilities, from class 0 to class 1, and of the points of both."""
+
+
+class Network(NamedTuple):
+    """One column of the figure."""
+
+    title: str
+    format: str
+    rank: int
+    repeat: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.format}_r{self.rank}_d{2 * self.repeat}"
+
+
+NETWORKS = (
+    Network("tensor train, d = 2, r = 1", "TensorTrain", 1, 1),
+    Network("tensor train, d = 2, r = 2", "TensorTrain", 2, 1),
+    Network("tensor train, d = 4, r = 2", "TensorTrain", 2, 2),
+    Network("equal cores, d = 4, r = 2", "EqualCoreTensorTrain", 2, 2),
+    Network("CP, d = 4, r = 2", "CanonicalPolyadic", 2, 2),
+)
+
+
+def train(dataset: str, network: Network, seed: int, quick: bool) -> Path:
+    """The run directory of one network, trained unless it is there."""
+    experiment = f"toy_{dataset}_{network.name}_s{seed}" + ("_quick" if quick else "")
+    if not list((runs_root() / experiment).glob("*/result.json")):
+        words = ["fit", "--config", f"toy/{dataset}.yaml", "--experiment", experiment, f"--seed_everything={seed}"]
+        words += [f"--model.format={network.format}", f"--model.format.rank={network.rank}"]
+        words += [f"--data.repeat={network.repeat}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+        words += ["--wandb.mode=disabled", *(["--trainer.max_epochs=1"] if quick else [])]
+        with contextlib.redirect_stdout(io.StringIO()):
+            ttlightning(words)
+        print(f"{dataset}, {network.title}: done", file=sys.stderr, flush=True)
+    return min((runs_root() / experiment).glob("*/result.json")).parent
+
+
+def trained(run: Path, network: Network) -> Classifier:
+    """The network of a run, with its trained weights."""
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    format = partial(getattr(formats, network.format), **model["format"]["init_args"])
+    features = partial(PatchFeatureMap, **model["features"]["init_args"])
+    classifier = Classifier(2 * network.repeat, 1, 2, features, format, pixel_mean=model["pixel_mean"])
+    classifier.load_state_dict(read_checkpoint(checkpoint_file(run))["state_dict"])
+    if weights_sha256(classifier.state_dict()) != json.loads((run / "result.json").read_text())["weights_sha256"]:
+        sys.exit(f"{checkpoint_file(run)} does not hold the weights that {run / 'result.json'} speaks of")
+    return classifier
+
+
+@torch.no_grad()
+def probability(classifier: Classifier, points: Tensor, repeat: int) -> np.ndarray:
+    """Of class 1, at points (samples, 2)."""
+    return classifier(Patching(1, repeat=repeat)(points.reshape(-1, 1, 2, 1))).softmax(-1)[:, 1].numpy()
+
+
+def collect(run: Path) -> dict[str, Any]:
+    """What the table and the figure say of a run."""
+    result = json.loads((run / "result.json").read_text())
+    found = {name: result[name] for name in ("dataset", "seed", "epochs", "parameters", "weights_sha256")}
+    return found | {"test_accuracy": result["metrics"]["test/acc"], "train_accuracy": result["metrics"]["train/acc"]}
+
+
+def draw(runs: dict[tuple[str, Network], Path], found: dict[str, dict[str, Any]], path: Path) -> None:
+    datasets, networks = (list(dict.fromkeys(key[part] for key in runs)) for part in (0, 1))
+    tests = [read_dataset(dataset, Path()).test for dataset in datasets]
+    areas = [[(p.min() - MARGIN, p.max() + MARGIN) for p in test.images.flatten(1).T] for test in tests]
+    heights = [float((top - bottom) / (right - left)) for (left, right), (bottom, top) in areas]
+    size = WIDTH * len(networks) + 1, sum(WIDTH * height + 0.4 for height in heights)
+    figure, axes = plt.subplots(
+        len(datasets), len(networks), figsize=size, layout="constrained", squeeze=False, height_ratios=heights
+    )
+    for dataset, test, area, row in zip(datasets, tests, areas, axes, strict=True):
+        points = test.images.flatten(1)
+        sides = [torch.linspace(least, most, SIDE) for least, most in area]
+        grid = torch.cartesian_prod(*sides)
+        for network, axis in zip(networks, row, strict=True):
+            classifier = trained(runs[dataset, network], network)
+            values = probability(classifier, grid, network.repeat).reshape(SIDE, SIDE).T
+            shown = axis.pcolormesh(*sides, values, cmap=PALE, vmin=0, vmax=1, rasterized=True)
+            for label, color in enumerate(DARK):
+                axis.plot(*points[test.labels == label].T, ".", color=color, markersize=2, markeredgewidth=0)
+            axis.contour(*sides, values, levels=[0.5], colors="black", linewidths=1.2)
+            numbers = found[f"{dataset}, {network.title}"]
+            title = f"{numbers['parameters']} parameters, test {numbers['test_accuracy']:.1%}"
+            axis.set_title(f"{network.title}\n{title}" if axis in axes[0] else title, fontsize=9)
+            axis.set(aspect="equal", xticks=[], yticks=[])
+        row[0].set_ylabel(dataset)
+    figure.colorbar(shown, ax=axes, label="probability of class 1", aspect=30, pad=0.01, shrink=0.9)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--output", type=Path, default=Path("results/toy_boundaries"))
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    datasets, networks = (("moons",), NETWORKS[2:4]) if options.quick else (("moons", "circles"), NETWORKS)
+    wanted = [(dataset, network) for dataset in datasets for network in networks]
+    one = partial(train, seed=options.seed, quick=options.quick)
+    if options.jobs == 1:
+        places = [one(*each) for each in wanted]
+    else:
+        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+            places = list(pool.map(one, *zip(*wanted, strict=True)))
+    runs = dict(zip(wanted, places, strict=True))
+    found = {f"{dataset}, {network.title}": collect(run) for (dataset, network), run in runs.items()}
+    print("| points | network | parameters | train accuracy | test accuracy |\n|---|---|---|---|---|")
+    for (dataset, network), numbers in zip(wanted, found.values(), strict=True):
+        accuracies = f"{numbers['train_accuracy']:.2%} | {numbers['test_accuracy']:.2%}"
+        print(f"| {dataset} | {network.title} | {numbers['parameters']} | {accuracies} |")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(options.output.with_suffix(".json"), found)
+    draw(runs, found, options.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
