@@ -39,6 +39,8 @@ class Group:
     settings: Mapping[str, Any]
     records: Sequence[Record]
     """those that count"""
+    repeats: Sequence[Record]
+    """those that came to the same weights from the same seed again"""
     notes: Sequence[str]
     """what a reader has to know of this line"""
     label: str = ""
@@ -161,13 +163,14 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     return _labelled([Group(whole, *_counted(members)) for whole, members in found.values()])
 
 
-def _counted(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Those that are not the same run again, and what is to be said of a group."""
+def _counted(records: Sequence[Record]) -> tuple[list[Record], list[Record], list[str]]:
+    """Those that count, those that are the same run again, and what is to be said of a group."""
     counted: dict[tuple[int, str], Record] = {}
-    notes = []
+    repeats, notes = [], []
     for record in records:
         first = counted.setdefault((record.seed, record.weights_sha256), record)
         if first is not record:
+            repeats.append(record)
             notes.append(f"{record.place} came to the same weights as {first.place}, seed {record.seed}: counted once")
     kept = list(counted.values())
     for seed in sorted({record.seed for record in kept}):
@@ -180,7 +183,7 @@ def _counted(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
         have, seeds = {r.seed for r in kept if metric in r.metrics}, {r.seed for r in kept}
         if have and have != seeds:
             notes.append(f"{metric} is of seed {', '.join(map(str, sorted(have)))} only")
-    return kept, notes
+    return kept, repeats, notes
 
 
 def _labelled(groups: Sequence[Group]) -> list[Group]:

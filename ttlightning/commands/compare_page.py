@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final
 
-from ttlightning.commands.compare_figure import COLOURS, colour, panel_svg, panels
+from ttlightning.commands.compare_figure import COLOURS, DASHES, colour, dashes, panel_svg, panels
 from ttlightning.commands.compare_table import (
     LEGEND,
     NOTHING,
@@ -50,7 +50,8 @@ tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card);
 th button { all: unset; cursor: pointer; } th button:hover, th button:focus-visible { text-decoration: underline; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
-.dot { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .5em; }
+.dot { display: inline-block; width: .7em; height: .7em; border: .16em solid var(--dot); margin-right: .5em; }
+.s0, .s2 { background: var(--dot); } .s0, .s1 { border-radius: 50%; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem;
   padding: 1rem; }
 .curves svg { width: 100%; height: auto; display: block; overflow: visible; }
@@ -150,20 +151,23 @@ def _curves(comparison: Comparison) -> str:
 
 
 def _dot(index: int) -> str:
-    return f'<span class="dot" style="background:var(--c{COLOURS.index(colour(index))})"></span>'
+    """The colour of a group; a ring and a square in the rounds in which its line is broken."""
+    shape = DASHES.index(dashes(index))
+    return f'<span class="dot s{shape}" style="--dot: var(--c{COLOURS.index(colour(index))})"></span>'
 
 
 def _runs(groups: Sequence[Group]) -> str:
-    """Every run that counts."""
+    """Every run."""
     lines, dots = [], []
     for index, group in enumerate(groups):
-        for record in group.records:
+        for record in (*group.records, *group.repeats):
             known = [record.metrics.get(metric) for metric in ACCURACIES]
             numbers = [Cell(NOTHING, -1) if v is None else Cell(percent(Estimate(v, None, 1)), v) for v in known]
             data = record.dataset + (f", fallback for {record.fallback_for}" if record.fallback_for else "")
             sha, commit = record.weights_sha256, record.commit or NOTHING
             short = " ".join(part[:SHORT_SHA] if number == 0 else part for number, part in enumerate(commit.split(" ")))
-            cells = [Cell(record.place), Cell(data), Cell(str(record.seed), record.seed), *numbers]
+            place = record.place + (", the same again" if record in group.repeats else "")
+            cells = [Cell(place), Cell(data), Cell(str(record.seed), record.seed), *numbers]
             cells += [Cell(sha[:SHORT_SHA], full=sha), Cell(short, full=commit), Cell(record.date or NOTHING)]
             lines.append(cells)
             dots.append(_dot(index))
