@@ -229,6 +229,15 @@ def test_different_data_are_refused_or_marked():
     assert [line["data"] for line in table_of(markdown(same_name))] == ["mnist dddddddd", "mnist eeeeeeee"]
 
 
+def test_mixed_data_on_the_command_line(command):
+    write_run(command.folder / "runs/eq/0")
+    write_run(command.folder / "runs/eq/1", seed=1, data="kmnist", dataset="kmnist", data_sha="e" * 64)
+    assert "of 2 data sets: mnist" in command("compare", "runs/eq", code=2).stderr
+    done = command("compare", "--mixed-data", "runs/eq", "--html=a.html")
+    assert [line["data"] for line in table_of(done.stdout)] == ["mnist", "kmnist"]
+    assert "e" * 64 in (command.folder / "a.html").read_text()
+
+
 def test_fallback_data_are_marked():
     runs = [record(0.8, data="mnist5k", fallback="mnist"), record(0.9, data="mnist5k", dataset="mnist5k")]
     text = markdown(compare(runs))

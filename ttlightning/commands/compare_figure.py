@@ -94,7 +94,7 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
             axes.fill_between(epochs, low, high, color=colour(index), alpha=0.16, linewidth=0)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel("epoch", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0)

@@ -26,12 +26,12 @@ SHORT_SHA: Final = 12
 
 STYLE: Final = """
 :root { color-scheme: light dark; --page: #f7f7f5; --card: #ffffff; --ink: #1d1d1b; --muted: #64635e; --line: #e2e1dc;
-  --faint: #d8d7d2; --best: #eaf3ea; --best-ink: #14632c; LIGHT }
+  --faint: #d8d7d2; --best: #eaf3ea; --best-ink: #14632c; --edge: #0000001f; LIGHT }
 @media (prefers-color-scheme: dark) { :root { --page: #151514; --card: #1e1e1c; --ink: #ecebe7; --muted: #a4a39c;
-  --line: #35342f; --faint: #403f3a; --best: #1d3324; --best-ink: #8fdca6; DARK } }
+  --line: #35342f; --faint: #403f3a; --best: #1d3324; --best-ink: #8fdca6; --edge: #00000080; DARK } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, Roboto, sans-serif; }
-main { max-width: 72rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem) clamp(.8rem, 3vw, 2rem); }
+main { max-width: 78rem; margin: 0 auto; padding: clamp(1rem, 4vw, 3rem) clamp(.8rem, 3vw, 2rem); }
 h1 { font-size: clamp(1.5rem, 4vw, 2.1rem); line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em;
   overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .7rem; }
@@ -40,9 +40,11 @@ code { font: .86em/1.4 ui-monospace, "SF Mono", Menlo, Consolas, monospace; over
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 1rem 0 0; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto;
+  background: linear-gradient(to left, var(--card) 1.5rem, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--edge), transparent) right / 1.1rem 100% no-repeat scroll, var(--card); }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .5rem .8rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
+th, td { padding: .5rem .62rem; text-align: left; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
 thead th { color: var(--muted); font-weight: 600; font-size: .82rem; vertical-align: bottom; }
 tbody th { font-weight: 600; position: sticky; left: 0; background: var(--card); }
@@ -59,7 +61,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 .key { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; list-style: none; margin: 0; padding: 0 1rem 1rem;
   font-size: .9rem; }
 .notes { list-style: none; padding: 0; margin: .7rem 0 0; font-size: .88rem; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { th, td { padding: .45rem .6rem; } tbody th { min-width: 7rem; max-width: 11rem;
+@media (max-width: 40rem) { th, td { padding: .45rem .6rem; } tbody th { min-width: 8.5rem; max-width: 11rem;
   overflow-wrap: break-word; white-space: normal; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .4rem; } }
 @media print { body { background: none; } .scroll { overflow: visible; } }
@@ -83,7 +85,7 @@ def page(comparison: Comparison) -> str:
     """The whole document. Every text that comes from a run is escaped."""
     names = list(dict.fromkeys(record.experiment for group in comparison.groups for record in group.records))
     title = "Comparison of " + (" and ".join(names) if len(names) < 3 else f"{len(names)} experiments")
-    sections = [_head(title, names, comparison), _results(comparison), _pairs(comparison), _curves(comparison)]
+    sections = [_head(title, names, comparison), _results(comparison), _curves(comparison), _pairs(comparison)]
     sections += [_runs(comparison.groups), _settings(comparison)]
     variables = (_variables(COLOURS), _variables(DARK_COLOURS))
     style = STYLE.replace("LIGHT", variables[0]).replace("DARK", variables[1])
@@ -101,14 +103,14 @@ def _variables(colours: Sequence[str]) -> str:
 
 
 def _head(title: str, names: Sequence[str], comparison: Comparison) -> str:
-    groups, runs = len(comparison.groups), sum(len(group.records) for group in comparison.groups)
+    groups = len(comparison.groups)
+    runs = sum(len(group.records) + len(group.repeats) for group in comparison.groups)
     data = "<br>".join(
         f"{escape(name)}, SHA-256 <code>{escape(sha)}</code>" for sha, name in comparison.datasets.items()
     )
     listed = f"<p>{escape(', '.join(names))}</p>\n" if len(names) > 2 else ""
-    size = (
-        f"{groups} group{'s' * (groups > 1)} of runs that differ in nothing but the seed, {runs} run{'s' * (runs > 1)}"
-    )
+    size = f"{groups} group{'s' * (groups > 1)}, {runs} run{'s' * (runs > 1)}"
+    size += "; the runs of a group differ in nothing but the seed" if runs > 1 else ""
     return (
         f"<header>\n<h1>{escape(title)}</h1>\n{listed}"
         f'<p class="muted">{size}</p>\n<dl><dt>Data</dt><dd>{data}</dd></dl>\n</header>'
@@ -142,11 +144,10 @@ def _curves(comparison: Comparison) -> str:
     drawn = "\n".join(panel_svg(comparison, name) for name in names)
     key = "".join(f"<li>{_dot(i)}{escape(group.label)}</li>" for i, group in enumerate(comparison.groups))
     bands = any(len(group.records) > 1 for group in comparison.groups)
-    legend = "Mean of each group" + (", and the range of its runs." if bands else ".")
+    legend = '\n<p class="muted">Mean of each group, and the range of its runs.</p>' if bands else ""
     return (
         f'<h2>Curves</h2>\n<div class="card">\n<div class="curves">\n{drawn}\n</div>\n'
-        f'<ul class="key">{key}</ul>\n</div>'
-        f'\n<p class="muted">{legend}</p>'
+        f'<ul class="key">{key}</ul>\n</div>{legend}'
     )
 
 
