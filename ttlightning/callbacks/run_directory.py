@@ -149,7 +149,7 @@ class RunDirectory(Callback):
     def _summarize(self, result: dict[str, Any]) -> None:
         """What W&B's table of runs shows beside the accuracies; exact integers as text."""
         rank = result["rank"]
-        found = {"weights_sha256": result["weights_sha256"], "parameters": result["parameters"]}
+        found = {name: result[name] for name in ("weights_sha256", "parameters", "seconds")}
         if "statement" in rank:
             found |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
         self._wandb_logger.experiment.summary.update(found)

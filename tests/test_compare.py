@@ -1,0 +1,489 @@
+"""``compare``: groups, their numbers against numbers by hand, and what a user sees."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import wandb
+import yaml
+from scipy import stats
+
+from ttlightning.commands.compare_sources import find_runs, read_record, wandb_records
+from ttlightning.commands.compare_table import csv_table, markdown
+from ttlightning.comparison import compare, estimate, holm, telling
+from ttlightning.errors import UserError
+from ttlightning.records import Record, settings, value_text
+
+SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--wandb.mode=offline")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def config(rank=4, seed=0, experiment="eq", dataset="mnist", **changes):
+    """A short configuration; ``changes`` are of the trainer."""
+    return {
+        "seed_everything": seed,
+        "trainer": {"max_epochs": 2, "devices": 1, **changes},
+        "model": {"format": {"class_path": "ttlightning.TensorTrain", "init_args": {"rank": rank}}, "scheduler": None},
+        "data": {"dataset": dataset, "root": None, "patch_size": 7},
+        "experiment": experiment,
+        "ckpt_path": None,
+    }
+
+
+def record(test=0.9, seed=0, place="", sha=None, data="mnist", data_sha="d", fallback=None, certified=9, **changes):
+    """A record without files."""
+    whole = config(seed=seed, **changes)
+    return Record(
+        place=place or f"run/{seed}",
+        experiment=whole["experiment"],
+        config=whole,
+        seed=seed,
+        dataset=data,
+        dataset_sha256=data_sha * 64,
+        fallback_for=fallback,
+        metrics={} if test is None else {"test/acc": test},
+        parameters=100,
+        weights_sha256=sha or f"{whole['model']}{seed}{test}",
+        certified=certified,
+        seconds=2.0,
+        commit=None,
+        date=None,
+    )
+
+
+def write_run(folder: Path, test=0.9, seed=0, sha=None, data="mnist", data_sha="d" * 64, **changes):
+    """The files of a finished run."""
+    folder.mkdir(parents=True)
+    whole = config(seed=seed, **changes)
+    (folder / "config.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    git = {"commit": COMMIT, "dirty_diff_sha256": "1"}
+    (folder / "provenance.json").write_text(json.dumps({"dataset": {"name": data, "sha256": data_sha}, "git": git}))
+    result = {
+        "experiment": whole["experiment"],
+        "dataset": data,
+        "seed": seed,
+        "metrics": {"train/acc": 0.8, "val/acc": 0.7, "test/acc": test},
+        "parameters": 1234,
+        "weights_sha256": sha or f"{folder}".rjust(64, "0"),
+        "seconds": 3.0,
+        "rank": {"certified": [20, 12, 20]},
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+    rows = "0,,0.5,\n0,1.5,,\n1,,0.7,\n1,0.9,,\n2,,,0.9\n"
+    (folder / "metrics.csv").write_text(f"epoch,train/loss,val/acc,test/acc\n{rows}")
+    return folder
+
+
+def change(file, edit):
+    content = json.loads(file.read_text())
+    edit(content)
+    file.write_text(json.dumps(content))
+
+
+def table_of(text):
+    """The lines of the first table in Markdown, a dictionary each."""
+    lines = [line for line in text.split("\n\n")[0].splitlines() if line.startswith("|")]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in lines)
+    return [dict(zip(titles, row, strict=True)) for row in rows]
+
+
+def test_intervals_by_hand():
+    """t(0.975, 2) = 4.302653, t(0.975, 1) = 12.706205."""
+    found = estimate([0.90, 0.92, 0.97])
+    assert found.mean == pytest.approx(0.93)
+    assert found.interval == pytest.approx(4.302653 * math.sqrt(0.0013) / math.sqrt(3), rel=1e-6)
+    assert estimate([0.5, 0.7]).interval == pytest.approx(12.706205 * 0.1, rel=1e-6)
+    assert estimate([0.5]) == (0.5, None, 1)
+    assert estimate([0.5, 0.5]) == (0.5, 0.0, 2)
+
+
+def test_paired_test_is_scipys():
+    a, b, c = [0.90, 0.92, 0.97, 0.91], [0.85, 0.91, 0.93, 0.90], [0.70, 0.75, 0.60]
+    records = [record(value, seed) for seed, value in enumerate(a)]
+    records += [record(value, seed, rank=5) for seed, value in enumerate(b)]
+    records += [record(value, seed, rank=6) for seed, value in enumerate(c)]
+    first, second, third = compare(records).pairs
+    known = stats.ttest_rel(a, b)
+    assert first.p_value == known.pvalue
+    low, high = known.confidence_interval(0.95)
+    assert first.difference.mean - first.difference.interval == pytest.approx(low)
+    assert first.difference.mean + first.difference.interval == pytest.approx(high)
+    assert (first.first, first.second, first.seeds) == ("eq (format.rank 4)", "eq (format.rank 5)", 4)
+    assert second.seeds == third.seeds == 3
+    assert second.p_value == stats.ttest_rel(a[:3], c).pvalue
+    assert [pair.corrected for pair in (first, second, third)] == holm([p.p_value for p in (first, second, third)])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "why", "mean"),
+    [
+        ([0.9, 0.8], [0.9, 0.8], "no spread", 0),
+        ([0.3, 0.1, 0.7], [0.2, 0.0, 0.6], "no spread", 0.1),  # the differences differ in their last bits
+        ([0.9], [0.8], "too few common seeds", None),
+    ],
+)
+def test_pairs_without_a_p_value_say_why(a, b, why, mean):
+    records = [record(v, s) for s, v in enumerate(a)] + [record(v, s, rank=5) for s, v in enumerate(b)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compare(records)
+    [pair] = found.pairs
+    assert why in pair.reason
+    assert pair.p_value is pair.corrected is None
+    assert (pair.difference and pair.difference.mean) == (mean if mean is None else pytest.approx(mean))
+    assert why in markdown(found)
+    assert "nan" not in markdown(found)
+
+
+def test_what_is_not_the_experiment_does_not_part_runs():
+    runs = [record(0.8), record(0.9, 1, experiment="other", devices=4, logger=True)]
+    runs[1].config["data"] |= {"root": "elsewhere"}
+    runs[1].config.update(wandb={"mode": "online"}, rank_check={"every_n_epochs": 1})
+    [group] = compare(runs).groups
+    assert (group.name, group.seeds, group.estimate("test/acc").mean) == ("eq, other", [0, 1], pytest.approx(0.85))
+    for key, value in (("max_epochs", 3), ("precision", "bf16-mixed")):
+        assert len(compare([record(), record(0.8, 1, **{key: value})]).groups) == 2
+    begun = record(0.8, 1)
+    begun.config["ckpt_path"] = "runs/eq/0/checkpoints/last.ckpt"
+    assert compare([record(), begun]).keys == ["ckpt_path"]
+
+
+def test_short_names_of_settings():
+    found = settings(
+        config() | {"model": {"format": {"class_path": "a.B", "init_args": {"rank": 4}}, "betas": [1, [2]]}}
+    )
+    assert found == {
+        "format": "a.B", "format.rank": 4, "betas": (1, (2,)), "trainer.max_epochs": 2, "data.patch_size": 7,
+        "ckpt_path": None,
+    }  # fmt: skip
+    values = ("ttlightning.TensorTrain", "a.b", 1e-8, 4.0, True, None, (0.9, 0.999), "1.5")
+    texts = ["TensorTrain", "a.b", "1e-08", "4", "true", "none", "[0.9, 0.999]", "1.5"]
+    assert [value_text(value) for value in values] == texts
+
+
+def test_settings_that_come_with_a_class_are_not_shown():
+    adam, sgd = (
+        {"optimizer": "Adam", "optimizer.lr": 0.1, "optimizer.eps": 1},
+        {"optimizer": "SGD", "optimizer.lr": 0.1},
+    )
+    assert telling([adam, sgd]) == ["optimizer"]
+    assert telling([adam, {**adam, "optimizer.eps": 2}, sgd]) == ["optimizer", "optimizer.eps"]
+    assert telling([sgd, {**sgd, "new": 1}]) == ["new"]  # nothing else tells them apart
+    assert telling([adam]) == []
+
+
+def test_the_same_run_again_counts_once_and_another_of_its_seed_is_marked():
+    runs = [record(0.8, 0, "a"), record(0.8, 0, "b"), record(0.6, 0, "c"), record(0.9, 1, "d")]
+    found = compare(runs)
+    [group] = found.groups
+    assert [r.place for r in group.records] == ["a", "c", "d"]
+    assert [r.place for r in group.repeats] == ["b"]
+    assert group.values("test/acc") == {0: pytest.approx(0.7), 1: 0.9}
+    assert group.estimate("test/acc").seeds == 2
+    text = markdown(found)
+    assert "b came to the same weights as a, seed 0: counted once" in text
+    assert "seed 0 came to different weights in a, c: their mean counts as one seed" in text
+    assert table_of(text)[0]["name"] == "eq ¹ ²"
+
+
+def test_one_seed_has_no_interval():
+    found = compare([record(0.9), record(None, rank=5, certified=None)])
+    first, second = table_of(markdown(found))
+    assert (first["test %"], second["test %"], second["CP-rank ≥"]) == ("90.00", "\N{EN DASH}", "\N{EN DASH}")
+    assert "nan" not in markdown(found).lower() + csv_table(found).lower()
+
+
+def test_the_best_is_bold_and_the_smallest_certificate_stands():
+    runs = [record(0.8, 0), record(0.9, 1, certified=7), record(0.95, 0, rank=5), record(0.95, 0, rank=6, place="z")]
+    found = compare(runs)
+    lines = table_of(markdown(found))
+    assert [line["test %"].startswith("**") for line in lines] == [False, True, True]
+    assert [line["CP-rank ≥"] for line in lines] == ["7", "9", "9"]
+    assert compare(runs[:2]).best == set()
+
+
+def test_different_data_are_refused_or_marked():
+    runs = [record(0.8), record(0.9, 1, data="kmnist", data_sha="e", place="k")]
+    with pytest.raises(
+        UserError, match=r"of 2 data sets: mnist \(SHA-256 dddddddddddd, as in run/0\); kmnist .*as in k"
+    ):
+        compare(runs)
+    found = compare(runs, mixed_data=True)
+    assert [line["data"] for line in table_of(markdown(found))] == ["mnist", "kmnist"]
+    assert found.pairs[0].reason == "different data"
+    assert found.best == set()
+    same_name = compare([record(0.8), record(0.9, 1, data_sha="e")], mixed_data=True)
+    assert [line["data"] for line in table_of(markdown(same_name))] == ["mnist dddddddd", "mnist eeeeeeee"]
+
+
+def test_mixed_data_on_the_command_line(command):
+    write_run(command.folder / "runs/eq/0")
+    write_run(command.folder / "runs/eq/1", seed=1, data="kmnist", dataset="kmnist", data_sha="e" * 64)
+    assert "of 2 data sets: mnist" in command("compare", "runs/eq", code=2).stderr
+    done = command("compare", "--mixed-data", "runs/eq", "--html=a.html")
+    assert [line["data"] for line in table_of(done.stdout)] == ["mnist", "kmnist"]
+    assert "e" * 64 in (command.folder / "a.html").read_text()
+
+
+def test_fallback_data_are_marked():
+    runs = [record(0.8, data="mnist5k", fallback="mnist"), record(0.9, data="mnist5k", dataset="mnist5k")]
+    text = markdown(compare(runs))
+    assert [line["data"] for line in table_of(text)] == ["mnist5k, fallback for mnist", "mnist5k"]
+    assert "¹ trained on mnist5k, the fallback for mnist" in text
+    assert "the fallback for mnist" in markdown(compare(runs[:1]))
+
+
+def test_runs_named_foldered_and_globbed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("eq/0", "eq/2", "eq/10", "tt/0"):
+        write_run(Path("runs") / name)
+    (Path("runs/eq/3")).mkdir()
+    (Path("runs/eq/3/config.yaml")).write_text("{}")
+    (Path("runs/eq/notes")).mkdir()
+
+    def names(*words):
+        return [[str(run.relative_to("runs")) for run in part] for part in find_runs(words)]
+
+    assert names("runs/eq") == [["eq/0", "eq/2", "eq/10"], ["eq/3"]]
+    assert names("runs/tt/0", "runs/*") == [["tt/0", "eq/0", "eq/2", "eq/10"], ["eq/3"]]
+    assert names("runs/eq*/[0-2]") == [["eq/0", "eq/2"], []]
+    assert names("runs/eq/3") == [["eq/3"], []]  # named: reading it says what is missing
+    for word, why in (("runs/cp", "is not there"), ("runs/eq/notes", "no run directory"), ("runs/x*", "is not there")):
+        with pytest.raises(UserError, match=why):
+            find_runs([word])
+
+
+def test_unfinished_runs(command):
+    write_run(command.folder / "runs/eq/0")
+    (write_run(command.folder / "runs/eq/1") / "result.json").unlink()
+    done = command("compare", "runs/eq")
+    assert done.stderr == "ttlightning: left out, not finished: runs/eq/1\n"
+    assert table_of(done.stdout)[0]["seeds"] == "1"
+    assert "runs/eq/1 is not finished" in command("compare", "runs/eq", "runs/eq/1", code=2).stderr
+    assert "no run is finished: runs/eq/1" in command("compare", "runs/eq/[1]", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("result.json", "{", "result.json cannot be read"),
+        ("result.json", '{"seed": 0}', "there is no 'metrics'"),
+        ("result.json", '{"metrics": {"test/acc": NaN}}', "test/acc is nan"),
+        ("result.json", '{"metrics": {"test/acc": "high"}}', "could not convert"),
+        ("provenance.json", None, "provenance.json does not exist"),
+        ("provenance.json", '{"dataset": null}', "does not hold what a finished run leaves"),
+        ("config.yaml", "[]", "is not a run's configuration"),
+        ("config.yaml", b"\xff\xfe\x00", "is not a run's configuration"),
+        ("config.yaml", None, "has no config.yaml"),
+        ("metrics.csv", None, "metrics.csv cannot be read"),
+        ("metrics.csv", b"epoch,val/acc\n0,\xff", "metrics.csv cannot be read"),
+        ("metrics.csv", "epoch,val/acc\n0,high\n", "could not convert"),
+        ("metrics.csv", "val/acc\n0.5\n", "there is no 'epoch'"),
+    ],
+)
+def test_missing_and_corrupt_files(command, file, content, why):
+    place = write_run(command.folder / "runs/eq/0") / file
+    if content is None:
+        place.unlink()
+    elif isinstance(content, bytes):
+        place.write_bytes(content)
+    else:
+        place.write_text(content)
+    done = command("compare", "runs/eq/0", "--html=page.html", code=2)
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (command.folder / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("", "compare needs runs"),
+        ("runs/none", "runs/none is not there"),
+        ("runs/none --csv=mine.txt", "mine.txt exists and is left as it is"),
+        ("runs/none --html=none/page.html", "none is not a folder"),
+        ("runs/none --csv=a --markdown=a", "a is asked for twice"),
+        ("runs/none --figure=a.doc", "its ending must be one of"),
+        ("--wandb=mine", "--wandb is 'mine', it must be entity/project"),
+        ("runs/none --colour=red", "colour"),
+    ],
+)
+def test_refused_before_any_work(command, words, why):
+    (command.folder / "mine.txt").write_text("mine")
+    done = command("compare", *words.split(), code=2)
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in command.folder.iterdir()] == ["mine.txt"]
+    assert (command.folder / "mine.txt").read_text() == "mine"
+
+
+class Page(HTMLParser):
+    """Text and tags of a page; what is not closed or closed twice ends the test."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], set(), [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text.append(text)
+
+
+def test_the_page_is_self_contained_and_escaped(command):
+    """A hostile setting is shown as it is, in page, figure and table."""
+    hostile = "<script>alert(1)</script>|$x_$"
+    for seed in (0, 1):
+        write_run(command.folder / "runs/eq" / str(seed), 0.9 + seed / 100, seed, note=hostile)
+        write_run(command.folder / "runs/tt" / str(seed), 0.8, seed, experiment="tt", rank=8, note="&amp;\"'>")
+    command("compare", "runs/eq", "runs/tt", "--html=a.html", "--figure=a.svg", "--markdown=a.md", "--csv=a.csv")
+    text = (command.folder / "a.html").read_text()
+    assert "http:" not in text
+    assert "https:" not in text
+    assert text.count("<script>") == 1
+    page = Page(text)
+    shown = "".join(page.text)
+    assert hostile in shown
+    assert "&amp;\"'>" in shown
+    assert not page.tags & {"link", "img", "iframe", "object"}
+    assert not any(name == "src" or name.startswith("on") for name, _ in page.attributes)
+    references = {value for name, value in page.attributes if name in ("href", "xlink:href")}
+    identifiers = [value for name, value in page.attributes if name == "id"]
+    assert all(value[1:] in identifiers for value in references)
+    assert len(set(identifiers)) == len(identifiers)
+    for told in ("Comparison of eq and tt", "d" * 64, COMMIT[:12] + " with changes", "runs/tt/1", "format.rank"):
+        assert told in shown
+    for told in ("prefers-color-scheme: dark", 'name="viewport"', "validation accuracy", "training loss"):
+        assert told in text
+    assert hostile in (command.folder / "a.csv").read_text()
+    assert "&lt;script>alert(1)&lt;/script>\\|$x_$" in (command.folder / "a.md").read_text()
+    assert (command.folder / "a.svg").read_text().startswith("<?xml")
+
+
+def test_files_hold_what_is_printed(command):
+    for seed, test in enumerate((0.5, 0.7)):
+        write_run(command.folder / "runs/eq" / str(seed), test, seed)
+    done = command("compare", "runs/eq", "--markdown=a.md", "--csv=a.csv", "--figure=a.png")
+    assert (command.folder / "a.md").read_text() == done.stdout
+    [row] = csv.DictReader((command.folder / "a.csv").open())
+    assert float(row["test/acc interval"]) == pytest.approx(12.706205 * 0.1, rel=1e-6)
+    assert (row["label"], row["seeds"], row["certified"], row["notes"]) == ("eq", "2", "12", "")
+    assert (command.folder / "a.png").read_bytes()[:4] == b"\x89PNG"
+    [line] = table_of(done.stdout)
+    assert line == {
+        "name": "eq", "seeds": "2", "parameters": "1,234", "train %": "80.00 ± 0.00", "val %": "70.00 ± 0.00",
+        "test %": "60.00 ± 127.06", "CP-rank ≥": "12", "seconds": "3.0",
+    }  # fmt: skip
+
+
+def test_nothing_to_draw(command):
+    (write_run(command.folder / "runs/eq/0") / "metrics.csv").write_text("epoch,test/acc\n2,0.9\n")
+    done = command("compare", "runs/eq", "--figure=a.png", code=2)
+    assert "there is nothing to draw" in done.stderr
+    command("compare", "runs/eq", "--html=a.html")
+    assert "No run has logged" in (command.folder / "a.html").read_text()
+
+
+def test_curves_are_mean_and_range(tmp_path):
+    runs = [write_run(tmp_path / str(seed), 0.9, seed) for seed in (0, 1)]
+    (runs[1] / "metrics.csv").write_text("epoch,val/acc,train/loss\n0.0,0.7,\n0,,nan\n1.0,0.9,\n1,,1.1\n")
+    [group] = compare([read_record(run, curves=True) for run in runs]).groups
+    assert group.curve("val/acc") == {1: pytest.approx((0.5, 0.6, 0.7)), 2: pytest.approx((0.7, 0.8, 0.9))}
+    assert group.curve("train/loss") == {1: (1.5, 1.5, 1.5), 2: pytest.approx((0.9, 1.0, 1.1))}
+
+
+def test_two_real_runs_from_their_directories_and_from_wandb(command, monkeypatch):
+    """What W&B's own reader finds in the offline records, behind a made-up API, gives the same records."""
+    for seed in (0, 1):
+        command("fit", *SMALL, f"--seed_everything={seed}")
+    command("fit", *SMALL, "--model.format.rank=3")
+    done = command("compare", "runs/debug", "--html=page.html")
+    first, second = table_of(done.stdout)
+    assert (first["format.rank"], first["seeds"], second["format.rank"], second["seeds"]) == ("4", "2", "3", "1")
+    tests = [command.result(f"debug/{n}")["metrics"]["test/acc"] for n in (0, 1)]
+    assert first["test %"].strip("*").startswith(f"{100 * sum(tests) / 2:.2f} ± ")
+    assert first["CP-rank ≥"] == "20"
+    assert "too few common seeds" in done.stdout
+    Page((command.folder / "page.html").read_text())
+
+    monkeypatch.chdir(command.folder)
+    [log] = Path("runs/debug/0/wandb").glob("offline-run-*/*.wandb")
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    whole = json.loads(subprocess.run([*read, "--summary"], capture_output=True, text=True, check=True).stdout)
+    lines = map(json.loads, subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines())
+    rows = [line["history"]["item"] for line in lines if line["type"] == "history"]
+    there = wandb_run(config=whole["config"], summary=whole["summary"], scan_history=lambda: rows)
+    monkeypatch.setattr(wandb, "Api", fake_api([there, wandb_run(id="b", state="crashed"), wandb_run(id="c")]))
+    [mine], others = wandb_records("me/project", curves=True)
+    assert others == ["me/project/b", "me/project/c"]
+    local = read_record(Path("runs/debug/0"), curves=True)
+    for name in ("seed", "dataset", "dataset_sha256", "metrics", "parameters", "weights_sha256", "certified", "curves"):
+        assert getattr(mine, name) == getattr(local, name), name
+    assert settings(mine.config) == settings(local.config)
+    assert mine.seconds == pytest.approx(local.seconds)
+    assert (mine.place, mine.date, mine.commit) == ("me/project/a", "2026-01-02 03:04", local.commit)
+    assert len(local.curves["val/acc"]) == len(local.curves["train/loss"]) == 1
+    done = command("compare", "runs/debug/0", "--wandb=me/project")
+    assert "me/project/a came to the same weights as runs/debug/0" in done.stdout
+    assert done.stderr == "ttlightning: left out, not finished: me/project/b, me/project/c\n"
+
+
+def wandb_run(**parts):
+    common = {"id": "a", "state": "finished", "created_at": "2026-01-02T03:04:05Z", "config": {}, "summary": {}}
+    return SimpleNamespace(**common | {"scan_history": list} | parts)
+
+
+def fake_api(runs):
+    class Api:
+        def __init__(self, timeout):
+            assert timeout > 0
+
+        def runs(self, path):
+            assert path == "me/project"
+            if isinstance(runs, Exception):
+                raise runs
+            return iter(runs)
+
+    return Api
+
+
+@pytest.mark.parametrize(
+    "fault", [wandb.errors.CommError("no route\nto host"), ConnectionError("no route"), ValueError("no route")]
+)
+def test_wandb_that_does_not_answer(command, monkeypatch, fault):
+    monkeypatch.setattr(wandb, "Api", fake_api(fault))
+    done = command("compare", "--wandb=me/project", code=2)
+    assert "W&B does not give the runs of me/project (no route)" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_wandb_runs_that_are_others(command, monkeypatch):
+    monkeypatch.setattr(wandb, "Api", fake_api([wandb_run(summary={"weights_sha256": "1"}, config={"provenance": 1})]))
+    assert "me/project/a does not hold what" in command("compare", "--wandb=me/project", code=2).stderr
+    monkeypatch.setattr(wandb, "Api", fake_api([]))
+    assert "no run is finished: me/project" in command("compare", "--wandb=me/project", code=2).stderr

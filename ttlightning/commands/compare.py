@@ -1,0 +1,81 @@
+"""``compare``: finished runs side by side, as a table, a page and curves."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from ttlightning.commands.compare_figure import check_figure, figure_file
+from ttlightning.commands.compare_page import page
+from ttlightning.commands.compare_sources import find_runs, read_record, wandb_records
+from ttlightning.commands.compare_table import csv_table, markdown
+from ttlightning.commands.parser import VerbParser, check_new_file
+from ttlightning.comparison import Comparison, compare
+from ttlightning.errors import UserError
+from ttlightning.records import Record
+from ttlightning.runs import write_whole
+
+FILES = {
+    "markdown": "the table that is printed",
+    "csv": "the table with all digits",
+    "html": "a page with table, tests, curves and the list of runs",
+    "figure": "PNG, SVG or PDF of the curves",
+}
+
+
+def main(args: Sequence[str]) -> int:
+    parser = VerbParser("compare", "Finished runs side by side: runs that differ in nothing but the seed are one line.")
+    parser.add_argument("runs", type=str, nargs="*", help="run directories, their folders, or 'runs/eq*/[0-2]'")
+    parser.add_argument("--wandb", type=str | None, help="entity/project at Weights & Biases: its finished runs, too")
+    parser.add_argument("--mixed-data", action="store_true", help="allow runs of different data, and mark every line")
+    for name, text in FILES.items():
+        parser.add_argument(f"--{name}", type=Path | None, help=f"file to write: {text}")
+    options = parser.parse_args(args)
+    files = check_files(options)
+    records = collect(options.runs, options.wandb, curves="html" in files or "figure" in files)
+    comparison = compare(records, options.mixed_data)
+    writers: dict[str, Callable[[Comparison], bytes]] = {
+        "markdown": lambda found: markdown(found).encode(),
+        "csv": lambda found: csv_table(found).encode(),
+        "html": lambda found: page(found).encode(),
+        "figure": lambda found: figure_file(found, files["figure"].suffix),
+    }
+    contents = {name: writers[name](comparison) for name in files}
+    print(markdown(comparison), end="")
+    for name, content in contents.items():
+        write_whole(files[name], content)
+        print(f"ttlightning: {name} is in {files[name]}", file=sys.stderr)
+    return 0
+
+
+def check_files(options: Namespace) -> dict[str, Path]:
+    """The files to write; ``UserError`` where one of them cannot be."""
+    files = {name: options[name] for name in FILES if options[name] is not None}
+    for name, path in files.items():
+        check_new_file(path, f"--{name}")
+        if list(files.values()).count(path) > 1:
+            raise UserError(f"{path} is asked for twice; name another file with --{name}")
+    if "figure" in files:
+        check_figure(files["figure"])
+    return files
+
+
+def collect(words: Sequence[str], project: str | None, curves: bool) -> list[Record]:
+    """The records of all runs; those that are not finished are said in a line.
+
+    Raises:
+        UserError: where there is none.
+    """
+    if not words and project is None:
+        raise UserError("compare needs runs: directories such as runs/eq/0, folders such as runs/eq, or --wandb")
+    found, unfinished = find_runs(words)
+    records, skipped = [read_record(run, curves) for run in found], [str(run) for run in unfinished]
+    if project is not None:
+        there, others = wandb_records(project, curves)
+        records, skipped = records + there, skipped + others
+    if not records:
+        raise UserError(f"no run is finished: {', '.join(skipped) or project}; fit --ckpt_path RUN goes on with one")
+    if skipped:
+        print(f"ttlightning: left out, not finished: {', '.join(skipped)}", file=sys.stderr)
+    return records
