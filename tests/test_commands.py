@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ttlightning.checkpoints import read_chain
-from ttlightning.rank.certificate import Chain
+from ttlightning.rank.exact import Chain
 from ttlightning.rank.literal import literal_matricizations
 from ttlightning.rank.modular import PRIMES, rank_modulo
 

@@ -54,7 +54,7 @@ def test_the_certificates_of_this_repository_hold(file):
         verify(content)
     else:
         chain = read_chain(file.parent / content["checkpoint"])
-        verify(content, chain.weights, chain.sha256)
+        verify(content, chain.weights, chain.sha256, chain.sites)
 
 
 def test_reproducibility(tmp_path):
