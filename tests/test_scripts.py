@@ -22,7 +22,9 @@ def run(folder: Path, script: str, *words: str) -> str:
 
 
 def test_rank_agreement(tmp_path):
-    assert "agree on 240" in run(tmp_path, "rank_agreement.py", "--entries", "8")
+    said = run(tmp_path, "rank_agreement.py", "--entries", "8")
+    assert "agree on 240" in said
+    assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
 
 
 def test_rank_figure(tmp_path):

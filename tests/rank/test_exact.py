@@ -12,6 +12,7 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
+from ttlightning.rank import generic_tree_rank
 from ttlightning.rank.certificate import sampled_certificate
 from ttlightning.rank.exact import exact_network
 from ttlightning.rank.modular import PRIMES, rank_modulo
@@ -21,7 +22,7 @@ TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 
 
 def integers(kind, sites, modes, rank, classes=2, seed=0):
-    """Weights that are small integers none of them 0, which float64 multiplies without rounding, and the whole tensor mod p."""
+    """Small integers for weights, none of them 0, and the whole tensor mod p: float64 rounds nothing."""
     torch.manual_seed(seed)
     format = kind(sites, modes, classes, rank)
     signs = {name: 2 * torch.randint(2, p.shape) - 1 for name, p in format.named_parameters()}
@@ -61,6 +62,8 @@ def test_sampled_ranks_reach_the_literal_one(kind, sites, modes, rank, expected)
     size = modes ** (sites // 2)
     found = sampled_certificate(state, sites, "ab", size)
     assert found["cp_rank_at_least"] == literal_ranks(whole) == [expected] * 2
+    if kind in TREES:
+        assert expected == generic_tree_rank(modes, rank, sites)
     verify(found, state, "ab", sites)
     for smaller in (1, size // 2):
         assert sampled_certificate(state, sites, "ab", smaller)["cp_rank_at_least"] <= [min(smaller, expected)] * 2
