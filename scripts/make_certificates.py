@@ -45,7 +45,7 @@ def main() -> None:
         content = read_certificate(file)
         if "checkpoint" in content:
             chain = read_chain(options.output / content["checkpoint"])
-            verify(content, chain.weights, chain.sha256)
+            verify(content, chain.weights, chain.sha256, chain.sites)
         else:
             verify(content)
         seconds, size = time.perf_counter() - started, file.stat().st_size

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from ttlightning.checkpoints import read_chain
-from ttlightning.rank.certificate import Chain
+from ttlightning.rank.exact import Chain
 from ttlightning.rank.literal import literal_matricizations
 from ttlightning.rank.modular import PRIMES, rank_modulo
 
@@ -81,6 +82,50 @@ def test_a_run_is_certified(command):
     (run / "checkpoints" / "last.ckpt").rename(command.folder / "moved.ckpt")
     assert "name it with --checkpoint" in command("verify", "again.json", code=2).stderr
     assert command("verify", "again.json", "--checkpoint=moved.ckpt").stdout.startswith("holds")
+
+
+@pytest.mark.parametrize(
+    ("format", "certified", "said"),
+    [
+        ("CanonicalPolyadic", 4, "it cannot exceed 4, the units of this shallow network"),
+        ("SharedHierarchicalTucker", 16, "seen in 16 x 16 scores, which show no more"),
+    ],
+)
+def test_a_run_of_another_format_is_certified(command, format, certified, said):
+    """From scores: fit leaves a certificate, certify makes larger ones, verify holds them against the checkpoint."""
+    done = command("fit", *SMALL, f"--model.format={format}", "--model.format.rank=4")
+    assert f"CP-rank of every class tensor >= {certified}; {said}" in " ".join(done.stdout.split())
+    run = command.folder / "runs" / "debug" / "0"
+    result = json.loads((run / "result.json").read_text())
+    made = json.loads((run / "rank" / "certificate.json").read_text())
+    assert made["kind"] == "sampled"
+    assert made["statement"] == result["rank"]["statement"]
+    assert made["cp_rank_at_least"] == result["rank"]["certified"] == [certified] * 10
+    assert made["weights_sha256"] == result["weights_sha256"]
+    assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
+    refused = command("certify", "runs/debug/0", "--output=plain.json", code=2).stderr
+    assert refused.count("\n") == 1
+    assert "use --sampled K" in refused
+    assert not (command.folder / "plain.json").exists()
+    assert "tell 16 combinations apart" in command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
+    command("certify", "runs/debug/0", "--sampled=8", "--seed=5", "--output=eight.json")
+    text = (command.folder / "eight.json").read_text()
+    assert f"CP-rank at least {min(8, certified)} each" in command("verify", "eight.json").stdout
+    (command.folder / "forged.json").write_text(text.replace(f"least {min(8, certified)} each", "least 9 each"))
+    assert "REJECTED" in command("verify", "forged.json", code=1).stdout
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    name = next(key for key in content["state_dict"] if key.startswith("format."))
+    content["state_dict"][name] = -content["state_dict"][name]
+    torch.save(content, command.folder / "turned.ckpt")
+    assert "other weights" in command("verify", "eight.json", "--checkpoint=turned.ckpt", code=1).stdout
+    content["ttlightning_network"]["format"] = "TensorTrain"
+    torch.save(content, command.folder / "renamed.ckpt")
+    for words in (
+        "certify renamed.ckpt",
+        "certify renamed.ckpt --sampled=8",
+        "verify eight.json --checkpoint=renamed.ckpt",
+    ):
+        assert "its weights are not those of the TensorTrain" in command(*words.split(), code=2).stderr
 
 
 @pytest.mark.parametrize(

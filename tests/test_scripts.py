@@ -24,7 +24,9 @@ def run(folder: Path, script: str, *words: str) -> str:
 
 
 def test_rank_agreement(tmp_path):
-    assert "agree on 240" in run(tmp_path, "rank_agreement.py", "--entries", "8")
+    said = run(tmp_path, "rank_agreement.py", "--entries", "8")
+    assert "agree on 240" in said
+    assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
 
 
 def test_rank_figure(tmp_path):
@@ -56,7 +58,7 @@ def test_the_certificates_of_this_repository_hold(file):
         verify(content)
     else:
         chain = read_chain(file.parent / content["checkpoint"])
-        verify(content, chain.weights, chain.sha256)
+        verify(content, chain.weights, chain.sha256, chain.sites)
 
 
 def test_reproducibility(tmp_path):

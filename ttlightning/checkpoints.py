@@ -9,7 +9,9 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from ttlightning import formats
 from ttlightning.errors import UserError
+from ttlightning.formats import ScoreTensor
 from ttlightning.runs import weights_sha256, write_whole
 
 CONFIG_KEY: Final = "ttlightning_config"
@@ -39,11 +41,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return super().load_checkpoint(path, map_location, weights_only=True)
 
 
-class TrainedChain(NamedTuple):
-    """What a rank certificate speaks of: the cores of a trained tensor train."""
+class TrainedNetwork(NamedTuple):
+    """What a rank certificate speaks of: the weight tensor of a trained network."""
 
     weights: dict[str, Tensor]
-    """``first``, ``interior``, ``last``"""
+    """The parameters of its format, by their names: ``first``, ``interior``, ``last`` of a tensor train."""
     sites: int
     sha256: str
     """of all weights of the network, by ``runs.weights_sha256``"""
@@ -79,21 +81,39 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_chain(file: Path) -> TrainedChain:
-    """The tensor train in a checkpoint.
+def read_network(file: Path) -> TrainedNetwork:
+    """The weight tensor in a checkpoint, in whatever format it is.
 
     Raises:
-        UserError: where the checkpoint is damaged, or its network has another format.
+        UserError: where the checkpoint is damaged, or its weights are not those of the format that it names.
     """
     content = read_checkpoint(file)
     network = content.get(NETWORK_KEY)
-    if not isinstance(network, dict) or not isinstance(network.get("sites"), int):
+    sizes = ("sites", "modes", "classes", "rank")
+    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in sizes):
         raise UserError(f"{file} does not say what network it holds; train it again with this version")
-    names = {name: f"format.{name}" for name in ("first", "interior", "last")}
-    state = content["state_dict"]
-    if network.get("format") not in ("TensorTrain", "EqualCoreTensorTrain") or not set(names.values()) <= set(state):
-        raise UserError(f"{file} holds a {network.get('format')}; the staircase is for tensor trains")
-    return TrainedChain({name: state[key] for name, key in names.items()}, network["sites"], weights_sha256(state))
+    name, state = network.get("format"), content["state_dict"]
+    if name not in formats.__all__ or name == "ScoreTensor":
+        raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
+    with torch.device("meta"):
+        format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
+    weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
+    shapes = {key: value.shape for key, value in weights.items()}
+    if shapes != {key: value.shape for key, value in format.named_parameters()}:
+        raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
+    return TrainedNetwork(weights, format.sites, weights_sha256(state))
+
+
+def read_chain(file: Path) -> TrainedNetwork:
+    """The tensor train in a checkpoint: ``first``, ``interior`` and ``last``.
+
+    Raises:
+        UserError: as ``read_network``, and where the network has another format.
+    """
+    network = read_network(file)
+    if "first" not in network.weights:
+        raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
+    return network
 
 
 def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:

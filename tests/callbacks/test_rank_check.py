@@ -8,9 +8,24 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers.logger import Logger
 
-from ttlightning import EqualCoreTensorTrain, PatchDataModule, TensorTrain, UserError
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    PatchDataModule,
+    ScoreTensor,
+    SharedHierarchicalTucker,
+    TensorTrain,
+    UserError,
+)
 from ttlightning.callbacks import RankCheck
-from ttlightning.callbacks.rank_check import certify_now, measure_ranks, measure_staircase, summarize_ranks
+from ttlightning.callbacks.rank_check import (
+    certify_now,
+    describe_certificate,
+    measure_ranks,
+    measure_staircase,
+    summarize_ranks,
+)
 from ttlightning.classifier import Classifier
 from ttlightning.rank.verification import read_certificate, verify
 from ttlightning.runs import weights_sha256
@@ -84,6 +99,50 @@ def test_what_it_finds(kind, published, sites):
     assert summary["rank/tt_rank_min"] == summary["rank/tt_rank_max"] == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "sites", "modes", "rank", "size", "expected"),
+    [
+        (CanonicalPolyadic, 16, 17, 16, 64, {"certified": [16] * 3, "certified_size": 64, "cp_rank_at_most": 16}),
+        (CanonicalPolyadic, 5, 3, 40, 100, {"certified": [4] * 3, "certified_size": 4, "cp_rank_at_most": 40}),
+        (CanonicalPolyadic, 5, 1, 2, 64, {"certified": [1] * 3, "certified_size": 1, "cp_rank_at_most": 2}),
+        (HierarchicalTucker, 16, 17, 16, 100, {"certified": [64] * 3, "certified_size": 64}),
+        (SharedHierarchicalTucker, 4, 5, 3, 64, {"certified": [9] * 3, "certified_size": 16}),
+        (SharedHierarchicalTucker, 2, 4, 9, 3, {"certified": [2] * 3, "certified_size": 2}),
+    ],
+)
+def test_what_is_certified_of_other_formats(kind, sites, modes, rank, size, expected):
+    """As many scores as there are, in a power of two: of units their number, of trees r of every pair of sites."""
+    torch.manual_seed(0)
+    format = kind(sites, modes, 3, rank, initialization="gaussian")
+    certificate = certify_now(format, size)
+    verify(certificate, {name: p.detach() for name, p in format.named_parameters()}, "", sites)
+    assert describe_certificate(certificate, format) == expected
+    found = measure_ranks(format, 8, 1e-6, 0) | expected
+    summary = summarize_ranks(found)
+    assert summary["rank/certified"] == min(expected["certified"])
+    tree = kind is not CanonicalPolyadic
+    assert summary["rank/bound"] == (min(modes, rank) ** (sites // 2) if tree else min(rank, modes ** (sites // 2)))
+    assert summary["rank/bound"] >= summary["rank/certified"]
+
+
+def test_a_format_of_the_users_own_is_sketched_only():
+    class Product(ScoreTensor):
+        rank = 1
+
+        def scaled_scores(self, features):
+            return features.prod(1)[:, :1], torch.zeros(len(features), dtype=torch.int32)
+
+    assert certify_now(Product(4, 3, 1), 8) is None
+    assert measure_ranks(Product(4, 3, 1), 8, 1e-6, 0)["sketch_rank"] == [1]
+
+
+def test_units_that_say_the_same_are_not_certified():
+    format = CanonicalPolyadic(6, 4, 2, 3)
+    with torch.no_grad():
+        format.factors[:, :, 2] = format.factors[:, :, 0]
+    assert certify_now(format, 8)["cp_rank_at_least"] == [2, 2]
+
+
 def test_a_low_rank_is_seen():
     """TT-rank 1 is a product of vectors: every matricization of every class has rank 1."""
     format = TensorTrain(6, 3, 2, rank=1, initialization="gaussian")
@@ -111,12 +170,18 @@ def test_options_out_of_range(option, value):
 def test_weights_that_are_not_numbers_have_no_certificate():
     """A run that diverged goes on to say so; the check does not stop it."""
     format = TensorTrain(6, 3, 2, 2)
-    assert certify_now(format) is not None
+    assert certify_now(format, 4) is not None
     assert len(measure_staircase(format)["condition"]) == 2
     with torch.no_grad():
         format.interior[0, 0, 0, 0] = float("nan")
-    assert certify_now(format) is None
+    assert certify_now(format, 4) is None
     assert measure_staircase(format) == {}
+    for kind in (CanonicalPolyadic, HierarchicalTucker):
+        format = kind(4, 3, 2, 2)
+        assert certify_now(format, 4) is not None
+        with torch.no_grad():
+            next(format.parameters())[0, 0, 0] = float("inf")
+        assert certify_now(format, 4) is None
 
 
 def test_the_smallest_singular_value_counts_independent_slices():

@@ -13,6 +13,7 @@ from ttlightning.rank import (
     cp_rank_bound_a24,
     cp_rank_bound_k18,
     generic_odd_even_rank,
+    generic_tree_rank,
     in_figures,
     matricization,
     numerical_rank,
@@ -34,6 +35,11 @@ def test_ours_is_never_below_the_published_ones(modes, rank, sites):
     ours = generic_odd_even_rank(modes, rank, sites)
     assert ours >= cp_rank_bound_k18(modes, rank, sites) >= cp_rank_bound_a24(modes, rank, sites) >= 1
     assert ours <= modes ** (sites // 2)
+
+
+@given(modes=st.integers(1, 40), rank=st.integers(1, 40), pairs=st.integers(1, 15))
+def test_a_tree_of_rank_r_says_what_chains_were_known_to_say(modes, rank, pairs):
+    assert generic_tree_rank(modes, rank, 2 * pairs) == cp_rank_bound_k18(modes, rank, 2 * pairs)
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])

@@ -3,14 +3,31 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 
-from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    SharedHierarchicalTucker,
+    TensorTrain,
+    UserError,
+)
 from ttlightning.rank import matricization
-from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, grid, sampled_certificate
+from ttlightning.rank.certificate import (
+    checkpoint_certificate,
+    generic_certificate,
+    grid,
+    largest_grid,
+    sampled_certificate,
+)
+from ttlightning.rank.modular import PRIMES
 from ttlightning.rank.recount import eliminate, is_prime
 from ttlightning.rank.verification import Rejected, read_certificate, verify
+
+TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 
 
 def weights(kind=TensorTrain, sites=6, modes=5, rank=3, classes=2):
@@ -28,6 +45,11 @@ def certificates():
     equal = weights(EqualCoreTensorTrain, 7)
     yield checkpoint_certificate(equal, 7, "ab"), equal
     yield sampled_certificate(equal, 7, "ab", 8, seed=3), equal
+    shallow = weights(CanonicalPolyadic)
+    yield sampled_certificate(shallow, 6, "ab", 16, primes=PRIMES), shallow
+    for kind in TREES:
+        tree = weights(kind, 8)
+        yield sampled_certificate(tree, 8, "ab", 32), tree
 
 
 CERTIFICATES = [*certificates()]
@@ -106,6 +128,45 @@ def test_forgeries_are_rejected(name):
         verify(FORGERIES[name], CERTIFICATES[2][1], "ab")
 
 
+(SHALLOW, SHALLOW_STATE), (TREE, TREE_STATE), (SHARED, SHARED_STATE) = CERTIFICATES[6:]
+OF_OTHER_FORMATS = {
+    "units raised": (changed(SHALLOW, ranks=[[4, 4]] * 2, cp_rank_at_least=[4, 4]), SHALLOW_STATE),
+    "units hidden": (changed(SHALLOW, statement=SHALLOW["statement"].split(" None")[0]), SHALLOW_STATE),
+    "a chain's certificate for units": (changed(SAMPLED), SHALLOW_STATE),
+    "a staircase of units": (changed(CHECKPOINT), SHALLOW_STATE),
+    "a staircase of a tree": (changed(CHECKPOINT, sites=8), TREE_STATE),
+    "units for a chain": (changed(SHALLOW), CERTIFICATES[2][1]),
+    "rank raised": (changed(TREE, ranks=[[28, 28]], cp_rank_at_least=[28, 28]), TREE_STATE),
+    "more scores": (changed(TREE, size=64), TREE_STATE),
+    "another seed": (changed(TREE, seed=1, ranks=[[27, 28]]), TREE_STATE),
+    "more sites": (changed(TREE, sites=16), TREE_STATE),
+    "sites that are no tree": (changed(TREE, sites=6), TREE_STATE),
+    "more sites of shared nodes": (changed(SHARED, sites=16), SHARED_STATE),
+    "a wider tree": (changed(TREE, rank=4), TREE_STATE),
+    "half of a tree": (changed(TREE), {name: value for name, value in TREE_STATE.items() if name != "nodes.1"}),
+    "nothing": (changed(TREE), {}),
+    "not a number": (changed(TREE), TREE_STATE | {"root": TREE_STATE["root"] * float("nan")}),
+    "no classes": (changed(TREE), TREE_STATE | {"root": TREE_STATE["root"][..., :0]}),
+    "a root of zeros": (changed(TREE), TREE_STATE | {"root": torch.zeros_like(TREE_STATE["root"])}),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHER_FORMATS)
+def test_forgeries_of_other_formats_are_rejected(name):
+    certificate, state = OF_OTHER_FORMATS[name]
+    with pytest.raises(Rejected):
+        verify(certificate, state, "ab")
+
+
+def test_another_number_of_equal_cores_is_rejected():
+    """Its weights do not say how many sites there are: a true count of a longer chain is not one of this network."""
+    state = weights(EqualCoreTensorTrain, 7)
+    longer = sampled_certificate(state, 9, "ab", 8)
+    verify(longer, state, "ab")
+    with pytest.raises(Rejected, match="speaks of 9 sites, the checkpoint has 7"):
+        verify(longer, state, "ab", 7)
+
+
 def test_changed_weights_are_rejected():
     """The hash of the file is right, the weights are not those that it was made from."""
     state = {name: value.clone() for name, value in CERTIFICATES[2][1].items()}
@@ -167,6 +228,8 @@ def test_sampled_ranks_stay_below_the_literal_one():
 
 
 def test_sizes_that_take_for_ever_are_refused():
+    with pytest.raises(UserError, match="the limit is 4096"):
+        sampled_certificate(weights(CanonicalPolyadic, 16, 4), 16, "ab", 8192)
     with pytest.raises(UserError, match="T has 16,777,216 rows"):
         generic_certificate(4096, 4096, 4)
     with pytest.raises(UserError, match="digits"):
@@ -179,6 +242,19 @@ def test_grids_that_cannot_be():
         grid(12, 17, 16)
     with pytest.raises(UserError, match="tell 8 combinations apart"):
         grid(16, 2, 6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 100, 5000])
+@pytest.mark.parametrize("modes", [1, 2, 3, 4, 17])
+@pytest.mark.parametrize("sites", [2, 3, 5, 16])
+def test_the_largest_grid_is_the_largest(size, modes, sites):
+    found = largest_grid(size, modes, sites)
+    assert found <= size
+    counts = grid(found, modes, sites)
+    assert np.prod(counts[0::2]) == np.prod(counts[1::2]) == found
+    if 2 * found <= size:
+        with pytest.raises(UserError):
+            grid(2 * found, modes, sites)
 
 
 def test_primes_and_elimination():

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ttlightning.formats import TensorTrain
-from ttlightning.rank import generic_odd_even_rank, in_figures
+from ttlightning.formats import HierarchicalTucker, TensorTrain
+from ttlightning.rank import generic_odd_even_rank, generic_tree_rank, in_figures
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -104,8 +104,9 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
         "weights": f"{type(format).__name__}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
-    if isinstance(format, TensorTrain):
-        units = generic_odd_even_rank(format.modes, format.rank, format.sites)
+    if isinstance(format, TensorTrain | HierarchicalTucker):
+        generic = generic_odd_even_rank if isinstance(format, TensorTrain) else generic_tree_rank
+        units = generic(format.modes, format.rank, format.sites)
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
     return _grid(rows)
 
@@ -123,13 +124,21 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Table:
     if "tt_rank" in rank:
         rows["ranks"] += f", TT-rank {min(rank['tt_rank'])} to {max(rank['tt_rank'])} in use"
     if "certified" in rank:
-        units = min(rank["certified"])
-        rows["certified"] = (
-            f"CP-rank of every class tensor >= {in_figures(units)}; an equivalent shallow network has at least "
-            f"{in_figures(rank['shallow_over_chain'])} times the parameters"
-        )
+        rows["certified"] = f"CP-rank of every class tensor >= {in_figures(min(rank['certified']))}; "
+        rows["certified"] += _beside_the_certified(rank)
     rows["run"] = str(run)
     return _grid(rows)
+
+
+def _beside_the_certified(rank: dict[str, Any]) -> str:
+    """What the number means for this format: what it costs elsewhere, or why it is not larger."""
+    if "shallow_over_chain" in rank:
+        times = in_figures(rank["shallow_over_chain"])
+        return f"an equivalent shallow network has at least {times} times the parameters"
+    if "cp_rank_at_most" in rank:
+        return f"it cannot exceed {in_figures(rank['cp_rank_at_most'])}, the units of this shallow network"
+    size = rank["certified_size"]
+    return f"seen in {size} x {size} scores" + (", which show no more" if min(rank["certified"]) == size else "")
 
 
 def _grid(rows: dict[str, str]) -> Table:

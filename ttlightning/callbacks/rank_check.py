@@ -1,12 +1,14 @@
 r"""The rank check: what the trained weight tensor's ranks are, while it trains.
 
-Beside the bounds proven for almost every tensor of this (n, r, d), for chains:
-  * what is certain of these weights: a lower bound on the CP-rank of every class tensor, counted modulo a prime by the
-    staircase (``rank/staircase.py``), and at the end the certificate of it;
+For every format, beside the bound proven for almost every tensor of this (n, r, d):
+  * what is certain of these weights: a lower bound on the CP-rank of every class tensor, counted modulo a prime, and at
+    the end the certificate of it. Of chains by the staircase (``rank/staircase.py``), of the others from K x K scores,
+    which show K at most, and of a canonical polyadic network its own width at most;
+  * a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to norm 1: numerical
+    rank, stable rank, entropy.
+For chains also:
   * how far they are from a lower rank: singular values of the staircase's matrices T_m, in float64;
   * the TT-rank in use and the entropy at each bond.
-For every format, a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to norm 1:
-numerical rank, stable rank, entropy.
 """
 
 import json
@@ -20,7 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
-from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor, TensorTrain
+from ttlightning.formats import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, ScoreTensor, TensorTrain
 from ttlightning.randomness import keyed_generator
 from ttlightning.rank import (
     bond_spectra,
@@ -29,13 +31,14 @@ from ttlightning.rank import (
     entropy,
     equilibrate,
     generic_odd_even_rank,
+    generic_tree_rank,
     numerical_rank,
     ratio,
     shallow_parameters,
     sketch,
     stable_rank,
 )
-from ttlightning.rank.certificate import checkpoint_certificate, write_certificate
+from ttlightning.rank.certificate import checkpoint_certificate, largest_grid, sampled_certificate, write_certificate
 from ttlightning.rank.modular import PRIMES
 from ttlightning.rank.staircase import pair_matrix, pairs
 from ttlightning.runs import weights_sha256, write_whole
@@ -46,7 +49,8 @@ class RankCheck(Callback):
 
     Args:
         every_n_epochs: epochs between two checks; 0 checks at the start and at the end only.
-        sketch_size: K, rows and columns of the sketch; a numerical rank above K cannot be seen.
+        sketch_size: K, rows and columns of the sketch; a numerical rank above K cannot be seen. What is certified of
+            trees and canonical polyadic networks takes the next power of two from K down.
         bond_tolerance: a bond's singular value counts as in use above this fraction of its largest.
         seed: key of the random features, the same at every check.
 
@@ -54,8 +58,8 @@ class RankCheck(Callback):
     ``rank/certificate.json``, and logs to all loggers:
         rank/certified        certified lower bound on the CP-rank, the smallest over the classes
         rank/smallest_singular_value, rank/condition   of the T_m: the smallest, and the largest quotient
-        rank/bound            generic rank for this (n, r, d), equal or different cores
-        rank/bound_published  [K18] for different cores, [A24] for equal ones
+        rank/bound            generic rank for this (n, r, d) and format, equal or different cores
+        rank/bound_published  [K18] for different cores, [A24] for equal ones; of chains
         rank/sketch_rank      numerical rank of the sketch, the smallest over the classes
         rank/stable_rank, rank/entropy   of the sketch, mean over the classes; entropy in nats
         rank/tt_rank_min, rank/tt_rank_max   TT-rank in use, over the bonds
@@ -90,7 +94,8 @@ class RankCheck(Callback):
             return
         if self.latest.get("step") != trainer.global_step:
             self._check(trainer, pl_module)
-        found = self._certificate or certify_now(pl_module.format)  # a run that went on from its end has none at hand
+        # a run that went on from its end has none at hand
+        found = self._certificate or certify_now(pl_module.format, self.sketch_size)
         if self.directory is None or found is None:
             return
         certificate = found | {
@@ -120,11 +125,9 @@ class RankCheck(Callback):
         format = pl_module.format
         self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.latest |= measure_ranks(format, self.sketch_size, self.bond_tolerance, self.seed)
-        self._certificate = certify_now(format) if certify else None
-        if isinstance(format, TensorTrain) and self._certificate is not None:
-            certified = self._certificate["cp_rank_at_least"]
-            units = shallow_parameters(min(certified), format.modes, format.sites)
-            self.latest |= {"certified": certified, "shallow_over_chain": units // format.parameter_count()}
+        self._certificate = certify_now(format, self.sketch_size) if certify else None
+        if self._certificate is not None:
+            self.latest |= describe_certificate(self._certificate, format)
         if isinstance(format, TensorTrain):
             self.latest |= measure_staircase(format)
         for logger in trainer.loggers:
@@ -137,12 +140,30 @@ class RankCheck(Callback):
         self.seconds += time.perf_counter() - started
 
 
-def certify_now(format: ScoreTensor) -> dict[str, Any] | None:
-    """The certificate of a chain's present weights, from one prime; None for other formats, and for weights of NaN."""
-    if not isinstance(format, TensorTrain) or not all(p.isfinite().all() for p in format.parameters()):
-        return None
+def certify_now(format: ScoreTensor, size: int) -> dict[str, Any] | None:
+    """The certificate of the present weights, from one prime; None for weights of NaN, and for formats not our own.
+
+    Of a chain by the staircase, of another format from a sample of ``size`` x ``size`` scores, or of as many as are
+    powers of two and as its modes tell apart.
+    """
     state = {name: p.detach() for name, p in format.named_parameters()}
-    return checkpoint_certificate(state, format.sites, "", PRIMES[:1])
+    if not all(p.isfinite().all() for p in state.values()):
+        return None
+    if isinstance(format, TensorTrain):
+        return checkpoint_certificate(state, format.sites, "", PRIMES[:1])
+    if isinstance(format, CanonicalPolyadic | HierarchicalTucker):
+        return sampled_certificate(state, format.sites, "", largest_grid(size, format.modes, format.sites))
+    return None
+
+
+def describe_certificate(certificate: dict[str, Any], format: ScoreTensor) -> dict[str, Any]:
+    """What the record of a check says of it, per class, and what bounds it from above or sets it in proportion."""
+    certified = certificate["cp_rank_at_least"]
+    if isinstance(format, TensorTrain):
+        units = shallow_parameters(min(certified), format.modes, format.sites)
+        return {"certified": certified, "shallow_over_chain": units // format.parameter_count()}
+    most = {"cp_rank_at_most": format.rank} if isinstance(format, CanonicalPolyadic) else {}
+    return {"certified": certified, "certified_size": certificate["size"]} | most
 
 
 def measure_staircase(format: TensorTrain) -> dict[str, Any]:
@@ -178,6 +199,10 @@ def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, 
         "stable_rank": stable_rank(values).tolist(),
         "entropy": entropy(values).tolist(),
     }
+    if isinstance(format, CanonicalPolyadic):
+        found["bound"] = min(r, n ** (d // 2))
+    if isinstance(format, HierarchicalTucker):
+        found["bound"] = generic_tree_rank(n, r, d)
     if isinstance(format, TensorTrain):
         equal = isinstance(format, EqualCoreTensorTrain)
         spectra = bond_spectra(format.cores())
@@ -206,9 +231,10 @@ def summarize_ranks(found: dict[str, Any]) -> dict[str, float]:
     if "condition" in found:
         summary["rank/smallest_singular_value"] = min(found["smallest_singular_value"])
         summary["rank/condition"] = max(found["condition"])
+    if "bound" in found:
+        summary["rank/bound"] = found["bound"]
     if "tt_rank" in found:
         summary |= {
-            "rank/bound": found["bound"],
             "rank/bound_published": found["bound_published"],
             "rank/tt_rank_min": min(found["tt_rank"]),
             "rank/tt_rank_max": max(found["tt_rank"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ttlightning.checkpoints import checkpoint_file, read_chain
+from ttlightning.checkpoints import checkpoint_file, read_chain, read_network
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
 from ttlightning.rank.certificate import (
@@ -58,7 +58,7 @@ def prepare(options: Any) -> tuple[Path, Any]:
     if sizes != [None] * 3:
         raise UserError("--modes, --tt-rank and --order are those of the checkpoint: leave them out")
     file = checkpoint_file(options.source)
-    chain = read_chain(file)
+    network = (read_chain if options.sampled is None else read_network)(file)
     run = options.source if options.source.is_dir() else file.parent
     name = "certificate.json" if options.sampled is None else f"certificate-sampled-{options.sampled}.json"
     folder = run / "rank" if (run / "rank").is_dir() else run
@@ -67,8 +67,8 @@ def prepare(options: Any) -> tuple[Path, Any]:
 
     def make() -> dict[str, Any]:
         if options.sampled is None:
-            return checkpoint_certificate(*chain) | where
-        workers = min(os.cpu_count() or 1, len(chain.weights["last"][0, 0])) if options.sampled >= 1024 else 1
-        return sampled_certificate(*chain, options.sampled, options.seed, workers=workers) | where
+            return checkpoint_certificate(*network) | where
+        workers = os.cpu_count() or 1 if options.sampled >= 1024 else 1
+        return sampled_certificate(*network, options.sampled, options.seed, workers=workers) | where
 
     return output, make

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ttlightning.checkpoints import TrainedChain, checkpoint_file, read_chain
+from ttlightning.checkpoints import TrainedNetwork, checkpoint_file, read_network
 from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
 from ttlightning.rank.verification import Rejected, read_certificate, verify
@@ -23,9 +23,12 @@ def main(args: Sequence[str]) -> int:
         started = time.perf_counter()
         try:
             content = read_certificate(file)
-            chain = find_chain(content, file, options.checkpoint)
+            network = find_network(content, file, options.checkpoint)
             with Console(stderr=True).status(f"counting {file.name}"):
-                verify(content, chain.weights if chain else None, chain.sha256 if chain else None)
+                if network is None:
+                    verify(content)
+                else:
+                    verify(content, network.weights, network.sha256, network.sites)
         except Rejected as why:
             rejected += 1
             print(f"REJECTED  {file}: {why}")
@@ -34,7 +37,7 @@ def main(args: Sequence[str]) -> int:
     return int(rejected > 0)
 
 
-def find_chain(content: dict[str, object], file: Path, given: Path | None) -> TrainedChain | None:
+def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedNetwork | None:
     """The network that a certificate speaks of: as given, or where the certificate says it lies."""
     if content["kind"] == "generic":
         return None
@@ -44,4 +47,4 @@ def find_chain(content: dict[str, object], file: Path, given: Path | None) -> Tr
         given = file.parent / str(content["checkpoint"])
         if not given.exists():
             raise UserError(f"{file} speaks of the checkpoint {given}, which is not there; name it with --checkpoint")
-    return read_chain(checkpoint_file(given))
+    return read_network(checkpoint_file(given))

@@ -40,6 +40,15 @@ def generic_odd_even_rank(modes: int, rank: int, sites: int) -> int:
     return min(modes, rank) * interior ** (sites // 2 - 1)
 
 
+def generic_tree_rank(modes: int, rank: int, sites: int) -> int:
+    r"""min(n, r)^(d/2): the same rank of almost every hierarchical Tucker tensor, with own or with shared nodes.
+
+    It cannot be more: an odd site's leaf has no more than min(n, r) independent states. Leaves of ones on the diagonal,
+    B[a, b, 1] = [a = b] in the first level and [1, 1, 1] alone above reach it, so almost all do ([K18, Table 2]).
+    """
+    return min(modes, rank) ** (sites // 2)
+
+
 def shallow_parameters(units: int, modes: int, sites: int) -> int:
     r"""R d n: the numbers in a shallow network of R units, each the product of d inner products with n features."""
     return units * sites * modes

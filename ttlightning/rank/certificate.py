@@ -5,7 +5,7 @@ Three kinds:
                 with integer cores drawn from a seed shows it, by the staircase.
     checkpoint  the class tensors of one trained network have CP-rank >= R_y: by the staircase over the exact images of
                 its weights, at full depth.
-    sampled     the same from a K x K matrix of scores, for any n and r; K bounds what it can say.
+    sampled     the same from a K x K matrix of scores, for any format, n and r; K bounds what it can say.
 
 Ranks are counted modulo primes (``modular.py``); each is a lower bound on the rank over the reals, so that nothing
 rests on a tolerance. ``verification.py`` counts again with other code.
@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.rank.bounds import MOST_DIGITS, can_be_written, generic_odd_even_rank
-from ttlightning.rank.literal import literal_matricizations
+from ttlightning.rank.exact import Canonical, Chain, exact_network
 from ttlightning.rank.modular import (
     PRIMES,
     Residues,
@@ -30,7 +29,6 @@ from ttlightning.rank.modular import (
     pivot_columns,
     rank_modulo,
     ranks_modulo,
-    residues,
 )
 from ttlightning.rank.staircase import pair_matrix, pairs, rank_from_deficits, state_matrix
 
@@ -38,35 +36,9 @@ TITLE: Final = "ttlightning rank certificate"
 VERSION: Final = 1
 LARGEST_PAIR: Final = 4096
 """Rows of the largest T of a generic certificate: minutes to make, and to verify."""
+LARGEST_SAMPLE: Final = 4096
+"""Largest K of a sampled certificate."""
 Certificate = dict[str, Any]
-
-
-class Chain:
-    """The cores of a tensor train as exact numbers mod p: F (n, r), the interior slices of every site, L_y (r, n).
-
-    Args:
-        state: ``first``, ``interior`` and ``last`` of a ``TensorTrain``.
-        sites: d.
-    """
-
-    def __init__(self, state: dict[str, Tensor], sites: int, prime: int) -> None:
-        self.sites, self.prime = sites, prime
-        self.first = residues(state["first"], prime)
-        self.distinct = residues(state["interior"], prime)
-        self.last = residues(state["last"], prime).transpose(2, 1, 0)
-        self.modes, self.rank = self.first.shape
-
-    def interior(self, site: int) -> Residues:
-        """Slices (n, r, r) of an interior site, counted from 1."""
-        return self.distinct[0 if len(self.distinct) == 1 else site - 2]
-
-    def chosen(self, slices: Sequence[Sequence[int]]) -> list[Residues]:
-        """Some slices of every interior site; one and the same array where they are the same."""
-        known: dict[tuple[int, ...], Residues] = {}
-        for site, picked in enumerate(slices, start=2):
-            which = 0 if len(self.distinct) == 1 else site
-            known.setdefault((which, *picked), self.interior(site)[np.array(picked, dtype=int)])
-        return [known[(0 if len(self.distinct) == 1 else k, *picked)] for k, picked in enumerate(slices, start=2)]
 
 
 def generic_certificate(
@@ -167,29 +139,30 @@ def sampled_certificate(
     primes: Sequence[int] = PRIMES[:1],
     workers: int = 1,
 ) -> Certificate:
-    """Ranks of a ``size`` x ``size`` matrix of scores of a trained chain, for every class.
+    """Ranks of a ``size`` x ``size`` matrix of scores of a trained network of any format, for every class.
 
     Rows are choices of a feature vector at every odd site, columns at every even site, out of the few that the seed
     gives each site. ``workers`` processes share the classes.
 
     Raises:
-        UserError: where the size is no power of two, or larger than the sites' modes allow.
+        UserError: where the size is no power of two, or larger than ``LARGEST_SAMPLE`` or the sites' modes allow.
     """
-    modes, rank = state["first"].shape
-    counts = grid(size, modes, sites)
     ranks = []
     for prime in primes:
-        chain = Chain(state, sites, prime)
-        matrices = _sampled_matrices(chain, counts, seed)
-        ranks.append(ranks_modulo(matrices, prime, workers))
+        network = exact_network(state, sites, prime)
+        counts = grid(size, network.modes, sites)
+        vectors = [
+            hashed((count, network.modes), prime, seed, "features", site) for site, count in enumerate(counts, start=1)
+        ]
+        ranks.append(ranks_modulo(network.score_matrices(vectors), prime, workers))
     best = [max(each) for each in zip(*ranks, strict=True)]
     return {
         "certificate": TITLE,
         "version": VERSION,
         "kind": "sampled",
-        "statement": sampled_statement(best, size),
-        "modes": modes,
-        "rank": rank,
+        "statement": sampled_statement(best, size, network.rank if isinstance(network, Canonical) else None),
+        "modes": network.modes,
+        "rank": network.rank,
         "sites": sites,
         "weights_sha256": sha256,
         "size": size,
@@ -214,11 +187,12 @@ def checkpoint_statement(bounds: Sequence[int], sites: int) -> str:
     )
 
 
-def sampled_statement(bounds: Sequence[int], size: int) -> str:
+def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None) -> str:
+    """``units``: of a network that is shallow itself, which is a bound from above."""
     return (
         f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
         f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
-    )
+    ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
 
 
 def grid(size: int, modes: int, sites: int) -> list[int]:
@@ -226,6 +200,8 @@ def grid(size: int, modes: int, sites: int) -> list[int]:
     bits = size.bit_length() - 1
     if size < 1 or size != 2**bits:
         raise UserError(f"the sampled size is {size}, it must be a power of two")
+    if size > LARGEST_SAMPLE:
+        raise UserError(f"the sampled size is {size}, the limit is {LARGEST_SAMPLE}")
     counts = [0] * sites
     most = modes.bit_length() - 1  # no more vectors than are independent
     for parity in (0, 1):
@@ -238,6 +214,12 @@ def grid(size: int, modes: int, sites: int) -> list[int]:
         for bit in range(bits):  # from the last site on: what the first ones share is computed once
             counts[places[len(places) - 1 - bit % len(places)]] += 1
     return [2**count for count in counts]
+
+
+def largest_grid(size: int, modes: int, sites: int) -> int:
+    """The largest power of two up to ``size`` for which there is a ``grid``."""
+    bits = min(size, LARGEST_SAMPLE).bit_length() - 1
+    return 1 << min(bits, (modes.bit_length() - 1) * (sites // 2))
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
@@ -280,20 +262,3 @@ def _independent_slices(chain: Chain) -> list[list[int]]:
     pivots = [pivot_columns(state_matrix(core), chain.prime) for core in chain.distinct] if chain.sites > 2 else []
     size = min((len(p) for p in pivots), default=0)
     return [pivots[0 if cores == 1 else k][:size] for k in range(chain.sites - 2)]
-
-
-def _sampled_matrices(chain: Chain, counts: Sequence[int], seed: int) -> list[Residues]:
-    """The matrix of scores of every class: the tensor train with compressed cores, written out."""
-    prime, sites = chain.prime, chain.sites
-
-    def compressed(site: int, core: Residues) -> Residues:
-        """(modes, left, right) -> (count, left, right): sums over the modes with the site's feature vectors."""
-        count = counts[site - 1]
-        vectors = hashed((count, chain.modes), prime, seed, "features", site)
-        flat = multiply(vectors, core.reshape(chain.modes, -1), prime)
-        return flat.reshape(count, *core.shape[1:])
-
-    first = compressed(1, chain.first[:, None, :])
-    interior = [compressed(site, chain.interior(site)) for site in range(2, sites)]
-    last = compressed(sites, chain.last.transpose(2, 1, 0))
-    return literal_matricizations([first, *interior, last], prime)

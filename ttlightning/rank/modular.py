@@ -61,7 +61,8 @@ def rank_modulo(matrix: Residues, prime: int) -> int:
 
 
 def ranks_modulo(matrices: Sequence[Residues], prime: int, workers: int = 1) -> list[int]:
-    """Ranks of several matrices, in ``workers`` processes where that is more than one."""
+    """Ranks of several matrices, in up to ``workers`` processes where that is more than one."""
+    workers = min(workers, len(matrices))
     if workers < 2:
         return [rank_modulo(matrix, prime) for matrix in matrices]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

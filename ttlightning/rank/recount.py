@@ -5,6 +5,8 @@ Gaussian elimination, on NumPy's 64-bit integers where p < 2^31 and on Python's 
 """
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,30 @@ def pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
         for a in range(r)
         for i in range(len(odd))
     ]
+
+
+def staircase_ranks(
+    interior: Sequence[Slices], sites: int, first: Rows, last: Sequence[Rows], p: int
+) -> dict[str, Any]:
+    """Ranks of T_m, H, F and every L_y, each different matrix once."""
+    known: dict[tuple[int, int], int] = {}
+    found = []
+    for m in range(1, sites // 2):
+        even, odd = interior[2 * m - 2], interior[2 * m - 1]
+        key = id(even), id(odd)
+        if key not in known:
+            known[key] = rank_modulo(pair_matrix(even, odd, p), p)
+        found.append(known[key])
+    state = None
+    if sites % 2:
+        core = interior[-1]
+        state = rank_modulo([[entry for row in each for entry in row] for each in core], p)  # H transposed
+    return {
+        "pairs": found,
+        "state": state,
+        "first": rank_modulo(first, p),
+        "last": [rank_modulo(each, p) for each in last],
+    }
 
 
 def rank_modulo(rows: Rows, p: int) -> int:

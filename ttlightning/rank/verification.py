@@ -7,29 +7,24 @@ in the file (kind, sizes, primes, seed, slices, hash of the weights) the whole c
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.rank import certificate as made
 from ttlightning.rank.bounds import can_be_written, generic_odd_even_rank
 from ttlightning.rank.recount import (
-    Rows,
     Slices,
     eliminate_small,
     hashed,
     hashed_core,
     is_prime,
     matrix,
-    pair_matrix,
-    rank_modulo,
-    sum_modes,
-    times,
+    staircase_ranks,
 )
+from ttlightning.rank.resampling import canonical_scores, chain_scores, tree_scores
 
 FIELDS: Final = {
     "generic": {"modes": int, "rank": int, "sites": int, "seed": int, "primes": list},
@@ -45,7 +40,9 @@ FIELDS: Final = {
     },
 }
 """What a certificate of each kind is made from, and of which type it is."""
-LARGEST: Final = {"modes": 4096, "rank": 4096, "sites": 100_000, "size": 4096, "seed": 2**63}
+LARGEST: Final = {"modes": 4096, "rank": 4096, "sites": 100_000, "size": made.LARGEST_SAMPLE, "seed": 2**63}
+SCORES: Final = {"first": chain_scores, "factors": canonical_scores, "leaves": tree_scores}
+"""How the scores of a network are counted, by a parameter that only its format has."""
 
 
 class Rejected(Exception):
@@ -74,13 +71,19 @@ def read_certificate(path: Path) -> dict[str, Any]:
     return content
 
 
-def verify(content: dict[str, Any], weights: dict[str, Tensor] | None = None, sha256: str | None = None) -> None:
+def verify(
+    content: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+    sha256: str | None = None,
+    sites: int | None = None,
+) -> None:
     """Raise ``Rejected`` unless the certificate is what its inputs give.
 
     Args:
         content: a certificate, see ``read_certificate``.
-        weights: ``first``, ``interior`` and ``last`` of the network that it speaks of (not for a generic one).
+        weights: the parameters of the format of the network that it speaks of, by name (not for a generic one).
         sha256: the hash of all that network's weights.
+        sites: that network's sites, which equal cores do not tell by themselves.
     """
     kind = content["kind"]
     _check_inputs(content)
@@ -91,6 +94,8 @@ def verify(content: dict[str, Any], weights: dict[str, Tensor] | None = None, sh
             raise UserError("this certificate speaks of a trained network: name it with --checkpoint")
         if content["weights_sha256"] != sha256:
             raise Rejected("it speaks of other weights than those of the checkpoint")
+        if sites is not None and content["sites"] != sites:
+            raise Rejected(f"it speaks of {content['sites']} sites, the checkpoint has {sites}")
         _check_shapes(content, weights)
         again = (_checkpoint if kind == "checkpoint" else _sampled)(content, weights)
     for name in [*again, *(name for name in content if name not in again)]:
@@ -111,7 +116,7 @@ def _generic(content: dict[str, Any]) -> dict[str, Any]:
         first = hashed(slices, states, p, f"{seed}/first")
         core = hashed_core(slices, states, p, f"{seed}/interior")
         last = hashed(states, slices, p, f"{seed}/last")
-        found = _staircase_ranks([core] * (sites - 2), sites, first, [last], p)
+        found = staircase_ranks([core] * (sites - 2), sites, first, [last], p)
         ranks.append(found)
         bounds.append(_bound(slices, states, sites, found, 0))
     expected = generic_odd_even_rank(modes, rank, sites)
@@ -139,7 +144,7 @@ def _checkpoint(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str
         for site, picked in enumerate(slices):
             which = 0 if len(distinct) == 1 else site
             interior.append(chosen.setdefault((which, *picked), [distinct[which][i] for i in picked]))
-        found = _staircase_ranks(interior, sites, first, lasts, p)
+        found = staircase_ranks(interior, sites, first, lasts, p)
         ranks.append(found)
         bounds.append([_bound(size, rank, sites, found, y) for y in range(len(lasts))])
     best = [max(each) for each in zip(*bounds, strict=True)]
@@ -157,30 +162,20 @@ def _sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, A
         counts = made.grid(size, modes, sites)
     except UserError as fault:
         raise Rejected(str(fault)) from fault
+    of_network = next(scores for name, scores in SCORES.items() if name in weights)
+    order = [*range(0, sites, 2), *range(1, sites, 2)]
     ranks: list[list[int]] = []
     for p in content["primes"]:
         if p >= 2**31:
             raise Rejected(f"the prime {p} is too large for a sampled certificate, 2^31 is the limit")
-        first = [matrix(weights["first"], p)]
-        interior = [[matrix(each, p) for each in core] for core in weights["interior"]]
         vectors = [
             hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
         ]
-        ranks.append([])
-        for core in weights["last"].permute(2, 0, 1):
-            # From the last site to the first: what is to come after site k, for every choice at the later sites.
-            ahead = np.array(sum_modes(vectors[-1], [[row] for row in matrix(core, p)], p), dtype=np.int64)[:, 0, :]
-            for site in range(sites - 2, 0, -1):
-                slices = interior[0 if len(interior) == 1 else site - 1]
-                step = np.array(sum_modes(vectors[site], slices, p), dtype=np.int64)  # (count, left, right)
-                ahead = np.concatenate([times(each, ahead, p) for each in step])
-            step = np.array(sum_modes(vectors[0], [[row] for row in first[0]], p), dtype=np.int64)[:, 0, :]
-            scores = times(step, ahead, p).T.reshape(counts)
-            odd, even = list(range(0, sites, 2)), list(range(1, sites, 2))
-            ranks[-1].append(eliminate_small(scores.transpose(odd + even).reshape(size, size), p))
+        classes = (scores.reshape(counts).transpose(order) for scores in of_network(weights, vectors, p))
+        ranks.append([eliminate_small(each.reshape(size, size), p) for each in classes])
     best = [max(each) for each in zip(*ranks, strict=True)]
     return _inputs(content) | {
-        "statement": made.sampled_statement(best, size),
+        "statement": made.sampled_statement(best, size, content["rank"] if "factors" in weights else None),
         "ranks": ranks,
         "cp_rank_at_least": best,
         **_head("sampled"),
@@ -229,35 +224,24 @@ def _check_slices(content: dict[str, Any]) -> None:
 
 
 def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    modes, rank, sites = content["modes"], content["rank"], content["sites"]
-    first, interior, last = (tuple(weights[name].shape) for name in ("first", "interior", "last"))
-    if first != (modes, rank) or last[:2] != (modes, rank) or interior[1:] != (modes, rank, rank):
-        raise Rejected("modes and rank are not those of the checkpoint")
-    if interior[0] not in {min(1, sites - 2), sites - 2}:
-        raise Rejected(f"the checkpoint's chain has not {sites} sites")
-
-
-def _staircase_ranks(
-    interior: Sequence[Slices], sites: int, first: Rows, last: Sequence[Rows], p: int
-) -> dict[str, Any]:
-    known: dict[tuple[int, int], int] = {}
-    found = []
-    for m in range(1, sites // 2):
-        even, odd = interior[2 * m - 2], interior[2 * m - 1]
-        key = id(even), id(odd)
-        if key not in known:
-            known[key] = rank_modulo(pair_matrix(even, odd, p), p)
-        found.append(known[key])
-    state = None
-    if sites % 2:
-        core = interior[-1]
-        state = rank_modulo([[entry for row in each for entry in row] for each in core], p)  # H transposed
-    return {
-        "pairs": found,
-        "state": state,
-        "first": rank_modulo(first, p),
-        "last": [rank_modulo(each, p) for each in last],
-    }
+    """The parameters are those of one of the formats, with the certificate's sizes; a staircase is for chains only."""
+    n, r, d = content["modes"], content["rank"], content["sites"]
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    classes = next((shape[-1] for name, shape in shapes.items() if name in ("last", "weights", "root") and shape), 0)
+    widths = [d >> level for level in range(1, d.bit_length() - 1)]
+    possible = [
+        {"first": (n, r), "interior": (cores, n, r, r), "last": (n, r, classes)} for cores in {min(1, d - 2), d - 2}
+    ]
+    if content["kind"] == "sampled":
+        possible.append({"factors": (d, n, r), "weights": (r, classes)})
+    if content["kind"] == "sampled" and d & (d - 1) == 0:
+        for most in (1, d):
+            nodes = {f"nodes.{level}": (min(most, width), r, r, r) for level, width in enumerate(widths)}
+            possible.append({"leaves": (min(most, d), n, r), **nodes, "root": (r, r, classes)})
+    if shapes not in possible or classes < 1:
+        raise Rejected(f"a network of {d} sites, {n} modes and rank {r} is not what the checkpoint holds")
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise Rejected("a weight of the checkpoint is infinite or not a number")
 
 
 def _bound(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
