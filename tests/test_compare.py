@@ -261,7 +261,8 @@ def test_runs_named_foldered_and_globbed(tmp_path, monkeypatch):
     assert names("runs/tt/0", "runs/*") == [["tt/0", "eq/0", "eq/2", "eq/10"], ["eq/3"]]
     assert names("runs/eq*/[0-2]") == [["eq/0", "eq/2"], []]
     assert names("runs/eq/3") == [["eq/3"], []]  # named: reading it says what is missing
-    for word, why in (("runs/cp", "is not there"), ("runs/eq/notes", "no run directory"), ("runs/x*", "is not there")):
+    wrong = {"runs/cp": "is not there", "runs/x*": "is not there", "runs/eq/notes": "holds no run directory"}
+    for word, why in (wrong | {"runs/eq/0/result.json": "holds no run directory"}).items():
         with pytest.raises(UserError, match=why):
             find_runs([word])
 
