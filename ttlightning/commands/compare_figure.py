@@ -70,7 +70,7 @@ def panel_svg(comparison: Comparison, name: str) -> str:
                        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))  # fmt: skip
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
     head, rest = svg.split(">", 1)
     view = re.search(r'viewBox="[^"]*"', head)
     mark = name.replace("/", "-")

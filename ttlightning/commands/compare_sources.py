@@ -38,10 +38,10 @@ def find_runs(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
         path = Path(os.path.expanduser(word))  # noqa: PTH111, Path's own ends in an error for ~nobody
         if _is_run(path):
             named.add(path.resolve())
-        folders = [path] if path.is_dir() else map(Path, sorted(glob.glob(str(path)), key=_natural))  # noqa: PTH207
+        folders = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)), key=_natural)]  # noqa: PTH207
         inside = [run for folder in folders for run in _runs_in(folder)]
         if not inside:
-            what = "has no run directory inside" if path.is_dir() else "is not there"
+            what = "holds no run directory" if folders else "is not there"
             raise UserError(f"{word} {what}; name a run such as runs/eq/0, its folder runs/eq, or 'runs/eq*/[0-2]'")
         for run in inside:
             found.setdefault(run.resolve(), run)
