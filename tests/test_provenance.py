@@ -70,8 +70,8 @@ def record() -> dict:
 def test_what_a_record_says():
     found = record()
     assert set(found) == {
-        "argv", "git", "ttlightning", "packages", "requirements_lock_sha256", "image_digest", "python", "platform",
-        "cpu", "gpus", "threads", "kernel", "world_size", "dataset",
+        "started", "argv", "git", "ttlightning", "packages", "requirements_lock_sha256", "image_digest", "python",
+        "platform", "cpu", "gpus", "threads", "kernel", "world_size", "dataset",
     }  # fmt: skip
     assert len(found["requirements_lock_sha256"]) == 64
     assert set(found["packages"]) >= {"torch", "lightning", "numpy"}
@@ -88,7 +88,7 @@ def test_differences_come_by_importance():
     then, now = record(), record()
     now["dataset"]["sha256"] = "1" * 64
     now["packages"] |= {"torch": "9", "wandb": "9"}
-    now |= {"python": "9", "argv": ["other"], "wandb": "id", "resumed": [{}]}
+    now |= {"python": "9", "started": "later", "argv": ["other"], "wandb": "id", "resumed": [{}]}
     found = differences(then, now)
     assert [d.name for d in found] == ["dataset.sha256", "packages.torch", "packages.wandb", "python"]
     assert [d.changes_bits for d in found] == [True, True, False, False]

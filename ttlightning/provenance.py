@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -26,7 +27,7 @@ CHANGES_BITS: Final = (
 )  # fmt: skip
 """What can change a bit of the weights, the likeliest first; whatever else differs is only worth knowing."""
 
-INCIDENTAL: Final = ("argv", "wandb", "resumed")
+INCIDENTAL: Final = ("started", "argv", "wandb", "resumed")
 """What is different in any two runs and says nothing about their results."""
 
 SECRET: Final = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
@@ -38,6 +39,7 @@ def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
     package = Path(__file__).resolve().parent
     lock = package.parent / "requirements.lock"
     record = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "argv": sys.argv,
         "git": _git(package.parent),
         "ttlightning": importlib.metadata.version("ttlightning"),

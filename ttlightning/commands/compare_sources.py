@@ -76,7 +76,7 @@ def read_record(run: Path, curves: bool) -> Record:
     """
     config, result = read_run(run, None)
     provenance = read_json(run / "provenance.json")
-    return _record(scrub(str(run)), config, provenance, result, _rows(run) if curves else (), _date(run))
+    return _record(scrub(str(run)), config, provenance, result, _rows(run) if curves else ())
 
 
 def _rows(run: Path) -> list[dict[str, str]]:
@@ -85,13 +85,6 @@ def _rows(run: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except (OSError, csv.Error, UnicodeDecodeError) as fault:
         raise UserError(f"{run / 'metrics.csv'} cannot be read: {fault}") from fault
-
-
-def _date(run: Path) -> str | None:
-    """When it began, by the name of its W&B folder; nothing else in the directory says it."""
-    names = sorted(folder.name.removeprefix("offline-") for folder in run.glob("wandb/*run-*"))
-    match = re.match(r"run-(\d{4})(\d\d)(\d\d)_(\d\d)(\d\d)\d\d-", names[0]) if names else None
-    return "{}-{}-{} {}:{}".format(*match.groups()) if match else None
 
 
 def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
@@ -111,7 +104,7 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
             "directories instead"
         ) from fault
     records, others = [], []
-    for place, date, config, summary, rows in answers:
+    for place, config, summary, rows in answers:
         if "provenance" not in config or "weights_sha256" not in summary:
             others.append(place)
             continue
@@ -123,24 +116,21 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
             "rank": {} if exact is None else {"certified": [exact]},
             **{name: summary.get(name) for name in ("parameters", "weights_sha256", "seconds")},
         }
-        records.append(_record(place, config, provenance, result, rows, date))
+        records.append(_record(place, config, provenance, result, rows))
     return records, others
 
 
 @normalize_exceptions  # whatever W&B raises becomes a wandb.Error
-def _ask_wandb(
-    project: str, curves: bool
-) -> list[tuple[str, str | None, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Path, date, configuration, summary and history of every run; of one that is not finished only the path."""
+def _ask_wandb(project: str, curves: bool) -> list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Path, configuration, summary and history of every run; of one that is not finished only the path."""
     answers = []
     for run in wandb.Api(timeout=WANDB_PATIENCE).runs(project):
         place = f"{project}/{run.id}"
         if run.state != "finished":
-            answers.append((place, None, {}, {}, []))
+            answers.append((place, {}, {}, []))
             continue
         history = list(run.scan_history()) if curves else []
-        date = run.created_at[:16].replace("T", " ") if run.created_at else None
-        answers.append((place, date, dict(run.config), dict(run.summary), history))
+        answers.append((place, dict(run.config), dict(run.summary), history))
     return answers
 
 
@@ -150,7 +140,6 @@ def _record(
     provenance: Mapping[str, Any],
     result: Mapping[str, Any],
     rows: Iterable[Mapping[str, Any]],
-    date: str | None,
 ) -> Record:
     """A record of what the files say, every value of the kind that it must be.
 
@@ -162,6 +151,7 @@ def _record(
         if wrong := next((name for name, value in metrics.items() if not math.isfinite(value)), None):
             raise ValueError(f"{wrong} is {metrics[wrong]}")
         dataset = str(result.get("dataset", provenance["dataset"]["name"]))
+        started = provenance.get("started")
         git, certified, seconds = provenance.get("git"), result["rank"].get("certified"), result.get("seconds")
         commit = git["commit"] + (" with changes" if git.get("dirty_diff_sha256") else "") if git else None
         return Record(
@@ -178,7 +168,7 @@ def _record(
             certified=min(map(int, certified)) if certified else None,
             seconds=None if seconds is None else float(seconds),
             commit=commit,
-            date=date,
+            date=started[:16].replace("T", " ") if started else None,
             curves={name: _curve(rows, name) for name in CURVES},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
