@@ -182,6 +182,7 @@ MISTAKES = [
     (["fit", *SMALL, "--checkpoint.every_n_train_steps=4"], "add --checkpoint.save_top_k 1"),
     (["fit", *SMALL, "--last_checkpoint.every_n_steps=0"], "last_checkpoint.every_n_steps is 0"),
     (["fit", *SMALL, "--ckpt_path=last"], "there is no run in runs/debug to go on with"),
+    (["fit", "--config=best/eq.yaml", "--ckpt_path=last"], "there is no run in runs/best_eq to go on with"),
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),

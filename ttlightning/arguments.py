@@ -22,7 +22,7 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
     A run without a checkpoint stays as it is: ``fit`` starts it again.
     """
     done: list[str] = []
-    configs: list[str] = []
+    configs: list[Path] = []
     experiment = place = None
     words = iter(args)
     for word in words:
@@ -39,13 +39,15 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             experiment = value
             done += [name, value]
         else:
-            configs.append(value)
-            done += ["--config", str(find_config(value))]
+            configs.append(find_config(value))
+            done += ["--config", str(configs[-1])]
     if place is None:
         return done
     if wanted == LAST:
         if experiment is None and configs:
-            experiment = experiment_name(configs)
+            contents = [yaml.safe_load(config.read_text()) for config in reversed(configs)]
+            names = (c["experiment"] for c in contents if isinstance(c, dict) and "experiment" in c)
+            experiment = next(names, experiment_name(configs))
         wanted = str(latest_run(runs_root(), experiment))
     path = Path(wanted).expanduser()
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
