@@ -115,6 +115,24 @@ def test_gradients(kind, sites):
     assert torch.autograd.gradcheck(scores, (features, *parameters))
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_gradients_of_gradients_are_refused_and_the_same_twice(kind):
+    """Backward is written by hand, once: a graph that is kept gives the same bits again."""
+    torch.manual_seed(0)
+    features = torch.randn(3, 4, 2, requires_grad=True)
+    scores = kind(4, 2, 2, rank=3)(features).square().sum()
+    first, second = (torch.autograd.grad(scores, features, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    (again,) = torch.autograd.grad(scores, features, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        again.sum().backward()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_samples_have_no_scores(kind):
+    assert kind(4, 2, 3, rank=2)(torch.zeros(0, 4, 2)).shape == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"), [(TensorTrain, 3 * 4 + 5 * 3 * 16 + 3 * 4 * 10), (EqualCoreTensorTrain, 12 + 48 + 120)]
 )

@@ -7,15 +7,16 @@ r"""Hierarchical Tucker: the weight tensor of a convolutional network with produ
 The number of sites is a power of two.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import split_off_scale
+from ttlightning.formats.contraction import split_off_scales
 
 
 class HierarchicalTucker(ScoreTensor):
@@ -77,15 +78,7 @@ class HierarchicalTucker(ScoreTensor):
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        """A level of the tree is one batched product; the scale of each place is split off before the next."""
-        states = features.transpose(0, 1) @ self.leaves  # (places, batch, rank)
-        exponent = torch.zeros(len(features), dtype=torch.int32, device=features.device)
-        for node in (*self.nodes, self.root.unsqueeze(0)):
-            states, shifts = split_off_scale(states)
-            exponent += shifts.sum(0, dtype=torch.int32)
-            pairs = (states[0::2].unsqueeze(3) * states[1::2].unsqueeze(2)).flatten(2)
-            states = pairs @ node.flatten(1, 2)
-        return states[0], exponent
+        return TreeContraction.apply(features, self.leaves, self.root, *self.nodes)
 
     def _distinct(self, places: int) -> int:
         return places
@@ -100,3 +93,59 @@ class SharedHierarchicalTucker(HierarchicalTucker):
 
     def _distinct(self, places: int) -> int:
         return 1
+
+
+class TreeContraction(torch.autograd.Function):
+    """Scores (batch, classes) and their power of two for each sample, from the leaves to the root; backward once.
+
+    A level is one batched product; the scale of each place is split off before. ``pairs`` are left[a] right[b]. The
+    batch comes last in memory, where every operation runs along it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor) -> tuple[Tensor, Tensor]:
+        x_PnB = features.permute(1, 2, 0).contiguous()
+        states_PrB, saved, all_exponents = _at_places(x_PnB, leaves), [], []
+        for node in (*nodes, root.unsqueeze(0)):
+            scales, exponents = split_off_scales(states_PrB)
+            all_exponents.append(exponents)
+            pairs_PrrB = states_PrB[0::2].unsqueeze(2) * states_PrB[1::2].unsqueeze(1)
+            saved += [states_PrB, scales, pairs_PrrB]
+            states_PrB = _at_places(pairs_PrrB.flatten(1, 2), node.flatten(1, 2))
+        ctx.save_for_backward(x_PnB, leaves, root, *nodes, *saved)
+        exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
+        ctx.mark_non_differentiable(exponent)
+        return states_PrB[0].T.contiguous(), exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        x_PnB, leaves, root, *others = ctx.saved_tensors
+        levels = (len(others) + 1) // 4  # a node, states, scales and pairs for each; the root has no node
+        nodes, saved = others[: levels - 1], others[levels - 1 :]
+        adjoint_PrB, gradients = scores_BC.T.unsqueeze(0), []
+        for node in (root.unsqueeze(0), *reversed(nodes)):
+            *saved, states_PrB, scales, pairs_PrrB = saved
+            dnode, dpairs_PpB = _back_to_places(pairs_PrrB.flatten(1, 2), node.flatten(1, 2), adjoint_PrB)
+            gradients.append(dnode.view_as(node))
+            dpairs_PrrB = dpairs_PpB.view_as(pairs_PrrB)
+            adjoint_PrB = torch.empty_like(states_PrB)
+            torch.sum(dpairs_PrrB * states_PrB[1::2].unsqueeze(1), 2, out=adjoint_PrB[0::2])
+            torch.sum(dpairs_PrrB.mul_(states_PrB[0::2].unsqueeze(2)), 1, out=adjoint_PrB[1::2])
+            adjoint_PrB.mul_(scales)
+        dleaves, dx_PnB = _back_to_places(x_PnB, leaves, adjoint_PrB)
+        droot, *dnodes = gradients
+        return dx_PnB.permute(2, 0, 1), dleaves, droot[0], *reversed(dnodes)
+
+
+def _at_places(inputs_PmB: Tensor, cores_Pmk: Tensor) -> Tensor:
+    """At each place its inputs times its core, or times the one core of all places."""
+    return torch.bmm(cores_Pmk.transpose(1, 2).expand(len(inputs_PmB), -1, -1), inputs_PmB)
+
+
+def _back_to_places(inputs_PmB: Tensor, cores_Pmk: Tensor, adjoint_PkB: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the cores and of the inputs."""
+    dcores = torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2))
+    if len(cores_Pmk) < len(inputs_PmB):
+        dcores = dcores.sum(0, keepdim=True)
+    return dcores, torch.bmm(cores_Pmk.expand(len(inputs_PmB), -1, -1), adjoint_PkB)
