@@ -116,7 +116,7 @@ def test_gradients(kind, sites):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_gradients_of_gradients_are_refused_and_the_same_twice(kind):
+def test_backward_twice_is_the_same_and_further_derivatives_are_refused(kind):
     """Backward is written by hand, once: a graph that is kept gives the same bits again."""
     torch.manual_seed(0)
     features = torch.randn(3, 4, 2, requires_grad=True)
@@ -126,6 +126,25 @@ def test_gradients_of_gradients_are_refused_and_the_same_twice(kind):
     (again,) = torch.autograd.grad(scores, features, create_graph=True)
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         again.sum().backward()
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("at_once", [1, 2 * 9 * 5, 3 * 9 * 5])
+def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
+    """One, two or three places at a time: what does not fit the cache is computed in parts, the last one smaller."""
+    torch.manual_seed(0)
+    format = kind(16, 2, 4, rank=3, initialization="gaussian").double()
+    features = torch.randn(5, 16, 2, dtype=torch.float64, requires_grad=True)
+    inputs = [features, *format.parameters()]
+
+    def scores_and_gradients():
+        scores = format(features)
+        return [scores.detach(), *torch.autograd.grad(scores.square().sum(), inputs)]
+
+    expected = scores_and_gradients()
+    monkeypatch.setattr("ttlightning.formats.hierarchical.PAIRS_AT_ONCE", at_once)
+    for found, right in zip(scores_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

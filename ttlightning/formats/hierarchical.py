@@ -7,7 +7,7 @@ r"""Hierarchical Tucker: the weight tensor of a convolutional network with produ
 The number of sites is a power of two.
 """
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, require_at_least
 from ttlightning.formats.contraction import split_off_scales
+
+PAIRS_AT_ONCE: Final = 1 << 18
+"""Products left[a] right[b] held at once, so that they stay in the cache."""
 
 
 class HierarchicalTucker(ScoreTensor):
@@ -98,21 +101,29 @@ class SharedHierarchicalTucker(HierarchicalTucker):
 class TreeContraction(torch.autograd.Function):
     """Scores (batch, classes) and their power of two for each sample, from the leaves to the root; backward once.
 
-    A level is one batched product; the scale of each place is split off before. ``pairs`` are left[a] right[b]. The
-    batch comes last in memory, where every operation runs along it.
+    A level is a few batched products, each of as many places as fit the cache with their pairs left[a] right[b], which
+    are computed again on the way back; the scale of each place is split off before. The batch comes last in memory,
+    where every operation runs along it.
     """
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor) -> tuple[Tensor, Tensor]:
         x_PnB = features.permute(1, 2, 0).contiguous()
-        states_PrB, saved, all_exponents = _at_places(x_PnB, leaves), [], []
+        states_PrB = torch.bmm(_cores(leaves, len(x_PnB)).transpose(1, 2), x_PnB)
+        all_states, all_scales, all_exponents = [], [], []
+        scratch = states_PrB.new_empty(_places_at_once(states_PrB), root.shape[0] ** 2, len(features))
         for node in (*nodes, root.unsqueeze(0)):
             scales, exponents = split_off_scales(states_PrB)
+            all_states.append(states_PrB)
+            all_scales.append(scales)
             all_exponents.append(exponents)
-            pairs_PrrB = states_PrB[0::2].unsqueeze(2) * states_PrB[1::2].unsqueeze(1)
-            saved += [states_PrB, scales, pairs_PrrB]
-            states_PrB = _at_places(pairs_PrrB.flatten(1, 2), node.flatten(1, 2))
-        ctx.save_for_backward(x_PnB, leaves, root, *nodes, *saved)
+            cores_Ppk = _cores(node.flatten(1, 2), len(states_PrB) // 2)
+            above_PkB = states_PrB.new_empty(len(cores_Ppk), node.shape[3], len(features))
+            for here in _pieces(len(cores_Ppk), len(scratch)):
+                pairs_PpB = _pairs(*_children(states_PrB, here), scratch)
+                torch.bmm(cores_Ppk[here].transpose(1, 2), pairs_PpB, out=above_PkB[here])
+            states_PrB = above_PkB
+        ctx.save_for_backward(x_PnB, leaves, root, *nodes, *all_states, *all_scales)
         exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
         ctx.mark_non_differentiable(exponent)
         return states_PrB[0].T.contiguous(), exponent
@@ -121,31 +132,63 @@ class TreeContraction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         x_PnB, leaves, root, *others = ctx.saved_tensors
-        levels = (len(others) + 1) // 4  # a node, states, scales and pairs for each; the root has no node
-        nodes, saved = others[: levels - 1], others[levels - 1 :]
-        adjoint_PrB, gradients = scores_BC.T.unsqueeze(0), []
-        for node in (root.unsqueeze(0), *reversed(nodes)):
-            *saved, states_PrB, scales, pairs_PrrB = saved
-            dnode, dpairs_PpB = _back_to_places(pairs_PrrB.flatten(1, 2), node.flatten(1, 2), adjoint_PrB)
-            gradients.append(dnode.view_as(node))
-            dpairs_PrrB = dpairs_PpB.view_as(pairs_PrrB)
-            adjoint_PrB = torch.empty_like(states_PrB)
-            torch.sum(dpairs_PrrB * states_PrB[1::2].unsqueeze(1), 2, out=adjoint_PrB[0::2])
-            torch.sum(dpairs_PrrB.mul_(states_PrB[0::2].unsqueeze(2)), 1, out=adjoint_PrB[1::2])
-            adjoint_PrB.mul_(scales)
-        dleaves, dx_PnB = _back_to_places(x_PnB, leaves, adjoint_PrB)
+        levels = (len(others) + 1) // 3  # a node, states and scales for each; the root has no node
+        nodes, all_states, all_scales = others[: levels - 1], others[levels - 1 : -levels], others[-levels:]
+        adjoint_PkB, gradients = scores_BC.T.contiguous().unsqueeze(0), []
+        size = _places_at_once(all_states[0]), root.shape[0] ** 2, len(scores_BC)
+        scratch, products = x_PnB.new_empty(size), x_PnB.new_empty(size)
+        way_back = zip((*nodes, root.unsqueeze(0)), all_states, all_scales, strict=True)
+        for node, states_PrB, scales in reversed([*way_back]):
+            gradient, below_PrB = torch.zeros_like(node).flatten(1, 2), torch.empty_like(states_PrB)
+            cores_Ppk = _cores(node.flatten(1, 2), len(adjoint_PkB))
+            for here in _pieces(len(adjoint_PkB), len(scratch)):
+                left_PrB, right_PrB = _children(states_PrB, here)
+                pairs_PpB, adjoint = _pairs(left_PrB, right_PrB, scratch), adjoint_PkB[here]
+                _add_to_cores(gradient, here, pairs_PpB, adjoint)
+                torch.bmm(cores_Ppk[here], adjoint, out=products[: len(adjoint)])
+                dpairs_PrrB = products[: len(adjoint)].unflatten(1, (len(left_PrB[0]), -1))
+                product_PrrB = torch.mul(dpairs_PrrB, right_PrB.unsqueeze(1), out=pairs_PpB.view_as(dpairs_PrrB))
+                dleft_PrB, dright_PrB = _children(below_PrB, here)
+                torch.sum(product_PrrB, 2, out=dleft_PrB)
+                torch.sum(dpairs_PrrB.mul_(left_PrB.unsqueeze(2)), 1, out=dright_PrB)
+            gradients.append(gradient.view_as(node))
+            adjoint_PkB = below_PrB.mul_(scales)
+        dleaves = torch.zeros_like(leaves)
+        _add_to_cores(dleaves, slice(0, len(x_PnB)), x_PnB, adjoint_PkB)
+        dx_PnB = torch.bmm(_cores(leaves, len(x_PnB)), adjoint_PkB)
         droot, *dnodes = gradients
         return dx_PnB.permute(2, 0, 1), dleaves, droot[0], *reversed(dnodes)
 
 
-def _at_places(inputs_PmB: Tensor, cores_Pmk: Tensor) -> Tensor:
-    """At each place its inputs times its core, or times the one core of all places."""
-    return torch.bmm(cores_Pmk.transpose(1, 2).expand(len(inputs_PmB), -1, -1), inputs_PmB)
+def _cores(own: Tensor, places: int) -> Tensor:
+    """A core for every place, the same one where all share it."""
+    return own.expand(places, -1, -1)
 
 
-def _back_to_places(inputs_PmB: Tensor, cores_Pmk: Tensor, adjoint_PkB: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of the cores and of the inputs."""
-    dcores = torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2))
-    if len(cores_Pmk) < len(inputs_PmB):
-        dcores = dcores.sum(0, keepdim=True)
-    return dcores, torch.bmm(cores_Pmk.expand(len(inputs_PmB), -1, -1), adjoint_PkB)
+def _add_to_cores(gradient: Tensor, here: slice, inputs_PmB: Tensor, adjoint_PkB: Tensor) -> None:
+    """The gradient of the cores of some places, or what they add to that of the one which all places share."""
+    if len(gradient) == 1:
+        gradient += torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2)).sum(0, keepdim=True)
+    else:
+        torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2), out=gradient[here])
+
+
+def _children(states_PrB: Tensor, here: slice) -> tuple[Tensor, Tensor]:
+    """The left and the right children of some places of the level above."""
+    return states_PrB[0::2][here], states_PrB[1::2][here]
+
+
+def _pairs(left_PrB: Tensor, right_PrB: Tensor, scratch: Tensor) -> Tensor:
+    """left[a] right[b] at every place, written into the scratch: (places, rank^2, batch)."""
+    places, rank, batch = left_PrB.shape
+    pairs_PrrB = scratch[:places].view(places, rank, rank, batch)
+    return torch.mul(left_PrB.unsqueeze(2), right_PrB.unsqueeze(1), out=pairs_PrrB).flatten(1, 2)
+
+
+def _places_at_once(states_PrB: Tensor) -> int:
+    places, rank, batch = states_PrB.shape
+    return min(places // 2, max(1, PAIRS_AT_ONCE // max(1, rank * rank * batch)))
+
+
+def _pieces(places: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, places)) for start in range(0, places, step)]
