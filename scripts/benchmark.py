@@ -12,9 +12,15 @@ TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `ratio` i
 run, `default` against the mode that it has when nobody chooses. Ratios are medians of pairwise ratios. The roofline
 line compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must
 move at least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+
+A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker with its own node at
+every place and with one for all places of a level. TensorKrowch's Tree, with a matrix for each leaf, is the second of
+them and starts with the same numbers; its eight modes are the four, contracting inline or stacked. Its UTree has one
+node for all levels, and it has no shallow network: the others stand alone.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -35,13 +41,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    PatchFeatureMap,
+    SharedHierarchicalTucker,
+    TensorTrain,
+)
 from ttlightning.formats.native import kernel_name
 from ttlightning.provenance import cpu_name
 
 DEFAULT_MODE = (True, False)
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
+OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]
 KINDS = ("different", "equal")
+OTHERS = {
+    "canonical": CanonicalPolyadic,
+    "hierarchical": HierarchicalTucker,
+    "shared hierarchical": SharedHierarchicalTucker,
+}
 PATCH_DIM, CLASSES = 49, 10
 MODES_OF_PEER = list(itertools.product((True, False), repeat=2))  # auto_stack, auto_unbind
 Case = tuple[int, int, int, int]
@@ -49,7 +68,7 @@ Step = Callable[[], object]
 
 
 class Network(nn.Module):
-    """The same feature map before either chain."""
+    """The same feature map before either one's weight tensor."""
 
     def __init__(self, modes: int, chain: nn.Module) -> None:
         super().__init__()
@@ -77,6 +96,24 @@ def peer_chain(case: Case, kind: str, auto_stack: bool, auto_unbind: bool) -> nn
     with torch.no_grad():
         chain.trace(torch.zeros(1, sites, modes))
     return chain
+
+
+def peer_tree(case: Case, ours: HierarchicalTucker, auto_stack: bool, auto_unbind: bool, inline: bool) -> nn.Module:
+    """TensorKrowch's tree with the parameters of ours."""
+    import tensorkrowch
+
+    modes, rank, _, sites = case
+    nodes = [sites >> level for level in range(1, sites.bit_length())]
+    bonds = [[modes, rank], *([rank] * 3 for _ in nodes[1:]), [rank, rank, CLASSES]]
+    tree = tensorkrowch.models.Tree([sites, *nodes], bonds)
+    for layer, values in zip(tree.layers, (ours.leaves, *ours.nodes, ours.root.unsqueeze(0)), strict=True):
+        for node, value in zip(layer, values, strict=True):
+            node.tensor = value.detach().clone()
+    tree.auto_stack, tree.auto_unbind = auto_stack, auto_unbind
+    with torch.no_grad():
+        tree.trace(torch.zeros(1, sites, modes), inline=inline)
+    tree.forward = functools.partial(tree.forward, inline=inline)
+    return tree
 
 
 def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
@@ -121,20 +158,46 @@ def peak_memory(step: Step) -> float:
     return max(itertools.accumulate(change for _, change in sorted(events))) / 1e6
 
 
-def compare(case: Case, kind: str, repeats: int) -> dict[str, float | str]:
-    """Medians and ratios of one case."""
+def compare(case: Case, kind: str, repeats: int) -> dict[str, Any]:
+    """Medians and ratios of one case, and what it takes at least."""
     steps = {"ours": make_steps(case, our_chain(case, kind))}
     for mode in MODES_OF_PEER:
         steps[str(mode)] = make_steps(case, peer_chain(case, kind, *mode))
-    found: dict[str, float | str] = {}
+    found = race(steps, repeats)
+    modes, rank, batch, sites = case
+    chain = 6 * batch * (sites - 2) * modes * rank**2 + 6 * batch * modes * rank * (1 + CLASSES)
+    cores = (1 if kind == "equal" else sites - 2) * modes * rank**2 + modes * rank * (1 + CLASSES)
+    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (modes - 1))
+    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (modes - 1)) + batch * sites * PATCH_DIM)
+    return found
+
+
+def compare_other(case: Case, name: str, repeats: int) -> dict[str, Any]:
+    """The same of another format, beside the peer's where it has the same one."""
+    modes, rank, _, sites = case
+    ours = OTHERS[name](sites, modes, CLASSES, rank)
+    steps = {"ours": make_steps(case, ours)}
+    if name == "hierarchical":
+        for mode, inline in itertools.product(MODES_OF_PEER, (False, True)):
+            key = f"{mode}{' inline' if inline else ''}"
+            steps[key] = make_steps(case, peer_tree(case, ours, *mode, inline))
+    return race(steps, repeats)
+
+
+def race(steps: dict[str, tuple[Step, Step]], repeats: int) -> dict[str, Any]:
+    """Milliseconds and MB of "ours"; where there are others, also of the fastest of them, and ratios."""
+    found: dict[str, Any] = {}
+    alone = len(steps) == 1
     for index, name in enumerate(("step", "inference")):
         times = interleaved({key: pair[index] for key, pair in steps.items()}, repeats)
         medians = {key: statistics.median(values) for key, values in times.items()}
+        found[f"{name}_ms"] = medians["ours"]
+        if alone:
+            continue
         peer = min((key for key in medians if key != "ours"), key=medians.__getitem__)
         ratios = sorted(theirs / ours for theirs, ours in zip(times[peer], times["ours"], strict=True))
         default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
         found |= {
-            f"{name}_ms": medians["ours"],
             f"{name}_peer_ms": medians[peer],
             f"{name}_peer_mode": peer,
             f"{name}_ratio": statistics.median(ratios),
@@ -142,13 +205,24 @@ def compare(case: Case, kind: str, repeats: int) -> dict[str, float | str]:
             f"{name}_ratio_default": statistics.median(default),
         }
     memory = {key: peak_memory(pair[0]) for key, pair in steps.items()}
-    found["memory_mb"], found["memory_peer_mb"] = memory.pop("ours"), min(memory.values())
-    modes, rank, batch, sites = case
-    chain = 6 * batch * (sites - 2) * modes * rank**2 + 6 * batch * modes * rank * (1 + CLASSES)
-    cores = (1 if kind == "equal" else sites - 2) * modes * rank**2 + modes * rank * (1 + CLASSES)
-    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (modes - 1))
-    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (modes - 1)) + batch * sites * PATCH_DIM)
-    return found
+    found["memory_mb"] = memory.pop("ours")
+    return found if alone else found | {"memory_peer_mb": min(memory.values())}
+
+
+def other_formats(cases: list[Case], threads: list[int], repeats: int) -> tuple[list[dict[str, Any]], Table]:
+    """Every other format in every case, as rows of the report and as a table."""
+    keys = ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_peer_ms", "inference_ratio")
+    columns = ("n, r, batch, d", "format", "thr.", "step ms", "peer ms", "ratio", "inference ms", "peer ms", "ratio")
+    table, rows = Table(*columns, "MB", "peer MB"), []
+    for count in threads:
+        torch.set_num_threads(count)
+        for case, name in itertools.product(cases, OTHERS):
+            found = compare_other(case, name, max(5, repeats // (1 + case[1] // 64)))
+            rows.append({"case": case, "format": name, "threads": count, **found})
+            numbers = [f"{found[key]:.2f}" if key in found else "" for key in (*keys, "memory_mb", "memory_peer_mb")]
+            table.add_row(", ".join(map(str, case)), name, str(count), *numbers)
+            print(f"{case} {name}, {count} threads: {found}", file=sys.stderr, flush=True)
+    return rows, table
 
 
 def machine_rates() -> dict[str, float]:
@@ -217,11 +291,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument(
+        "--other-cases", nargs="*", default=OTHER_CASES, help="of the other formats; none: leave them out"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--output", type=Path, help="path of the .json and .png, without the ending")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # TensorKrowch's indexing
-    cases: list[Case] = [tuple(map(int, case.split(","))) for case in options.cases]
+    cases, other_cases = (
+        [tuple(map(int, case.split(","))) for case in given] for given in (options.cases, options.other_cases)
+    )
     columns = ("n, r, batch, d", "cores", "thr.", "step ms", "peer ms", "ratio", "default", "inference ms", "ratio")
     table = Table(*columns, "MB", "peer MB", "of product", "of copy")
     results, rates = [], {}
@@ -238,6 +317,7 @@ def main() -> None:
             fractions = [f"{found[k]:.0%}" for k in ("of_product", "of_copy")]
             table.add_row(", ".join(map(str, case)), kind, str(threads), *numbers, *fractions)
             print(f"{case} {kind} cores, {threads} threads: {found}", file=sys.stderr, flush=True)
+    others, other_table = other_formats(other_cases, options.threads, options.repeats)
     torch.set_num_threads(1)
     slopes, points = growth(options.repeats)
     report = {
@@ -249,8 +329,11 @@ def main() -> None:
         "slopes": slopes,
         "growth": points,
         "results": results,
+        "other_formats": others,
     }
     Console(width=150).print(table)
+    if others:
+        Console(width=150).print(other_table)
     print(f"{report['machine']}, {report['cores']} cores, kernel {report['kernel']}")
     for threads, rate in rates.items():
         print(f"{threads} threads: a large product reaches {rate['product_gflops']:.0f} GFLOP/s, ", end="")

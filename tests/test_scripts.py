@@ -1,5 +1,7 @@
 """The scripts that print this project's figures, at their smallest."""
 
+import importlib
+import itertools
 import json
 import re
 import runpy
@@ -8,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from ttlightning import HierarchicalTucker
 from ttlightning.checkpoints import read_chain
 from ttlightning.rank.verification import read_certificate, verify
 
@@ -59,6 +63,25 @@ def test_the_certificates_of_this_repository_hold(file):
     else:
         chain = read_chain(file.parent / content["checkpoint"])
         verify(content, chain.weights, chain.sha256, chain.sites)
+
+
+def test_benchmark_of_other_formats(monkeypatch):
+    """The peer's tree says what ours says, in all of its modes; formats without a peer stand alone."""
+    pytest.importorskip("tensorkrowch")
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    benchmark = importlib.import_module("benchmark")
+    case = (3, 2, 4, 8)
+    ours = HierarchicalTucker(8, 3, benchmark.CLASSES, 2)
+    features = torch.randn(4, 8, 3)
+    for *mode, inline in itertools.product((True, False), repeat=3):
+        peer = benchmark.peer_tree(case, ours, *mode, inline)
+        torch.testing.assert_close(peer(features), ours(features))
+        assert sum(p.numel() for p in peer.parameters()) == ours.parameter_count()
+    rows, table = benchmark.other_formats([case], [1], 5)
+    assert [row["format"] for row in rows] == list(benchmark.OTHERS)
+    assert ["step_ratio" in row for row in rows] == [False, True, False]
+    assert all(row["step_ms"] > 0 and row["inference_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
+    assert table.row_count == len(rows)
 
 
 def test_reproducibility(tmp_path):

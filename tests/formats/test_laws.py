@@ -115,6 +115,43 @@ def test_gradients(kind, sites):
     assert torch.autograd.gradcheck(scores, (features, *parameters))
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_backward_twice_is_the_same_and_further_derivatives_are_refused(kind):
+    """Backward is written by hand, once: a graph that is kept gives the same bits again."""
+    torch.manual_seed(0)
+    features = torch.randn(3, 4, 2, requires_grad=True)
+    scores = kind(4, 2, 2, rank=3)(features).square().sum()
+    first, second = (torch.autograd.grad(scores, features, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    (again,) = torch.autograd.grad(scores, features, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        again.sum().backward()
+
+
+@pytest.mark.parametrize("kind", TREES)
+@pytest.mark.parametrize("at_once", [1, 2 * 9 * 5, 3 * 9 * 5])
+def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
+    """One, two or three places at a time: what does not fit the cache is computed in parts, the last one smaller."""
+    torch.manual_seed(0)
+    format = kind(16, 2, 4, rank=3, initialization="gaussian").double()
+    features = torch.randn(5, 16, 2, dtype=torch.float64, requires_grad=True)
+    inputs = [features, *format.parameters()]
+
+    def scores_and_gradients():
+        scores = format(features)
+        return [scores.detach(), *torch.autograd.grad(scores.square().sum(), inputs)]
+
+    expected = scores_and_gradients()
+    monkeypatch.setattr("ttlightning.formats.hierarchical.PAIRS_AT_ONCE", at_once)
+    for found, right in zip(scores_and_gradients(), expected, strict=True):
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_no_samples_have_no_scores(kind):
+    assert kind(4, 2, 3, rank=2)(torch.zeros(0, 4, 2)).shape == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"), [(TensorTrain, 3 * 4 + 5 * 3 * 16 + 3 * 4 * 10), (EqualCoreTensorTrain, 12 + 48 + 120)]
 )

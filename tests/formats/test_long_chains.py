@@ -14,7 +14,7 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
-from ttlightning.formats.contraction import _split_off_power_of_two, scale_by_power_of_two
+from ttlightning.formats.contraction import _split_off_power_of_two, scale_by_power_of_two, split_off_scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -42,6 +42,32 @@ def test_zero_states_stay_zero():
     _, exponent = _split_off_power_of_two(scaled)
     assert torch.equal(scaled, torch.zeros(2, 3))
     assert torch.equal(exponent, torch.zeros(2, dtype=exponent.dtype))
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 127), (torch.float64, 1023)])
+def test_scales_of_places_and_samples_change_no_bit(dtype, largest):
+    """Every power of two from the smallest normal number to half of the largest, each a sample of its own."""
+    powers = torch.arange(1 - largest, largest - 1)
+    values = torch.ldexp(torch.rand(2, 5, len(powers), dtype=dtype) + 1, powers)
+    values[:, 1] = values[:, 0] / -4
+    before = values.clone()
+    scales, exponents = split_off_scales(values)
+    assert torch.equal(before * scales, values)
+    assert torch.equal(scales, torch.ldexp(torch.ones_like(scales), -exponents))
+    found = values.abs().amax(1)
+    assert ((found >= 0.5) & (found < 1)).all()
+
+
+def test_what_has_no_scale_is_left_alone():
+    """0, inf and nan; numbers at both ends of the range come nearer to 1."""
+    values = torch.tensor([0.0, math.inf, math.nan, 3e38, 1e-45]).reshape(1, 1, 5)
+    scales, _ = split_off_scales(values)
+    assert (scales[..., [0, 1, 3, 4]] > 0).all()
+    found = values.flatten().tolist()
+    assert found[:2] == [0.0, math.inf]
+    assert math.isnan(found[2])
+    assert 0.5 <= found[3] < 8
+    assert 0 < found[4] < 1
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])

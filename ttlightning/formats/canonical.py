@@ -6,14 +6,15 @@ Each of r hidden units multiplies d inner products, <a_1k, f_1> ... <a_dk, f_d>,
 is what the CP-rank of a tensor counts: how many units a shallow network needs to say the same.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import split_off_scale
+from ttlightning.formats.contraction import split_off_scales
 
 
 class CanonicalPolyadic(ScoreTensor):
@@ -64,12 +65,46 @@ class CanonicalPolyadic(ScoreTensor):
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        """The product of a unit as a binary tree, the scale of each part split off before: none leaves the range."""
-        parts = features.transpose(0, 1) @ self.factors  # (sites, batch, rank)
-        exponent = torch.zeros(len(features), dtype=torch.int32, device=features.device)
-        while len(parts) > 1:
-            parts, shifts = split_off_scale(parts)
-            exponent += shifts.sum(0, dtype=torch.int32)
-            half = len(parts) // 2
-            parts = torch.cat([parts[:half] * parts[half : 2 * half], parts[2 * half :]])
-        return parts[0] @ self.weights, exponent
+        products, exponent = UnitProducts.apply(features, self.factors)
+        return products.T @ self.weights, exponent
+
+
+class UnitProducts(torch.autograd.Function):
+    """<a_1k, f_1> ... <a_dk, f_d> of every unit: (rank, batch) and its power of two for each sample; backward once.
+
+    The sites are multiplied as a binary tree, the scale of each part split off before: none leaves the range. The batch
+    comes last in memory, where every operation runs along it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        x_PnB = features.permute(1, 2, 0).contiguous()
+        parts_PrB = torch.bmm(factors.transpose(1, 2), x_PnB)
+        levels, all_scales, all_exponents = [], [], []
+        while len(parts_PrB) > 1:
+            scales, exponents = split_off_scales(parts_PrB)
+            levels.append(parts_PrB)
+            all_scales.append(scales)
+            all_exponents.append(exponents)
+            half = len(parts_PrB) // 2
+            products = parts_PrB[:half] * parts_PrB[half : 2 * half]
+            parts_PrB = torch.cat([products, parts_PrB[2 * half :]]) if len(parts_PrB) % 2 else products
+        ctx.save_for_backward(x_PnB, factors, *levels, *all_scales)
+        exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
+        ctx.mark_non_differentiable(exponent)
+        return parts_PrB[0], exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, products_rB: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        x_PnB, factors, *saved = ctx.saved_tensors
+        levels, all_scales = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        adjoint_PrB = products_rB.unsqueeze(0)
+        for parts_PrB, scales in zip(reversed(levels), reversed(all_scales), strict=True):
+            half, below_PrB = len(parts_PrB) // 2, torch.empty_like(parts_PrB)
+            torch.mul(adjoint_PrB[:half], parts_PrB[half : 2 * half], out=below_PrB[:half])
+            torch.mul(adjoint_PrB[:half], parts_PrB[:half], out=below_PrB[half : 2 * half])
+            if len(parts_PrB) % 2:
+                below_PrB[-1] = adjoint_PrB[-1]
+            adjoint_PrB = below_PrB.mul_(scales)
+        return torch.bmm(factors, adjoint_PrB).permute(2, 0, 1), torch.bmm(x_PnB, adjoint_PrB.transpose(1, 2))

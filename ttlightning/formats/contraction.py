@@ -185,16 +185,19 @@ def _split_off_power_of_two(state_Br: Tensor) -> tuple[Tensor, Tensor]:
     return scale, exponent
 
 
-def split_off_scale(
-    values: Float[Tensor, "places batch width"],
-) -> tuple[Float[Tensor, "places batch width"], Int[Tensor, "places batch"]]:
-    """``scaled, exponent`` with ``values = scaled * 2**exponent``, exact; the largest of each row in [1/2, 1).
+def split_off_scales(
+    values: Float[Tensor, "places width batch"],
+) -> tuple[Float[Tensor, "places 1 batch"], Int[Tensor, "places 1 batch"]]:
+    """Scale in place, by powers of two, to a largest magnitude over the width in [1/2, 1); 0 and inf stay as they are.
 
-    The gradient takes the power of two for the constant that it is between two jumps.
+    Returns the factors and the exponents that they undo.
     """
-    range_ = _LAYOUTS[values.dtype][1] - 1
-    exponent = torch.frexp(values.detach().abs().amax(-1)).exponent.clamp(-range_, range_)
-    return values * _power_of_two(-exponent, values.dtype), exponent
+    tiny = torch.finfo(values.dtype).tiny
+    largest = values.abs().amax(1, keepdim=True).clamp_(tiny, 0.5 / tiny)  # so that its inverse is in range
+    fraction, exponents = torch.frexp(largest)
+    scales = fraction.div_(largest)
+    values.mul_(scales)
+    return scales, exponents
 
 
 def scale_by_power_of_two(
