@@ -4,43 +4,32 @@
 
 Trains eq.yaml and tt.yaml at several TT-ranks, with a rank check after every epoch, and draws over training: certified
 CP-rank of the class tensors, smallest singular value and condition of the staircase's matrices T, validation accuracy.
-A run that has a result in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, ranks 2 and 4.
+A run that has a result of this configuration in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000
+digits, ranks 2 and 4.
 """
 
 import argparse
 import csv
 import json
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
 from ttlightning.rank import generic_odd_even_rank
-from ttlightning.runs import runs_root, write_json
+from ttlightning.runs import write_json
+from ttlightning.studies import Job, make_runs
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
 
 
-def train(config: str, rank: int, epochs: int, quick: bool) -> Path:
-    """The run directory of one network, trained unless it is there."""
+def job(config: str, rank: int, epochs: int, quick: bool) -> Job:
+    """The run of one network."""
     name = f"rank_study_{CONFIGS[config]}_r{rank}_e{epochs}" + ("_quick" if quick else "")
-    for result in sorted((runs_root() / name).glob("*/result.json")):
-        return result.parent
-    command = [sys.executable, "-m", "ttlightning", "fit", "--config", config, "--experiment", name]
-    command += [
-        f"--model.format.init_args.rank={rank}",
-        f"--trainer.max_epochs={epochs}",
-        "--rank_check.every_n_epochs=1",
-    ]
-    command += ["--test_after_fit=false", "--wandb.mode=disabled", *(["--data.dataset=mnist5k"] if quick else [])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    print(f"{CONFIGS[config]} cores, r = {rank}: done", file=sys.stderr, flush=True)
-    return next(iter((runs_root() / name).glob("*/result.json"))).parent
+    words = ("--config", config, f"--model.format.init_args.rank={rank}", f"--trainer.max_epochs={epochs}")
+    words += ("--rank_check.every_n_epochs=1", "--test_after_fit=false", "--wandb.mode=disabled")
+    return Job(name, (*words, *(["--data.dataset=mnist5k"] if quick else [])), seed=0)
 
 
 def collect(run: Path) -> dict[str, Any]:
@@ -87,9 +76,11 @@ def main() -> None:
     options = parser.parse_args()
     ranks, epochs = ([2, 4], 1) if options.quick else (options.ranks, options.epochs)
     wanted = [(config, rank) for rank in ranks for config in CONFIGS]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        runs = list(pool.map(lambda each: train(*each, epochs, options.quick), wanted))
-    found = {f"{CONFIGS[config]}, r = {rank}": collect(run) for (config, rank), run in zip(wanted, runs, strict=True)}
+    outcomes = make_runs([job(*each, epochs, options.quick) for each in wanted], options.jobs)
+    if faults := [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.run is None]:
+        sys.exit("\n".join(faults))
+    names = (f"{CONFIGS[config]}, r = {rank}" for config, rank in wanted)
+    found = {name: collect(outcome.run) for name, outcome in zip(names, outcomes, strict=True)}
     print(
         "| cores | epochs | certified / generic | smallest singular value, start to end | condition | val. accuracy |"
     )

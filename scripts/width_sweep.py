@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.runs import read_json, write_json
-from ttlightning.studies import fit_here, newest_result, side_by_side
+from ttlightning.studies import Job, Outcome, make_runs
 
 FORMATS = {
     "TensorTrain": "TT, different cores",
@@ -50,13 +50,14 @@ class Point:
         data = "".join(c for c in self.data.lower() if c.isalnum())
         return f"width_{data}_{self.format}_r{self.rank}_lr{self.rate:g}_e{self.epochs}"
 
-    def arguments(self) -> list[str]:
-        return [
-            *("fit", "--config", "paper/k18_widths.yaml", "--experiment", self.experiment, *self.options),
-            *("--model.format", self.format, f"--model.format.init_args.rank={self.rank}"),
-            *("--model.format.init_args.gain=10", f"--model.optimizer.init_args.lr={self.rate}"),
-            *(f"--trainer.max_epochs={self.epochs}", "--wandb.mode=disabled", "--rank_check.every_n_epochs=0"),
+    def job(self) -> Job:
+        words = [
+            *("--config", "paper/k18_widths.yaml", *self.options, "--model.format", self.format),
+            *(f"--model.format.init_args.rank={self.rank}", "--model.format.init_args.gain=10"),
+            *(f"--model.optimizer.init_args.lr={self.rate}", f"--trainer.max_epochs={self.epochs}"),
+            *("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled"),
         ]
+        return Job(self.experiment, tuple(words), seed=0)
 
 
 def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]]:
@@ -78,19 +79,11 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
     return found
 
 
-def make(point: Point) -> None:
-    """One fit, unless it is there."""
-    if newest_result(point.experiment) is None:
-        fit_here(point.arguments())
-
-
-def collect(points: list[Point]) -> list[dict[str, Any]]:
+def collect(points: list[Point], outcomes: list[Outcome]) -> list[dict[str, Any]]:
     """For every network, the run with the lowest training loss."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for point in points:
-        run = newest_result(point.experiment)
-        assert run is not None, point
-        result = read_json(run / "result.json")
+    for point, outcome in zip(points, outcomes, strict=True):
+        result, run = outcome.result(), outcome.run
         metrics = result["metrics"]
         row = {
             "data": point.data,
@@ -159,7 +152,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 1e-3])
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
     parser.add_argument("--output", type=Path, default=Path("results/width_sweep"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -176,8 +169,10 @@ def main() -> None:
         for format in options.formats
         for rate in options.rates
     ]
-    side_by_side(make, points, options.jobs)
-    rows = collect(points)
+    outcomes = make_runs([point.job() for point in points], options.jobs)
+    if faults := [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.fault]:
+        sys.exit("\n".join(faults))
+    rows = collect(points, outcomes)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output.with_suffix(".json"), {"epochs": options.epochs, "rates": options.rates, "points": rows})
     options.output.with_suffix(".md").write_text(table(rows))
@@ -186,4 +181,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as mistake:
+        print(f"width_sweep: {mistake}", file=sys.stderr)
+        sys.exit(2)

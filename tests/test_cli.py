@@ -31,7 +31,7 @@ def test_fit_from_an_empty_folder(command):
     run = command.folder / "runs" / "debug" / "0"
     inside = {path.name for path in run.iterdir()}
     assert inside == {
-        "config.yaml", "provenance.json", "metrics.csv", "result.json", "checkpoints", "wandb", "rank",
+        "config.yaml", "provenance.json", "metrics.csv", "result.json", "checkpoints", "wandb", "rank", "figures",
     }  # fmt: skip
 
     result = command.result("debug/0")
@@ -181,6 +181,7 @@ MISTAKES = [
     (["fit", *SMALL, "--checkpoint.monitor=val/acc"], "add --checkpoint.save_top_k 1"),
     (["fit", *SMALL, "--checkpoint.every_n_train_steps=4"], "add --checkpoint.save_top_k 1"),
     (["fit", *SMALL, "--last_checkpoint.every_n_steps=0"], "last_checkpoint.every_n_steps is 0"),
+    (["fit", *SMALL, f"--wandb.tags=[{'x' * 65}]"], "of 65 characters, W&B takes 1 to 64"),
     (["fit", *SMALL, "--ckpt_path=last"], "there is no run in runs/debug to go on with"),
     (["fit", "--config=best/eq.yaml", "--ckpt_path=last"], "there is no run in runs/best_eq to go on with"),
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),

@@ -11,7 +11,9 @@ from ttlightning.cli import main
 from ttlightning.configs import available_configs, find_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-EXPERIMENTS = sorted(f.relative_to(CONFIGS).as_posix() for f in CONFIGS.rglob("*.yaml") if "parts" not in f.parts)
+EXPERIMENTS = sorted(
+    f.relative_to(CONFIGS).as_posix() for f in CONFIGS.rglob("*.yaml") if not {"parts", "sweeps"} & set(f.parts)
+)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

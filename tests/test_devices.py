@@ -43,6 +43,9 @@ def test_virtual_devices_make_it_exact(command):
     assert command.result("debug/0")["weights_sha256"] == command.result("debug/1")["weights_sha256"]
     assert losses(alone) == losses(together)
     assert command.result("debug/0")["metrics"] == command.result("debug/1")["metrics"]
+    for name in ("confusion", "mistakes", "spectrum"):
+        one, four = ((run / f"figures/{name}.csv").read_text() for run in (alone, together))
+        assert one == four, name
 
 
 def test_virtual_devices_follow_the_same_gradient(command):

@@ -22,6 +22,9 @@ LONG = (
     "--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--trainer.max_epochs=3",
     "--model.patch_dropout=0.2", "--trainer.log_every_n_steps=2", "--rank_check.every_n_epochs=2",
 )  # fmt: skip
+FIGURES = 2
+"""Rows that W&B has beside those of metrics.csv: objects after training, and after the test."""
+
 STEPS_OF_AN_EPOCH = 9  # 180 training images
 
 
@@ -56,6 +59,7 @@ def contents(run: Path) -> dict:
     result = json.loads((run / "result.json").read_text())
     del result["seconds"], result["rank_check_seconds"]
     files = ("metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml")
+    files += tuple(f"figures/{name}.csv" for name in ("confusion", "mistakes", "spectrum"))
     return {"result": result} | {name: (run / name).read_text() for name in files}
 
 
@@ -142,7 +146,7 @@ def test_a_process_killed_by_the_system(command):
     assert len(logs) >= 2
     assert {log.name for log in logs} == {f"run-{identifier}.wandb"}
     last = max(logs, key=lambda log: log.stat().st_mtime_ns)
-    assert history(last) == (run / "metrics.csv").read_text().count("\n") - 1
+    assert history(last) == (run / "metrics.csv").read_text().count("\n") - 1 + FIGURES
 
 
 def history(log: Path) -> int:

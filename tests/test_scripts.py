@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -14,7 +15,9 @@ import torch
 
 from ttlightning import HierarchicalTucker
 from ttlightning.checkpoints import read_chain
+from ttlightning.errors import UserError
 from ttlightning.rank.verification import read_certificate, verify
+from ttlightning.studies import Job, Outcome
 
 ROOT = Path(__file__).resolve().parent.parent
 CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))
@@ -22,7 +25,8 @@ CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))
 
 def run(folder: Path, script: str, *words: str) -> str:
     command = [sys.executable, str(ROOT / "scripts" / script), *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    clean = {name: value for name, value in os.environ.items() if name != "TTLIGHTNING_RUNS"}
+    done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -46,6 +50,84 @@ def test_rank_study(tmp_path):
     assert [certified for certified, _ in counts] == [generic for _, generic in counts]
     assert len(counts) == 4
     assert (tmp_path / "study.png").stat().st_size > 10_000
+
+
+def test_seeds(tmp_path):
+    """Two networks; once more, and nothing is made again."""
+    said = run(tmp_path, "seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
+    [first, second] = re.findall(r"^\| debug\+rank-(\d) \| mnist5k \| 1 \| ([\d,]+) \|", said, re.M)
+    assert (first, second) == (("2", "918"), ("3", "998"))
+    assert "ttlightning compare runs/debug+rank-2/0 runs/debug+rank-3/0" in said.splitlines()[-1]
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
+    assert run(tmp_path, "seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
+
+
+def test_reproduce_table(tmp_path):
+    said = run(tmp_path, "reproduce_table.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
+    for config, kind in (("eq.yaml", "equal cores"), ("tt.yaml", "different cores")):
+        result = json.loads((tmp_path / "runs" / Path(config).stem / "0" / "result.json").read_text())
+        cells = [f"{100 * result['metrics'][name]:.2f}" for name in ("train/acc", "test/acc")]
+        line = [config, f"{kind} on mnist5k", f"{result['parameters']:,}", *(f"{cell} ({cell})" for cell in cells)]
+        assert f"| {' | '.join(line)} |" in said
+
+
+SEEDS_MISTAKES = [
+    ([], "nothing to run"),
+    (["--sweep=sweeps/rank_grid.yaml", "--grid", "a=1"], "two ways to say the same"),
+    (["--config=eq.yaml", "--runs=3"], "--runs is 3, it is for --sweep"),
+    (["--config=eq.yaml", "--seeds=0"], "--seeds is 0"),
+    (["--config=eq.yaml", "--seed_everything=3"], "is for a single run"),
+    (["--config=eq.yaml", "--ckpt_path=last"], "is for a single run"),
+    (["--config=eq.yaml", "--grid", "rank"], "--grid has 'rank'"),
+    (["--sweep=sweeps/rank_grid.yaml", "--seeds=3"], "is among what is chosen already"),
+    (["--sweep=sweeps/none.yaml"], "'sweeps/none.yaml' is not in"),
+]
+
+
+@pytest.fixture
+def seeds(monkeypatch):
+    """scripts/seeds.py as a module."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module("seeds")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), SEEDS_MISTAKES, ids=[" ".join(w[-1:]) or "none" for w, _ in SEEDS_MISTAKES]
+)
+def test_mistakes_in_seeds(seeds, words, message):
+    with pytest.raises(UserError, match=message):
+        seeds.plan(*seeds.arguments(words))
+
+
+def test_what_seeds_runs(seeds):
+    """Every combination of the sweep and every seed; the options of fit for all of them, the choices last."""
+    jobs = seeds.plan(*seeds.arguments(["--sweep=sweeps/rank_grid.yaml", "--trainer.max_epochs=2"]))
+    assert len(jobs) == len(set(jobs)) == 24
+    assert jobs[0].experiment == "eq+format-EqualCoreTensorTrain+rank-2"
+    assert jobs[0].words == (
+        "--config=eq.yaml", "--trainer.max_epochs=2", "--model.format=EqualCoreTensorTrain",
+        "--model.format.init_args.rank=2",
+    )  # fmt: skip
+    assert [job.seed for job in jobs] == [0] * 8 + [1] * 8 + [2] * 8
+    words = ["--config=eq.yaml", "--seeds=2", "--grid", "a.b=1,2", "--experiment=mine", "--data.batch_size", "32"]
+    assert [(job.experiment, job.seed) for job in seeds.plan(*seeds.arguments(words))] == [
+        ("mine+b-1", 0), ("mine+b-2", 0), ("mine+b-1", 1), ("mine+b-2", 1),
+    ]  # fmt: skip
+
+
+def test_the_table_of_seeds(seeds, tmp_path):
+    """Mean and interval over the seeds, the smallest certified rank; runs without a result have no part in it."""
+    outcomes = [Outcome(Job("b", (), 0), None, "it failed")]
+    for seed, accuracy in enumerate((0.5, 0.52)):
+        (tmp_path / str(seed)).mkdir()
+        metrics = {"train/acc": accuracy, "test/acc": 2 * accuracy - 0.1}
+        result = {"dataset": "mnist", "parameters": 1234, "metrics": metrics, "rank": {"certified": [30 - seed, 99]}}
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
+        outcomes.append(Outcome(Job("a", (), seed), tmp_path / str(seed)))
+    assert seeds.table(outcomes).splitlines()[2:] == [
+        "| a | mnist | 2 | 1,234 | 51.00 ± 12.71 |  | 92.00 ± 25.41 | 29 |"
+    ]
 
 
 def test_rank_table(tmp_path):

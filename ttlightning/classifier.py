@@ -207,8 +207,9 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("test", batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
+        """The scores, for callbacks."""
+        return self._evaluate("test", batch)
 
     def on_train_epoch_end(self) -> None:
         self._check_finite(float(self._log("train")["train/loss"]))
@@ -282,11 +283,12 @@ class Classifier(LightningModule):
         )
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
 
-    def _evaluate(self, stage: Stage, batch: Batch) -> None:
+    def _evaluate(self, stage: Stage, batch: Batch) -> Float[Tensor, "batch classes"]:
         scores = self(batch.patches)
         self.metrics[f"{stage}_metrics"].update(
             F.cross_entropy(scores, batch.labels, reduction="sum"), scores, batch.labels
         )
+        return scores
 
     def _log(self, stage: Stage) -> dict[str, Tensor]:
         """The values of an epoch, the same on every device: those of training go to the loggers here, see _record."""

@@ -26,7 +26,9 @@ from ttlightning.arguments import complete_arguments, experiment_name, run_that_
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
-from ttlightning.callbacks.run_directory import RunDirectory, WandbOptions
+from ttlightning.callbacks.run_directory import RunDirectory
+from ttlightning.callbacks.run_figures import RunFigures
+from ttlightning.callbacks.wandb_run import WandbOptions
 from ttlightning.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
 from ttlightning.classifier import Classifier
 from ttlightning.commands import VERBS
@@ -101,6 +103,9 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--experiment", type=str | None, help="Name of the run's folder; default: of the configs.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="End fit with the test set.")
+        parser.add_argument(
+            "--figures", type=bool, default=True, help="Draw confusions, mistakes and spectrum at last."
+        )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -131,6 +136,8 @@ class CLI(LightningCLI):
         callbacks = [EpochProgress()] if self._get(self.config_init, "trainer").enable_progress_bar is not False else []
         if self.subcommand == "fit":
             callbacks.append(self._make_run_directory(options))
+            if options.figures:
+                callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         given = self._get(self.config_init, "trainer").callbacks or []
         plugins = [*(self._get(self.config_init, "trainer").plugins or []), SafeCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
@@ -151,10 +158,8 @@ class CLI(LightningCLI):
                 begun = yaml.safe_load(config)["ckpt_path"]
                 options.ckpt_path = begun and str(checkpoint_file(Path(begun)))
         self.config_init.fit.ckpt_path = options.ckpt_path
-        mode = options.wandb.mode or os.environ.get("WANDB_MODE") or "offline"
-        self.run_directory = RunDirectory(
-            options.experiment, config, WandbOptions(**options.wandb.as_dict()), mode, going_on=run
-        )
+        recording = WandbOptions(**options.wandb.as_dict())
+        self.run_directory = RunDirectory(options.experiment, config, recording, recording.chosen_mode(), going_on=run)
         return self.run_directory
 
     def _dump(self, options: Any) -> str:

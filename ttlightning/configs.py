@@ -42,7 +42,7 @@ def available_configs() -> list[str]:
         file.relative_to(folder).as_posix()
         for folder in config_folders()[1:]
         for file in folder.rglob("*.yaml")
-        if "parts" not in file.parts
+        if not {"parts", "sweeps"} & set(file.parts)
     }
     return sorted(names)
 

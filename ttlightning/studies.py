@@ -1,69 +1,269 @@
-"""Many fits: made in processes that stay, because Python and its imports take longer to start than a small network to
-train; found again by experiment and seed, so that a study that was stopped goes on.
+"""Studies: many runs of `fit`, side by side on the cores or GPUs there are, each made once.
+
+A run is known by its experiment's name, its seed and its configuration. One that has a result is not made again, one
+that was begun goes on where it stopped, and two processes never make the same one.
 """
 
 import contextlib
-import io
+import fcntl
+import functools
+import math
 import os
+import queue
+import signal
+import statistics
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Final, NamedTuple
 
-from ttlightning.runs import read_json, runs_root
+import torch
+import yaml
 
-Item = TypeVar("Item")
+from ttlightning.arguments import complete_arguments
+from ttlightning.cli import CLI, quieten_libraries
+from ttlightning.errors import UserError
+from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_root
 
+INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
+"""Entries of a configuration that are compared otherwise, or that say nothing of a result."""
 
-class FitFailed(Exception):
-    """A fit of a study ended with a mistake or a fault; the message is its last line and the arguments."""
-
-
-def newest_result(experiment: str, seed: int | None = None) -> Path | None:
-    """The newest finished run of this experiment, and of this seed where one is named."""
-    found = sorted((runs_root() / experiment).glob("*/result.json"), key=lambda file: int(file.parent.name))
-    runs = (file.parent for file in reversed(found) if seed is None or read_json(file)["seed"] == seed)
-    return next(runs, None)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def fit_here(arguments: Sequence[str]) -> None:
-    """``python -m ttlightning`` with these arguments, in this process and without its words.
+class Job(NamedTuple):
+    """A run that a study needs."""
+
+    experiment: str
+    words: tuple[str, ...]
+    """configs and options of ``fit``"""
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, seed {self.seed}"
+
+
+class Outcome(NamedTuple):
+    """What became of it."""
+
+    job: Job
+    run: Path | None
+    """its directory, if it has a result"""
+    fault: str = ""
+    """the last line that it said, if it has none"""
+
+    def result(self) -> dict[str, Any]:
+        return read_json(self.run / "result.json")
+
+
+def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outcome]:
+    """Make what is not there yet, ``side_by_side`` at a time, and say on stderr how it goes; the outcomes in order.
+
+    By default as many as there are GPUs, else cores. With GPUs each run has one for itself; on a CPU the runs share
+    the cores equally. Ctrl-C and SIGTERM stop the runs with a checkpoint each and end the program.
 
     Raises:
-        FitFailed: where its exit code is not 0.
+        UserError: before anything runs, where an option is none of ``fit``.
     """
-    from ttlightning.cli import main
+    configurations = {job[:2]: None for job in jobs}
+    for experiment, words in configurations:
+        check_experiment_name(experiment)
+        configurations[experiment, words] = configuration(("--experiment", experiment, *words))
+    gpus = _gpus() if any(c["trainer"]["accelerator"] != "cpu" for c in configurations.values()) else []
+    if side_by_side is None:
+        side_by_side = min(len(jobs), len(gpus) or _cores())
+    if side_by_side < 1 or (gpus and side_by_side > len(gpus)):
+        most = f"from 1 to {len(gpus)}, one for each GPU" if gpus else "at least 1"
+        raise UserError(f"--jobs is {side_by_side}, it must be {most}")
+    crew = _Crew(side_by_side, gpus)
+    with crew.listening(), ThreadPoolExecutor(side_by_side) as pool:
+        outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]], len(jobs)), jobs))
+    if crew.stopped is not None:
+        print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
+        sys.exit(128 + crew.stopped)
+    return outcomes
 
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+
+def configuration(words: Sequence[str]) -> dict[str, Any]:
+    """What ``config.yaml`` of ``fit`` with these words would hold; ``UserError`` where fit would not take them."""
+    reader = _reader()
+    options = reader.parser.parse_args(complete_arguments(["fit", *words])).fit
+    return yaml.safe_load(reader._dump(options))
+
+
+def find_run(experiment: str, seed: int, config: Mapping[str, Any]) -> Path | None:
+    """The run of this name, seed and configuration: the newest that has a result, else the newest."""
+    found = []
+    for file in (runs_root() / experiment).glob("*/config.yaml"):
+        if not file.parent.name.isdigit():
+            continue
+        theirs = yaml.safe_load(file.read_text())
+        same = isinstance(theirs, dict) and theirs.get("seed_everything") == seed
+        if same and essence(theirs) == essence(config):
+            found.append(((file.parent / "result.json").is_file(), int(file.parent.name), file.parent))
+    return max(found)[2] if found else None
+
+
+def essence(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a configuration makes it another study's: without seeds, and without what changes no result."""
+    kept = {name: value for name, value in config.items() if name not in INCIDENTAL}
+    for part in ("data", "model", "rank_check"):
+        if isinstance(kept.get(part), dict):
+            kept[part] = {name: value for name, value in kept[part].items() if name != "seed"}
+    return kept
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean m and half width h of its 95 % interval m ± h, t(0.975, k - 1) s / sqrt(k); None for a single value."""
+    mean, k = statistics.fmean(values), len(values)
+    if k == 1:
+        return mean, None
+    from scipy.stats import t
+
+    return mean, float(t.ppf(0.975, k - 1)) * statistics.stdev(values) / math.sqrt(k)
+
+
+def percent(values: Sequence[float]) -> str:
+    """``98.02 ± 0.26``: mean and interval of fractions, in percent."""
+    mean, half = mean_and_interval(values)
+    return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+
+
+class _Crew:
+    """So many workers, each with the part of the machine that is its own."""
+
+    def __init__(self, size: int, gpus: Sequence[str]) -> None:
+        threads = {"OMP_NUM_THREADS": str(max(1, _cores() // size))} if "OMP_NUM_THREADS" not in os.environ else {}
+        self._places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        for place in range(size):
+            self._places.put(threads | ({"CUDA_VISIBLE_DEVICES": gpus[place]} if gpus else {}))
+        self._running: set[subprocess.Popen[str]] = set()
+        self._guard = threading.Lock()
+        self._done = 0
+        self.stopped: signal.Signals | None = None
+
+    def make(self, job: Job, config: Mapping[str, Any], of: int) -> Outcome:
+        """One job to its end, unless it is there."""
+        with _alone(runs_root() / f".{job.experiment}-{job.seed}.lock"):
+            run, started = find_run(job.experiment, job.seed, config), time.perf_counter()
+            while run is not None and not (run / "result.json").is_file() and not self.stopped and _is_written(run):
+                time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
+            if run is None or not (run / "result.json").is_file():
+                words = ("--ckpt_path", str(run)) if run else ("--experiment", job.experiment, *job.words)
+                code, said = self._start(words if run else (*words, f"--seed_everything={job.seed}"))
+                if code:
+                    return self._report(job, Outcome(job, None, said or f"exit code {code}"), of)
+                run = find_run(job.experiment, job.seed, config)
+            seconds = time.perf_counter() - started
+            return self._report(job, Outcome(job, run), of, f"done, {seconds:.0f} s" if seconds > 1 else "there")
+
+    def _start(self, words: Sequence[str]) -> tuple[int, str]:
+        """Exit code and last line of ``fit``; Ctrl-C reaches it through ``listening``."""
+        place = self._places.get()
         try:
-            main(list(arguments))
-        except SystemExit as stop:
-            if stop.code:
-                last = said.getvalue().strip().splitlines()[-1:] or [f"exit code {stop.code}"]
-                raise FitFailed(f"{last[0]} (ttlightning {' '.join(arguments)})") from stop
+            with self._guard:
+                if self.stopped is not None:
+                    return 128 + self.stopped, "not begun"
+                process = start_fit(words, place)
+                self._running.add(process)
+            if self.stopped is not None:  # meanwhile
+                process.send_signal(self.stopped)
+            said = process.communicate()[1]
+            with self._guard:
+                self._running.discard(process)
+        finally:
+            self._places.put(place)
+        return process.returncode, next((line for line in reversed(said.splitlines()) if line.strip()), "")
+
+    def _report(self, job: Job, outcome: Outcome, of: int, how: str = "") -> Outcome:
+        with self._guard:
+            self._done += 1
+            if self.stopped is None:
+                print(f"{job}: {how or outcome.fault} ({self._done} of {of})", file=sys.stderr, flush=True)
+        return outcome
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Inside, SIGINT and SIGTERM go on to all runs, and no other one is begun."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.stopped = signal.Signals(number)
+        for process in tuple(self._running):
+            process.send_signal(number)
 
 
-def side_by_side(work: Callable[[Item], object], items: Sequence[Item], jobs: int) -> None:
-    """``work`` of every item, in ``jobs`` processes; those that fail are said at the end, the others are made.
-
-    Raises:
-        SystemExit: where one failed, with what each said.
-    """
-    failed = []
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _limit_threads, (threads,)) as pool:
-        futures = {pool.submit(work, item): item for item in items}
-        for number, future in enumerate(as_completed(futures), start=1):
-            fault = future.exception()
-            if fault is not None:
-                failed.append(str(fault))
-            print(f"{number} of {len(items)}{'' if fault is None else ', FAILED'}", file=sys.stderr, flush=True)
-    if failed:
-        raise SystemExit("\n".join(failed))
+def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """``python -m ttlightning fit`` in a session of its own, where the terminal's Ctrl-C does not reach it twice."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ttlightning", "fit", *words], env=os.environ | environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
 
 
-def _limit_threads(threads: int) -> None:
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Inside, no other thread or process is inside for this file; it is there for as long."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        lock = file.open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                break
+        lock.close()  # the one before has taken the file away
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.close()
+
+
+def _is_written(run: Path) -> bool:
+    """Whether a process is at work in this run directory."""
+    try:
+        lock_run(run).close()
+    except UserError:
+        return True
+    return False
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if not torch.cuda.is_available():
+        return []
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = chosen.split(",") if chosen else map(str, range(torch.cuda.device_count()))
+    return [name.strip() for name in names][: torch.cuda.device_count()]
+
+
+class _Reader(CLI):
+    """The command line up to where it would make objects."""
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@functools.cache
+def _reader() -> _Reader:
+    quieten_libraries()
+    return _Reader(["fit"])

@@ -1,13 +1,12 @@
 """The run directory of a fit: made when data and network are known to be sound, filled as the run goes."""
 
 import os
-import secrets
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import wandb
 import yaml
@@ -18,6 +17,8 @@ from lightning.pytorch.loggers import WandbLogger
 from ttlightning import runs
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.rank_check import RankCheck
+from ttlightning.callbacks.run_figures import RunFigures
+from ttlightning.callbacks.wandb_run import WandbOptions, define_axes, new_identifier, tags
 from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY
 from ttlightning.errors import UserError
 from ttlightning.loggers import MetricsTable
@@ -25,23 +26,6 @@ from ttlightning.provenance import differences, provenance, scrubbed
 
 WANDB_PATIENCE = 30.0
 """Seconds that W&B has to answer in before a run starts; $WANDB_INIT_TIMEOUT says otherwise."""
-
-
-@dataclass
-class WandbOptions:
-    """How Weights & Biases records the run.
-
-    Args:
-        mode: offline writes to the run directory only, online needs an account; default ``$WANDB_MODE``, else offline.
-        project: the project that runs belong to.
-        entity: user or team; by default the account's own.
-        tags: words to filter runs by.
-    """
-
-    mode: Literal["offline", "online", "disabled"] | None = None
-    project: str = "ttlightning"
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
 
 
 class RunDirectory(Callback):
@@ -69,7 +53,7 @@ class RunDirectory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
-        begun = self._begin(trainer) if trainer.is_global_zero else None
+        begun = self._begin(trainer, pl_module) if trainer.is_global_zero else None
         self.path, mistake = trainer.strategy.broadcast(begun)
         if mistake is not None:  # on every process, so that none waits for the others
             raise UserError(mistake)
@@ -87,6 +71,9 @@ class RunDirectory(Callback):
                 callback.file = self.path / "checkpoints" / "last.ckpt"
             if isinstance(callback, RankCheck):
                 callback.directory = self.path / "rank"
+            if isinstance(callback, RunFigures):
+                callback.directory = self.path / "figures"
+                callback.wandb_run = self._wandb_run if self.mode != "disabled" else None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
@@ -161,11 +148,11 @@ class RunDirectory(Callback):
         """Seconds of training so far, those before the checkpoint that the run went on from among them."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
 
-    def _begin(self, trainer: Trainer) -> tuple[Path | None, str | None]:
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Path | None, str | None]:
         """The run's directory, or what the user has to mend; W&B's run open."""
         try:
             path, identifier = self._claim(trainer)
-            self._wandb_run = self._open_wandb(path, identifier)
+            self._wandb_run = self._open_wandb(path, identifier, tags(trainer, pl_module, self.wandb.tags))
         except UserError as mistake:
             return None, str(mistake)
         return path, None
@@ -183,12 +170,12 @@ class RunDirectory(Callback):
             changed = {d.name: d.now for d in differences(before, record)}
             record = before | {"resumed": [*before.get("resumed", []), {"argv": record["argv"], "changed": changed}]}
         else:
-            record |= {"wandb": secrets.token_hex(4)}
+            record |= {"wandb": new_identifier()}
         runs.write_json(file, record)
         return path, record["wandb"]
 
-    def _open_wandb(self, path: Path, identifier: str) -> Any:
-        """The W&B run, with the complete configuration, filed under the experiment's name.
+    def _open_wandb(self, path: Path, identifier: str, tags: list[str]) -> Any:
+        """The W&B run, with the complete configuration, filed under the experiment's name and with ``tags``.
 
         W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the
         provenance says what of it matters.
@@ -197,7 +184,7 @@ class RunDirectory(Callback):
         settings = {"console": "off", "x_disable_meta": True, "disable_git": True}
         settings["init_timeout"] = float(os.environ.get("WANDB_INIT_TIMEOUT", WANDB_PATIENCE))
         try:
-            return wandb.init(
+            run = wandb.init(
                 dir=str(path),
                 id=identifier,
                 resume="allow",
@@ -206,7 +193,7 @@ class RunDirectory(Callback):
                 job_type="fit",
                 config=yaml.safe_load(self.config) | {"provenance": runs.read_json(path / "provenance.json")},
                 settings=wandb.Settings(**settings),
-                **scrubbed(asdict(self.wandb)) | {"mode": self.mode},
+                **scrubbed(asdict(self.wandb) | {"tags": tags}) | {"mode": self.mode},
             )
         except wandb.Error as fault:
             if self.going_on is None:  # nothing but what this call has made
@@ -215,6 +202,8 @@ class RunDirectory(Callback):
                 f"W&B is {self.mode} and does not answer ({str(fault).splitlines()[0]}): use --wandb.mode offline, and "
                 "wandb sync afterwards"
             ) from fault
+        define_axes(run)
+        return run
 
     def _repeat(self, rows: list[tuple[dict[str, float], int]]) -> None:
         """Log again what came before: of W&B's offline records of one run the last replaces the others."""
