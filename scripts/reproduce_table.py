@@ -16,9 +16,14 @@ from pathlib import Path
 from ttlightning.errors import UserError
 from ttlightning.studies import Job, Outcome, make_runs, percent
 
-CONFIGS = ("eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")
+CONFIGS = ("best/eq.yaml", "best/tt.yaml", "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")
 PUBLISHED = {"a24_eq": "76.2", "a24_tt": "95.4"}
 QUICK = ("--data.dataset=mnist5k", "--trainer.max_epochs=1")
+
+
+def experiment_of(config: str) -> str:
+    """Configs of one name in two folders are two experiments."""
+    return Path(config).stem if config.startswith("paper/") else config.removesuffix(".yaml").replace("/", "_")
 
 
 def each(values: Sequence[float]) -> str:
@@ -33,7 +38,7 @@ def table(configs: Sequence[str], outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for config in configs:
-        experiment = Path(config).stem
+        experiment = experiment_of(config)
         results = [outcome.result() for outcome in outcomes if outcome.job.experiment == experiment and outcome.run]
         if not results:
             continue
@@ -63,10 +68,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options, overrides = parser.parse_known_args()
     if options.quick:
-        options.configs, options.seeds, overrides = options.configs[:2], 1, [*QUICK, *overrides]
+        options.configs, options.seeds, overrides = ["eq.yaml", "tt.yaml"], 1, [*QUICK, *overrides]
     overrides += [] if options.allow_fallback else ["--data.offline_fallback=null"]
     jobs = [
-        Job(Path(config).stem, ("--config", config, *overrides), seed)
+        Job(experiment_of(config), ("--config", config, *overrides), seed)
         for seed in range(options.seeds)
         for config in options.configs
     ]
