@@ -142,6 +142,14 @@ class CommandLine:
         return json.loads((self.folder / "runs" / run / "result.json").read_text())
 
 
+def assert_one_line(errors: str, message: str) -> None:
+    """What a user's mistake leaves on stderr."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    assert len(lines) == 1, errors
+    assert lines[0].startswith("ttlightning: ")
+    assert message in lines[0]
+
+
 @pytest.fixture
 def command(
     tmp_path: Path, write_mnist: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
