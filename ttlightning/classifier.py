@@ -265,7 +265,7 @@ class Classifier(LightningModule):
         """Optimizer steps of the whole run."""
         trainer = self.trainer
         steps = trainer.estimated_stepping_batches
-        if not self.automatic_optimization and trainer.max_epochs > 0:  # then Lightning has counted calls
+        if self.steps_per_call > 1 and trainer.max_epochs > 0:  # then Lightning has counted calls
             a_pass = min(trainer.num_training_batches * self.steps_per_call, len(trainer.train_dataloader.batches))
             steps = a_pass * trainer.max_epochs
             if trainer.max_steps >= 0:
