@@ -7,11 +7,9 @@ that was begun goes on where it stopped, and two processes never make the same o
 import contextlib
 import fcntl
 import functools
-import math
 import os
 import queue
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -26,6 +24,7 @@ import yaml
 
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
+from ttlightning.comparison import estimate
 from ttlightning.errors import UserError
 from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_root
 
@@ -117,20 +116,10 @@ def essence(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean m and half width h of its 95 % interval m ± h, t(0.975, k - 1) s / sqrt(k); None for a single value."""
-    mean, k = statistics.fmean(values), len(values)
-    if k == 1:
-        return mean, None
-    from scipy.stats import t
-
-    return mean, float(t.ppf(0.975, k - 1)) * statistics.stdev(values) / math.sqrt(k)
-
-
 def percent(values: Sequence[float]) -> str:
     """``98.02 ± 0.26``: mean and interval of fractions, in percent."""
-    mean, half = mean_and_interval(values)
-    return f"{100 * mean:.2f}" + (f" ± {100 * half:.2f}" if half is not None else "")
+    found = estimate(values)
+    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.interval:.2f}" if found.interval is not None else "")
 
 
 class _Crew:
