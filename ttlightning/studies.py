@@ -31,6 +31,9 @@ from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_ro
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 """Entries of a configuration that are compared otherwise, or that say nothing of a result."""
 
+_READING: Final = threading.Lock()
+"""jsonargparse's parser serves one thread at a time."""
+
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -89,9 +92,10 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
     """What ``config.yaml`` of ``fit`` with these words would hold; ``UserError`` where fit would not take them."""
-    reader = _reader()
-    options = reader.parser.parse_args(complete_arguments(["fit", *words])).fit
-    return yaml.safe_load(reader._dump(options))
+    with _READING:
+        reader = _reader()
+        options = reader.parser.parse_args(complete_arguments(["fit", *words])).fit
+        return yaml.safe_load(reader._dump(options))
 
 
 def find_run(experiment: str, seed: int, config: Mapping[str, Any]) -> Path | None:
