@@ -7,6 +7,7 @@ r"""Hierarchical Tucker: the weight tensor of a convolutional network with produ
 The number of sites is a power of two.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import torch
@@ -101,7 +102,7 @@ class SharedHierarchicalTucker(HierarchicalTucker):
 class TreeContraction(torch.autograd.Function):
     """Scores (batch, classes) and their power of two for each sample, from the leaves to the root; backward once.
 
-    A level is a few batched products, each of as many places as fit the cache with their pairs left[a] right[b], which
+    A level is one batched product, or a few of as many places as fit the cache with their pairs left[a] right[b], which
     are computed again on the way back; the scale of each place is split off before. The batch comes last in memory,
     where every operation runs along it.
     """
@@ -111,18 +112,13 @@ class TreeContraction(torch.autograd.Function):
         x_PnB = features.permute(1, 2, 0).contiguous()
         states_PrB = torch.bmm(_cores(leaves, len(x_PnB)).transpose(1, 2), x_PnB)
         all_states, all_scales, all_exponents = [], [], []
-        scratch = states_PrB.new_empty(_places_at_once(states_PrB), root.shape[0] ** 2, len(features))
         for node in (*nodes, root.unsqueeze(0)):
             scales, exponents = split_off_scales(states_PrB)
             all_states.append(states_PrB)
             all_scales.append(scales)
             all_exponents.append(exponents)
             cores_Ppk = _cores(node.flatten(1, 2), len(states_PrB) // 2)
-            above_PkB = states_PrB.new_empty(len(cores_Ppk), node.shape[3], len(features))
-            for here in _pieces(len(cores_Ppk), len(scratch)):
-                pairs_PpB = _pairs(*_children(states_PrB, here), scratch)
-                torch.bmm(cores_Ppk[here].transpose(1, 2), pairs_PpB, out=above_PkB[here])
-            states_PrB = above_PkB
+            (states_PrB,) = _in_pieces(_up, states_PrB[0::2], states_PrB[1::2], cores_Ppk)
         ctx.save_for_backward(x_PnB, leaves, root, *nodes, *all_states, *all_scales)
         exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
         ctx.mark_non_differentiable(exponent)
@@ -135,29 +131,44 @@ class TreeContraction(torch.autograd.Function):
         levels = (len(others) + 1) // 3  # a node, states and scales for each; the root has no node
         nodes, all_states, all_scales = others[: levels - 1], others[levels - 1 : -levels], others[-levels:]
         adjoint_PkB, gradients = scores_BC.T.contiguous().unsqueeze(0), []
-        size = _places_at_once(all_states[0]), root.shape[0] ** 2, len(scores_BC)
-        scratch, products = x_PnB.new_empty(size), x_PnB.new_empty(size)
         way_back = zip((*nodes, root.unsqueeze(0)), all_states, all_scales, strict=True)
         for node, states_PrB, scales in reversed([*way_back]):
-            gradient, below_PrB = torch.zeros_like(node).flatten(1, 2), torch.empty_like(states_PrB)
             cores_Ppk = _cores(node.flatten(1, 2), len(adjoint_PkB))
-            for here in _pieces(len(adjoint_PkB), len(scratch)):
-                left_PrB, right_PrB = _children(states_PrB, here)
-                pairs_PpB, adjoint = _pairs(left_PrB, right_PrB, scratch), adjoint_PkB[here]
-                _add_to_cores(gradient, here, pairs_PpB, adjoint)
-                torch.bmm(cores_Ppk[here], adjoint, out=products[: len(adjoint)])
-                dpairs_PrrB = products[: len(adjoint)].unflatten(1, (len(left_PrB[0]), -1))
-                product_PrrB = torch.mul(dpairs_PrrB, right_PrB.unsqueeze(1), out=pairs_PpB.view_as(dpairs_PrrB))
-                dleft_PrB, dright_PrB = _children(below_PrB, here)
-                torch.sum(product_PrrB, 2, out=dleft_PrB)
-                torch.sum(dpairs_PrrB.mul_(left_PrB.unsqueeze(2)), 1, out=dright_PrB)
-            gradients.append(gradient.view_as(node))
-            adjoint_PkB = below_PrB.mul_(scales)
-        dleaves = torch.zeros_like(leaves)
-        _add_to_cores(dleaves, slice(0, len(x_PnB)), x_PnB, adjoint_PkB)
+            dcores, below = _in_pieces(_down, states_PrB[0::2], states_PrB[1::2], cores_Ppk, adjoint_PkB)
+            gradients.append(_of_distinct(dcores, len(node)).view_as(node))
+            adjoint_PkB = below.view_as(states_PrB).mul_(scales)
+        dleaves = _of_distinct(torch.bmm(x_PnB, adjoint_PkB.transpose(1, 2)), len(leaves))
         dx_PnB = torch.bmm(_cores(leaves, len(x_PnB)), adjoint_PkB)
         droot, *dnodes = gradients
         return dx_PnB.permute(2, 0, 1), dleaves, droot[0], *reversed(dnodes)
+
+
+def _up(left_PrB: Tensor, right_PrB: Tensor, cores_Ppk: Tensor) -> tuple[Tensor]:
+    """The states of the nodes above."""
+    pairs_PrrB = left_PrB.unsqueeze(2) * right_PrB.unsqueeze(1)
+    return (torch.bmm(cores_Ppk.transpose(1, 2), pairs_PrrB.flatten(1, 2)),)
+
+
+def _down(left_PrB: Tensor, right_PrB: Tensor, cores_Ppk: Tensor, adjoint_PkB: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of the cores, and of the states of both children, (places, 2, rank, batch)."""
+    pairs_PrrB = left_PrB.unsqueeze(2) * right_PrB.unsqueeze(1)
+    dcores_Ppk = torch.bmm(pairs_PrrB.flatten(1, 2), adjoint_PkB.transpose(1, 2))
+    dpairs_PrrB = torch.bmm(cores_Ppk, adjoint_PkB).view_as(pairs_PrrB)
+    places, rank, batch = left_PrB.shape
+    below = left_PrB.new_empty(places, 2, rank, batch)
+    torch.sum(torch.mul(dpairs_PrrB, right_PrB.unsqueeze(1), out=pairs_PrrB), 2, out=below[:, 0])
+    torch.sum(dpairs_PrrB.mul_(left_PrB.unsqueeze(2)), 1, out=below[:, 1])
+    return dcores_Ppk, below
+
+
+def _in_pieces(function: Callable[..., tuple[Tensor, ...]], left_PrB: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """The function's results for as many places at a time as fit the cache, joined."""
+    places, rank, batch = left_PrB.shape
+    if places * rank * rank * batch <= PAIRS_AT_ONCE or places == 1:
+        return function(left_PrB, *others)
+    step = max(1, PAIRS_AT_ONCE // (rank * rank * batch))
+    pieces = zip(*(each.split(step) for each in (left_PrB, *others)), strict=True)
+    return tuple(torch.cat(parts) for parts in zip(*(function(*piece) for piece in pieces), strict=True))
 
 
 def _cores(own: Tensor, places: int) -> Tensor:
@@ -165,30 +176,6 @@ def _cores(own: Tensor, places: int) -> Tensor:
     return own.expand(places, -1, -1)
 
 
-def _add_to_cores(gradient: Tensor, here: slice, inputs_PmB: Tensor, adjoint_PkB: Tensor) -> None:
-    """The gradient of the cores of some places, or what they add to that of the one which all places share."""
-    if len(gradient) == 1:
-        gradient += torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2)).sum(0, keepdim=True)
-    else:
-        torch.bmm(inputs_PmB, adjoint_PkB.transpose(1, 2), out=gradient[here])
-
-
-def _children(states_PrB: Tensor, here: slice) -> tuple[Tensor, Tensor]:
-    """The left and the right children of some places of the level above."""
-    return states_PrB[0::2][here], states_PrB[1::2][here]
-
-
-def _pairs(left_PrB: Tensor, right_PrB: Tensor, scratch: Tensor) -> Tensor:
-    """left[a] right[b] at every place, written into the scratch: (places, rank^2, batch)."""
-    places, rank, batch = left_PrB.shape
-    pairs_PrrB = scratch[:places].view(places, rank, rank, batch)
-    return torch.mul(left_PrB.unsqueeze(2), right_PrB.unsqueeze(1), out=pairs_PrrB).flatten(1, 2)
-
-
-def _places_at_once(states_PrB: Tensor) -> int:
-    places, rank, batch = states_PrB.shape
-    return min(places // 2, max(1, PAIRS_AT_ONCE // max(1, rank * rank * batch)))
-
-
-def _pieces(places: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, places)) for start in range(0, places, step)]
+def _of_distinct(gradient: Tensor, distinct: int) -> Tensor:
+    """What all places say of the core that they share."""
+    return gradient if distinct == len(gradient) else gradient.sum(0, keepdim=True)
