@@ -48,8 +48,41 @@ def test_rank_study(tmp_path):
     said = run(tmp_path, "rank_study.py", "--quick", "--output=study")
     counts = re.findall(r"\| ([\d,]+) / ([\d,]+) \|", said)
     assert [certified for certified, _ in counts] == [generic for _, generic in counts]
-    assert len(counts) == 4
+    assert len(counts) == 2
     assert (tmp_path / "study.png").stat().st_size > 10_000
+
+
+def test_width_sweep(tmp_path):
+    """Each format once; once more, and nothing is made again."""
+    words = ("--quick", "--formats", "EqualCoreTensorTrain", "CanonicalPolyadic", "--jobs=2", "--output=sweep")
+    said = run(tmp_path, "width_sweep.py", *words)
+    assert said == (tmp_path / "sweep.md").read_text()
+    points = json.loads((tmp_path / "sweep.json").read_text())["points"]
+    results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
+    assert {p["weights_sha256"]: p["test_acc"] for p in points} == {
+        result["weights_sha256"]: result["metrics"]["test/acc"] for result in results
+    }
+    for title, point in zip(("TT, equal cores", "CP (shallow)"), points, strict=True):
+        accuracies = f"{100 * point['test_acc']:.2f} ({100 * point['train_acc']:.2f})"
+        assert f"| {title} | 2 | {point['parameters']:,} | {accuracies} |" in said
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+    assert run(tmp_path, "width_sweep.py", *words) == said
+
+
+def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    sweep = importlib.import_module("width_sweep")
+    points, outcomes = [], []
+    for number, (rate, loss) in enumerate([(4e-3, 0.5), (1e-3, 0.2), (5e-4, 0.3)]):
+        points.append(sweep.Point("mnist", (), "TensorTrain", 2, rate, 1))
+        metrics = {"train/loss": loss, "train/acc": 0.9, "test/acc": 0.8 + number / 100}
+        (tmp_path / str(number)).mkdir()
+        result = {"metrics": metrics, "parameters": 10, "weights_sha256": str(number)}
+        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
+        (tmp_path / str(number) / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
+        outcomes.append(Outcome(points[-1].job(), tmp_path / str(number)))
+    [row] = sweep.collect(points, outcomes)
+    assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
 
 def test_seeds(tmp_path):
