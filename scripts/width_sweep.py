@@ -1,7 +1,7 @@
 """Accuracy against width and against parameters: TT, equal cores, CP and HT  [K18, Sec. 6].
 
     python scripts/width_sweep.py [--datasets mnist fashion_mnist cifar10] [--folder "CIFAR-10 (JPEG)=FOLDER"]
-        [--ranks 2 4 8 16 32] [--rates 4e-3 1e-3] [--epochs 10] [--jobs 2] [--output results/width_sweep] [--quick]
+        [--ranks 2 4 8 16 32] [--rates 2e-3 1e-3] [--epochs 10] [--jobs 2] [--output results/width_sweep] [--quick]
 
 configs/paper/k18_widths.yaml for every format and rank at every learning rate; of those, the run with the lowest
 training loss counts. A data set that is neither in the data root nor downloadable is left out, in one line. --folder
@@ -53,7 +53,7 @@ class Point:
     def job(self) -> Job:
         words = [
             *("--config", "paper/k18_widths.yaml", *self.options, "--model.format", self.format),
-            *(f"--model.format.init_args.rank={self.rank}", "--model.format.init_args.gain=10"),
+            *(f"--model.format.init_args.rank={self.rank}", "--model.format.init_args.gain=3"),
             *(f"--model.optimizer.init_args.lr={self.rate}", f"--trainer.max_epochs={self.epochs}"),
             *("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled"),
         ]
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--folder", action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
-    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 1e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 1e-3])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
     parser.add_argument("--output", type=Path, default=Path("results/width_sweep"))
