@@ -178,6 +178,7 @@ def test_curves_are_mean_and_range(tmp_path):
 
 def test_two_real_runs_from_their_directories_and_from_wandb(command, monkeypatch):
     """What W&B's own reader finds in the offline records, behind a made-up API, gives the same records."""
+    wandb.teardown()  # its service, if a test before has started it, lives in the folder of that test
     for seed in (0, 1):
         command("fit", *SMALL, f"--seed_everything={seed}")
     command("fit", *SMALL, "--model.format.rank=3")
