@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 
 from ttlightning import UserError
 from ttlightning.classifier import Classifier
@@ -131,12 +132,14 @@ def test_a_process_killed_by_the_system(command):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # not to end before it is killed
     refused = command("fit", "--ckpt_path=runs/debug/0", code=2)
     assert "runs/debug/0 is being written by another process" in refused.stderr
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (run / "result.json").exists()
     command.environment["WANDB_MODE"] = "offline"
+    wandb.teardown()  # its service, if a test before has started it, lives in the folder of that test
     command("fit", "--ckpt_path=runs/debug/0")
     command.environment["WANDB_MODE"] = "disabled"
     command("fit", *words)
