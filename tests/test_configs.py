@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
+from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError
 from ttlightning.cli import main
 from ttlightning.configs import available_configs, find_config
+from ttlightning.data.patches import Patching
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 EXPERIMENTS = sorted(
@@ -35,6 +36,22 @@ def test_the_protocol_of_a24_is_the_same_for_both_columns():
     assert (optimizer["class_path"], optimizer["init_args"]["lr"]) == ("Adam", 5e-4)
     assert (data["batch_size"], data["validation"], equal["trainer"]["max_epochs"]) == (64, 0.0, 20)
     assert "scheduler" not in equal["model"]
+
+
+@pytest.mark.parametrize("name", ["eq", "tt"])
+def test_the_best_configs_keep_to_their_limits(name):
+    """20 epochs, 200,000 parameters; their comments say how many."""
+    text = (CONFIGS / "best" / f"{name}.yaml").read_text()
+    config = yaml.safe_load(text)
+    data, modes = config["data"], config["model"]["features"]["modes"]
+    sites, pixels = Patching(data["patch_size"], data["stride"], data.get("padding", 0)).shape(1, 28, 28)
+    kind = {"eq": EqualCoreTensorTrain, "tt": TensorTrain}[name]
+    assert config["model"]["format"]["class_path"] == kind.__name__
+    weights = kind(sites, modes, 10, **config["model"]["format"]["init_args"])
+    parameters = weights.parameter_count() + sum(p.numel() for p in PatchFeatureMap(pixels, modes).parameters())
+    assert parameters <= 200_000
+    assert config["trainer"]["max_epochs"] <= 20
+    assert f"it has {parameters:,}" in text
 
 
 def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_path, monkeypatch):
