@@ -11,7 +11,6 @@ digits, rank 2.
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from ttlightning.rank import generic_odd_even_rank
 from ttlightning.runs import write_json
-from ttlightning.studies import Job, make_runs
+from ttlightning.studies import Job, make_runs, require, run_script
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
 
@@ -77,10 +76,8 @@ def main() -> None:
     ranks, epochs = ([2], 1) if options.quick else (options.ranks, options.epochs)
     wanted = [(config, rank) for rank in ranks for config in CONFIGS]
     outcomes = make_runs([job(*each, epochs, options.quick) for each in wanted], options.jobs)
-    if faults := [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.run is None]:
-        sys.exit("\n".join(faults))
     names = (f"{CONFIGS[config]}, r = {rank}" for config, rank in wanted)
-    found = {name: collect(outcome.run) for name, outcome in zip(names, outcomes, strict=True)}
+    found = {name: collect(run) for name, run in zip(names, require(outcomes), strict=True)}
     print(
         "| cores | epochs | certified / generic | smallest singular value, start to end | condition | val. accuracy |"
     )
@@ -97,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

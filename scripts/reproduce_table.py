@@ -17,9 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttlightning.errors import UserError
 from ttlightning.runs import write_json
-from ttlightning.studies import Job, Outcome, make_runs, percent
+from ttlightning.studies import Job, Outcome, faults_of, make_runs, percent, run_script
 
 CONFIGS = ("best/eq.yaml", "best/tt.yaml", "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")
 PUBLISHED = {"a24_eq": "76.2", "a24_tt": "95.4"}
@@ -96,13 +95,8 @@ def main() -> None:
         runs = [record(names[outcome.job.experiment], outcome) for outcome in outcomes if outcome.run]
         options.output.with_suffix(".md").write_text(table(options.configs, outcomes) + "\n")
         write_json(options.output.with_suffix(".json"), {"runs": runs})
-    faults = [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.fault]
-    sys.exit("\n".join(faults) or None)
+    sys.exit(faults_of(outcomes))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"reproduce_table: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from ttlightning.arguments import experiment_name
 from ttlightning.errors import UserError
 from ttlightning.rank import in_figures
-from ttlightning.studies import Job, Outcome, make_runs, percent
+from ttlightning.studies import Job, Outcome, faults_of, make_runs, percent, run_script
 from ttlightning.sweeps import SEED, Choice, name_of, option_words, read_options, read_sweep
 
 QUICK = ["--config=debug.yaml", "--seeds=1", "--grid", "model.format.init_args.rank=2,3"]
@@ -106,13 +106,8 @@ def main() -> None:
     if runs:
         print(table(outcomes))
         print(f"\npython -m ttlightning compare {shlex.join(runs)}")
-    faults = [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.fault]
-    sys.exit("\n".join(faults) or None)
+    sys.exit(faults_of(outcomes))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"seeds: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

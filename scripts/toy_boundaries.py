@@ -11,12 +11,8 @@ epoch.
 """
 
 import argparse
-import contextlib
-import io
 import json
-import multiprocessing
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +27,11 @@ from torch import Tensor
 from ttlightning import formats
 from ttlightning.checkpoints import checkpoint_file, read_checkpoint
 from ttlightning.classifier import Classifier
-from ttlightning.cli import main as ttlightning
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.patches import Patching
 from ttlightning.features import PatchFeatureMap
-from ttlightning.runs import runs_root, weights_sha256, write_json
+from ttlightning.runs import weights_sha256, write_json
+from ttlightning.studies import Job, make_runs, require, run_script
 
 SIDE = 300
 """Points of the drawn grid along each axis."""
@@ -73,18 +69,17 @@ NETWORKS = (
 )
 
 
-def train(dataset: str, network: Network, seed: int, quick: bool) -> Path:
-    """The run directory of one network, trained unless it is there."""
-    experiment = f"toy_{dataset}_{network.name}_s{seed}" + ("_quick" if quick else "")
-    if not list((runs_root() / experiment).glob("*/result.json")):
-        words = ["fit", "--config", f"toy/{dataset}.yaml", "--experiment", experiment, f"--seed_everything={seed}"]
-        words += [f"--model.format={network.format}", f"--model.format.rank={network.rank}"]
-        words += [f"--data.repeat={network.repeat}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-        words += ["--wandb.mode=disabled", *(["--trainer.max_epochs=1"] if quick else [])]
-        with contextlib.redirect_stdout(io.StringIO()):
-            ttlightning(words)
-        print(f"{dataset}, {network.title}: done", file=sys.stderr, flush=True)
-    return min((runs_root() / experiment).glob("*/result.json")).parent
+def job(dataset: str, network: Network, seed: int, quick: bool) -> Job:
+    """The run of one network."""
+    words = [
+        "--config",
+        f"toy/{dataset}.yaml",
+        f"--model.format={network.format}",
+        f"--model.format.rank={network.rank}",
+    ]
+    words += [f"--data.repeat={network.repeat}", "--trainer.accelerator=cpu", "--wandb.mode=disabled"]
+    words += ["--trainer.max_epochs=1"] if quick else []
+    return Job(f"toy_{dataset}_{network.name}" + ("_quick" if quick else ""), tuple(words), seed)
 
 
 def trained(run: Path, network: Network) -> Classifier:
@@ -144,19 +139,14 @@ def draw(runs: dict[tuple[str, Network], Path], found: dict[str, dict[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
     parser.add_argument("--output", type=Path, default=Path("results/toy_boundaries"))
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     datasets, networks = (("moons",), NETWORKS[2:4]) if options.quick else (("moons", "circles"), NETWORKS)
     wanted = [(dataset, network) for dataset in datasets for network in networks]
-    one = partial(train, seed=options.seed, quick=options.quick)
-    if options.jobs == 1:
-        places = [one(*each) for each in wanted]
-    else:
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-            places = list(pool.map(one, *zip(*wanted, strict=True)))
-    runs = dict(zip(wanted, places, strict=True))
+    outcomes = make_runs([job(*each, options.seed, options.quick) for each in wanted], options.jobs)
+    runs = dict(zip(wanted, require(outcomes), strict=True))
     found = {f"{dataset}, {network.title}": collect(run) for (dataset, network), run in runs.items()}
     print("| points | network | parameters | train accuracy | test accuracy |\n|---|---|---|---|---|")
     for (dataset, network), numbers in zip(wanted, found.values(), strict=True):
@@ -168,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.runs import read_json, write_json
-from ttlightning.studies import Job, Outcome, make_runs
+from ttlightning.studies import Job, make_runs, require, run_script
 
 FORMATS = {
     "TensorTrain": "TT, different cores",
@@ -79,11 +79,11 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
     return found
 
 
-def collect(points: list[Point], outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def collect(points: list[Point], runs: list[Path]) -> list[dict[str, Any]]:
     """For every network, the run with the lowest training loss."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for point, outcome in zip(points, outcomes, strict=True):
-        result, run = outcome.result(), outcome.run
+    for point, run in zip(points, runs, strict=True):
+        result = read_json(run / "result.json")
         metrics = result["metrics"]
         row = {
             "data": point.data,
@@ -170,9 +170,7 @@ def main() -> None:
         for rate in options.rates
     ]
     outcomes = make_runs([point.job() for point in points], options.jobs)
-    if faults := [f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.fault]:
-        sys.exit("\n".join(faults))
-    rows = collect(points, outcomes)
+    rows = collect(points, require(outcomes))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output.with_suffix(".json"), {"epochs": options.epochs, "rates": options.rates, "points": rows})
     options.output.with_suffix(".md").write_text(table(rows))
@@ -181,8 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as mistake:
-        print(f"width_sweep: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

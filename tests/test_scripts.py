@@ -72,7 +72,7 @@ def test_width_sweep(tmp_path):
 def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     sweep = importlib.import_module("width_sweep")
-    points, outcomes = [], []
+    points, runs = [], []
     for number, (rate, loss) in enumerate([(4e-3, 0.5), (1e-3, 0.2), (5e-4, 0.3)]):
         points.append(sweep.Point("mnist", (), "TensorTrain", 2, rate, 1))
         metrics = {"train/loss": loss, "train/acc": 0.9, "test/acc": 0.8 + number / 100}
@@ -80,8 +80,8 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
         result = {"metrics": metrics, "parameters": 10, "weights_sha256": str(number)}
         (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
         (tmp_path / str(number) / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
-        outcomes.append(Outcome(points[-1].job(), tmp_path / str(number)))
-    [row] = sweep.collect(points, outcomes)
+        runs.append(tmp_path / str(number))
+    [row] = sweep.collect(points, runs)
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -88,6 +88,27 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
         print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
         sys.exit(128 + crew.stopped)
     return outcomes
+
+
+def require(outcomes: Sequence[Outcome]) -> list[Path]:
+    """The run directories, where every job has a result; else the program ends with the faults and exit code 1."""
+    if faults := faults_of(outcomes):
+        sys.exit(faults)
+    return [outcome.run for outcome in outcomes]
+
+
+def faults_of(outcomes: Sequence[Outcome]) -> str | None:
+    """A line for each job that has no result; None where there is none."""
+    return "\n".join(f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.run is None) or None
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """``main`` of a script; a user's mistake is one line and exit code 2."""
+    try:
+        main()
+    except UserError as mistake:
+        print(f"{Path(sys.argv[0]).stem}: {mistake}", file=sys.stderr)
+        sys.exit(2)
 
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
