@@ -10,7 +10,7 @@ WORKDIR /app
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 COPY requirements.lock ./
-RUN pip install --quiet --require-hashes --no-deps --no-compile --requirement requirements.lock
+RUN pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs

@@ -43,7 +43,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	@$(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
-	@$(VENV)/bin/uv pip sync --quiet --require-hashes --python $(IN_VENV) requirements.lock \
+	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --require-hashes --python $(IN_VENV) requirements.lock \
 	  || { echo "uv did not succeed: installing with pip."; \
 	       $(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r requirements.lock; }
 	@$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
