@@ -29,14 +29,17 @@ def test_without_any_size_it_is_the_images_themselves():
     assert torch.equal(Augmentation()(IMAGES, maps), IMAGES)
 
 
-@given(st.integers(0, 4), st.integers(0, 1000))
-def test_a_shift_moves_whole_pixels_and_black_comes_in(most, seed):
-    maps = Augmentation(shift=most).maps(len(IMAGES), 8, 8, torch.Generator().manual_seed(seed))
-    moved = Augmentation(shift=most)(IMAGES, maps)
-    pixels = (maps[:, :, 2] * 4).round().int()
+@given(st.integers(0, 4), st.sampled_from([(8, 8), (28, 28), (28, 31), (32, 32)]), st.integers(0, 1000))
+def test_a_shift_moves_whole_pixels_and_black_comes_in(most, size, seed):
+    height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (10, 2, height, width), dtype=torch.uint8, generator=generator)
+    maps = Augmentation(shift=most).maps(len(images), height, width, generator)
+    moved = Augmentation(shift=most)(images, maps)
+    pixels = (maps[:, :, 2] * torch.tensor([width / 2, height / 2])).round().int()
     assert pixels.abs().max() <= most
-    for image, (across, down), found in zip(IMAGES, pixels.tolist(), moved, strict=True):
-        expected = F.pad(image, (4, 4, 4, 4))[:, 4 + down : 12 + down, 4 + across : 12 + across]
+    for image, (across, down), found in zip(images, pixels.tolist(), moved, strict=True):
+        expected = F.pad(image, (4, 4, 4, 4))[:, 4 + down : 4 + down + height, 4 + across : 4 + across + width]
         assert torch.equal(found, expected)
 
 
