@@ -96,14 +96,17 @@ def test_the_same_bits_every_time(kernel):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("rank", "classes", "batch"), [(1, 1, 1), (6, 7, 33), (17, 10, 64), (40, 3, 70)])
-def test_the_number_of_threads_changes_no_bit(dtype, rank, classes, batch, monkeypatch):
-    """Also where the batch does not fill its vectors, and the rank is no multiple of a tile."""
+@pytest.mark.parametrize(
+    ("modes", "rank", "classes", "batch"),
+    [(5, 1, 1, 1), (5, 6, 7, 33), (17, 17, 10, 64), (9, 40, 3, 70), (2, 300, 9, 9)],
+)
+def test_the_number_of_threads_changes_no_bit(dtype, modes, rank, classes, batch, monkeypatch):
+    """Also where the batch does not fill its vectors, and where sizes are no multiples of tiles, squares and chunks."""
     if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
     for distinct in (1, 9):
-        inputs = arguments(11, distinct, modes=5, rank=rank, batch=batch, classes=classes)
+        inputs = arguments(11, distinct, modes=modes, rank=rank, batch=batch, classes=classes)
         inputs = [p.detach().to(dtype).requires_grad_() for p in inputs]
         results = []
         for threads in (1, 2, 3, 70):
@@ -112,9 +115,11 @@ def test_the_number_of_threads_changes_no_bit(dtype, rank, classes, batch, monke
             results.append([scores, *torch.autograd.grad(scores.sum(), inputs)])
         for other in results[1:]:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-        expected = plain_scores(*(p.double() for p in inputs))
-        tolerance = (1e-4 if dtype == torch.float32 else 1e-12) * float(expected.detach().abs().max())
-        torch.testing.assert_close(results[0][0].double(), expected, rtol=0, atol=tolerance)
+        doubles = [p.detach().double().requires_grad_() for p in inputs]
+        expected = plain_scores(*doubles)
+        for found, right in zip(results[0], [expected, *torch.autograd.grad(expected.sum(), doubles)], strict=True):
+            tolerance = (1e-4 if dtype == torch.float32 else 1e-12) * float(right.detach().abs().max())
+            torch.testing.assert_close(found.double(), right, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-12, 1e12])

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TILE = 6, PACK_FROM = 24576, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+enum { TILE = 6, ROWS = 256, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
 enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
 /* Rows or columns are worked off in tiles of nearly equal size, TILE at most. */
@@ -69,14 +69,30 @@ static void in_parallel(share work, void *argument, int parts) {
 
 #endif
 
+/* Lanes of two vectors, chosen by numbers that are known here. */
+#define LIST(...) __VA_ARGS__
+#ifdef __clang__
+#define PICK(a, b, index, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, index, ...) __builtin_shuffle(a, b, (index){__VA_ARGS__})
+#endif
+
 #define REAL float
+#define INTEGER int32_t
+#define EXCHANGES                                                                        \
+    EXCHANGE(1, LIST(0, 8, 2, 10, 4, 12, 6, 14), LIST(1, 9, 3, 11, 5, 13, 7, 15))        \
+    EXCHANGE(2, LIST(0, 1, 8, 9, 4, 5, 12, 13), LIST(2, 3, 10, 11, 6, 7, 14, 15))        \
+    EXCHANGE(4, LIST(0, 1, 2, 3, 8, 9, 10, 11), LIST(4, 5, 6, 7, 12, 13, 14, 15))
 #define NAME(x) x##_float32
 #define FREXP frexpf
 #define LDEXP ldexpf
 #define LARGEST FLT_MAX
 #define RANGE 126
+#include "chain_blocks.h"
 #include "chain_kernel.h"
 #undef REAL
+#undef INTEGER
+#undef EXCHANGES
 #undef NAME
 #undef FREXP
 #undef LDEXP
@@ -84,9 +100,14 @@ static void in_parallel(share work, void *argument, int parts) {
 #undef RANGE
 
 #define REAL double
+#define INTEGER int64_t
+#define EXCHANGES                                        \
+    EXCHANGE(1, LIST(0, 4, 2, 6), LIST(1, 5, 3, 7))      \
+    EXCHANGE(2, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7))
 #define NAME(x) x##_float64
 #define FREXP frexp
 #define LDEXP ldexp
 #define LARGEST DBL_MAX
 #define RANGE 1022
+#include "chain_blocks.h"
 #include "chain_kernel.h"

@@ -1,15 +1,4 @@
-/* One floating-point type of chain_kernel.c: REAL and NAME(x) are defined by the includer.
-
-   A site maps a state of length left to one of length right,
-       out[b] = sum over i, a of  x[i] h[a] core[i, a, b],
-   for LANES samples side by side: a row of x, h or out holds one number of each of `padded` samples. */
-
-#define LANES ((int)(64 / sizeof(REAL))) /* samples of a block: two vectors */
-#define V NAME(vector)
-typedef REAL V __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias));
-#define HALF (LANES / 2)
-#define LOAD(p) (*(const V *)(p))
-#define STORE(p, v) (*(V *)(p) = (v))
+/* The passes over the chain, in terms of the loops of chain_blocks.h. */
 
 typedef struct {
     int threads, sites, batch, padded, modes, rank, classes, distinct, width; /* width: row of an adjoint, padded */
@@ -43,96 +32,27 @@ static REAL *NAME(state)(const NAME(chain) *c, int k) {
     return k % c->segment == c->segment - 1 ? c->h + k / c->segment * size : c->window + k % c->segment * size;
 }
 
-/* Columns j .. j + T - 1 of a site, for one block. `row` is the distance of two rows of `core`. */
-#define FORWARD(T)                                                                                             \
-    static void NAME(forward_##T)(const REAL *x, const REAL *h, const REAL *core, REAL *out, int modes, int left, \
-                                  size_t row, size_t padded) {                                                 \
-        V sum[T][2] = {0};                                                                                     \
-        for (int i = 0; i < modes; i++) {                                                                      \
-            V x0 = LOAD(x + i * padded), x1 = LOAD(x + i * padded + HALF);                                     \
-            for (int a = 0; a < left; a++, core += row) {                                                      \
-                V t0 = x0 * LOAD(h + a * padded), t1 = x1 * LOAD(h + a * padded + HALF);                       \
-                for (int j = 0; j < T; j++) {                                                                  \
-                    sum[j][0] += t0 * core[j];                                                                 \
-                    sum[j][1] += t1 * core[j];                                                                 \
-                }                                                                                              \
-            }                                                                                                  \
-        }                                                                                                      \
-        for (int j = 0; j < T; j++) {                                                                          \
-            STORE(out + j * padded, sum[j][0]);                                                                \
-            STORE(out + j * padded + HALF, sum[j][1]);                                                         \
-        }                                                                                                      \
-    }
-
-/* Rows a .. a + T - 1 of Q_i = core_i p for one block, and what follows from them: h . Q_i, and x_i Q_i. */
-#define BACKWARD(T)                                                                                            \
-    static void NAME(backward_##T)(const REAL *h, const REAL *p, const REAL *core, V x0, V x1, V *dx, REAL *back, \
-                                   int right, size_t padded) {                                                 \
-        V q[T][2] = {0};                                                                                       \
-        for (int b = 0; b < right; b++) {                                                                      \
-            V p0 = LOAD(p + b * LANES), p1 = LOAD(p + b * LANES + HALF);                                       \
-            for (int a = 0; a < T; a++) {                                                                      \
-                q[a][0] += p0 * core[a * (size_t)right + b];                                                   \
-                q[a][1] += p1 * core[a * (size_t)right + b];                                                   \
-            }                                                                                                  \
-        }                                                                                                      \
-        for (int a = 0; a < T; a++) {                                                                          \
-            dx[0] += q[a][0] * LOAD(h + a * padded);                                                           \
-            dx[1] += q[a][1] * LOAD(h + a * padded + HALF);                                                    \
-            STORE(back + a * LANES, LOAD(back + a * LANES) + x0 * q[a][0]);                                    \
-            STORE(back + a * LANES + HALF, LOAD(back + a * LANES + HALF) + x1 * q[a][1]);                      \
-        }                                                                                                      \
-    }
-
-/* T rows and 2 HALF columns of the gradient of a core: sum over samples of t_a p_b, where t_a = x_i h_a. */
-#define GRADIENT(T)                                                                                            \
-    static void NAME(gradient_##T)(const REAL *t, const REAL *adjoint, REAL *gradient, int batch, int right,   \
-                                   int columns, size_t padded, size_t width) {                                 \
-        V sum[T][2] = {0};                                                                                     \
-        for (int s = 0; s < batch; s++) {                                                                      \
-            V p0 = LOAD(adjoint + s * width), p1 = LOAD(adjoint + s * width + HALF);                           \
-            for (int a = 0; a < T; a++) {                                                                      \
-                sum[a][0] += p0 * t[a * padded + s];                                                           \
-                sum[a][1] += p1 * t[a * padded + s];                                                           \
-            }                                                                                                  \
-        }                                                                                                      \
-        for (int a = 0; a < T; a++, gradient += right)                                                         \
-            for (int half = 0, b = 0; half < 2; half++) {                                                      \
-                if (columns - b >= HALF) STORE(gradient + b, LOAD(gradient + b) + sum[a][half]), b += HALF;    \
-                else for (int l = 0; b < columns; l++, b++) gradient[b] += sum[a][half][l];                    \
-            }                                                                                                  \
-    }
-
-FORWARD(1) FORWARD(2) FORWARD(3) FORWARD(4) FORWARD(5) FORWARD(6)
-BACKWARD(1) BACKWARD(2) BACKWARD(3) BACKWARD(4) BACKWARD(5) BACKWARD(6)
-GRADIENT(1) GRADIENT(2) GRADIENT(3) GRADIENT(4) GRADIENT(5) GRADIENT(6)
-#define BY_TILE(name, tile, ...)                                      \
-    switch (tile) {                                                   \
-        case 1: NAME(name##_1)(__VA_ARGS__); break;                   \
-        case 2: NAME(name##_2)(__VA_ARGS__); break;                   \
-        case 3: NAME(name##_3)(__VA_ARGS__); break;                   \
-        case 4: NAME(name##_4)(__VA_ARGS__); break;                   \
-        case 5: NAME(name##_5)(__VA_ARGS__); break;                   \
-        default: NAME(name##_6)(__VA_ARGS__);                         \
-    }
-
 /* Split a power of two off each sample's state: exact, and counted in its exponent. */
-static void NAME(rescale)(const NAME(chain) *c, REAL *state, REAL *scale, int from, int to) {
-    for (int s = from; s < to; s++) {
-        REAL largest = 0;
-        for (int a = 0; a < c->rank; a++) {
-            REAL size = state[(size_t)a * c->padded + s];
-            size = size < 0 ? -size : size;
-            largest = size > largest ? size : largest;
+static void NAME(rescale)(const NAME(chain) *c, REAL *restrict state, REAL *restrict scale, int from, int to) {
+    for (int s = from; s < to; s += LANES) {
+        REAL largest[LANES] = {0}, *row = state + s;
+        for (int a = 0; a < c->rank; a++, row += c->padded)
+            for (int l = 0; l < LANES; l++) {
+                REAL size = row[l] < 0 ? -row[l] : row[l];
+                largest[l] = size > largest[l] ? size : largest[l];
+            }
+        for (int l = 0; l < LANES; l++) {
+            int power = 0;
+            if (largest[l] > 0 && largest[l] <= LARGEST) {
+                FREXP(largest[l], &power);
+                power = power > RANGE ? RANGE : power < -RANGE ? -RANGE : power;
+            }
+            scale[s + l] = LDEXP(1, -power);
+            if (s + l < c->batch && !c->replay) c->exponent[s + l] += power;
         }
-        int power = 0;
-        if (largest > 0 && largest <= LARGEST) {
-            FREXP(largest, &power);
-            power = power > RANGE ? RANGE : power < -RANGE ? -RANGE : power;
-        }
-        scale[s] = LDEXP(1, -power);
-        for (int a = 0; a < c->rank; a++) state[(size_t)a * c->padded + s] *= scale[s];
-        if (s < c->batch && !c->replay) c->exponent[s] += power;
+        row = state + s;
+        for (int a = 0; a < c->rank; a++, row += c->padded)
+            for (int l = 0; l < LANES; l++) row[l] *= scale[s + l];
     }
 }
 
@@ -143,36 +63,42 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
     const size_t padded = c->padded;
     if (from == to) return;
-    REAL ones[LANES], *panel = scratch(sizeof(REAL) * TILE * (size_t)modes * c->rank);
+    REAL ones[LANES], *panel = scratch(sizeof(REAL) * LANES * (c->rank > ROWS ? c->rank : ROWS));
     REAL *scores = scratch(sizeof(REAL) * c->classes * padded);
     for (int s = 0; s < LANES; s++) ones[s] = 1;
-    for (int k = 0; k < d && !c->replay; k++)
-        for (int s = from; s < to; s++)
+    for (int k = 0; k < d && !c->replay; k++) {
+        REAL *x = c->x + (size_t)k * modes * padded;
+        for (int s = from; s < to; s += LANES) {
+            const int here = c->batch - s < LANES ? c->batch - s : LANES;
+            NAME(transpose)(c->features + ((size_t)s * d + k) * modes, (size_t)d * modes, x + s, padded, here, modes);
             for (int i = 0; i < modes; i++)
-                c->x[((size_t)k * modes + i) * padded + s] =
-                    s < c->batch ? c->features[((size_t)s * d + k) * modes + i] : 0;
+                for (int l = here; l < LANES; l++) x[i * padded + s + l] = 0;
+        }
+    }
     for (int k = c->from_site; k < c->to_site; k++) {
         const int left = NAME(left)(c, k), right = NAME(right)(c, k);
         const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded;
         const REAL *h = k ? NAME(state)(c, k - 1) : NULL;
         REAL *out = k == d - 1 ? scores : NAME(state)(c, k);
-        const int pack = (size_t)modes * left * right * sizeof(REAL) > PACK_FROM;
-        const int tiles = tiles_of(right);
-        for (int u = 0; u < tiles; u++) {
-            const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
-            if (pack)
-                for (int q = 0; q < modes * left; q++)
-                    for (int t = 0; t < tile; t++) panel[q * (size_t)tile + t] = core[(size_t)q * right + j + t];
-            for (int s = from; s < to; s += LANES)
-                BY_TILE(forward, tile, x + s, h ? h + s : ones, pack ? panel : core + j, out + j * padded + s, modes,
-                        left, pack ? (size_t)tile : (size_t)right, padded)
-        }
+        const int tiles = tiles_of(right), at_once = left < ROWS ? ROWS / left : 1;
+        for (int i = 0; i < modes; i += at_once)
+            for (int s = from; s < to; s += LANES) {
+                const int here = modes - i < at_once ? modes - i : at_once;
+                NAME(joint)(x + i * padded + s, h ? h + s : ones, panel, here, left, padded);
+                for (int u = 0; u < tiles; u++) {
+                    const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
+                    BY_TILE(forward, tile, panel, core + (size_t)i * left * right + j, out + j * padded + s, here * left,
+                            right, padded, i == 0)
+                }
+            }
         if ((k + 1) % SITES_PER_RESCALING == 0 && k < d - 1)
             NAME(rescale)(c, out, c->scales + (k + 1) / SITES_PER_RESCALING * padded - padded, from, to);
     }
-    for (int s = from; s < to && s < c->batch && c->to_site == d; s++)
-        for (int y = 0; y < c->classes; y++)
-            c->scores[(size_t)s * c->classes + y] = LDEXP(scores[y * padded + s], c->plain ? c->exponent[s] : 0);
+    for (int s = from; s < to && s < c->batch && c->to_site == d; s++) {
+        REAL *row = c->scores + (size_t)s * c->classes;
+        for (int y = 0; y < c->classes; y++) row[y] = scores[y * padded + s];
+        if (c->plain) NAME(scale)(row, c->classes, c->exponent[s]);
+    }
     free(scores);
     free(panel);
 }
@@ -184,16 +110,19 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
     const size_t padded = c->padded, widest = c->rank > c->classes ? c->rank : c->classes;
     REAL ones[LANES], *buffers = scratch(sizeof(REAL) * 2 * widest * LANES), *dx = scratch(sizeof(REAL) * modes * LANES);
+    REAL *row = scratch(sizeof(REAL) * c->classes);
     for (int s = 0; s < LANES; s++) ones[s] = 1;
     for (int s = from; s < to; s += LANES) {
         REAL *p = buffers, *back = buffers + widest * LANES;
         const int here = c->batch - s < LANES ? c->batch - s : LANES;
         for (int b = 0; b < c->rank && c->to_site < d; b++)
             for (int l = 0; l < LANES; l++) p[b * LANES + l] = c->carry[b * padded + s + l];
-        for (int y = 0; y < c->classes && c->to_site == d; y++)
-            for (int l = 0; l < LANES; l++)
-                p[y * LANES + l] =
-                    l < here ? LDEXP(c->dscores[(size_t)(s + l) * c->classes + y], c->plain ? c->exponent[s + l] : 0) : 0;
+        for (int l = 0; l < LANES && c->to_site == d; l++) {
+            memset(row, 0, sizeof(REAL) * c->classes);
+            if (l < here) memcpy(row, c->dscores + (size_t)(s + l) * c->classes, sizeof(REAL) * c->classes);
+            if (l < here && c->plain) NAME(scale)(row, c->classes, c->exponent[s + l]);
+            for (int y = 0; y < c->classes; y++) p[y * LANES + l] = row[y];
+        }
         for (int k = c->to_site - 1; k >= c->from_site; k--) {
             const int left = NAME(left)(c, k), right = NAME(right)(c, k);
             const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded + s;
@@ -204,10 +133,7 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
                     for (int l = 0; l < LANES; l++) p[b * LANES + l] *= scale[l];
             }
             REAL *adjoint = c->adjoints + ((size_t)(k - c->from_site) * c->batch + s) * c->width;
-            for (int l = 0; l < here; l++) {
-                for (int b = 0; b < right; b++) adjoint[l * (size_t)c->width + b] = p[b * LANES + l];
-                for (int b = right; b < c->width; b++) adjoint[l * (size_t)c->width + b] = 0;
-            }
+            NAME(transpose)(p, LANES, adjoint, c->width, right, here);
             memset(back, 0, sizeof(REAL) * left * LANES);
             for (int i = 0; i < modes; i++) {
                 V x0 = LOAD(x + i * padded), x1 = LOAD(x + i * padded + HALF), sum[2] = {0};
@@ -219,9 +145,7 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
                 STORE(dx + i * LANES, sum[0]);
                 STORE(dx + i * LANES + HALF, sum[1]);
             }
-            for (int l = 0; l < here; l++)
-                for (int i = 0; i < modes; i++)
-                    c->dfeatures[((size_t)(s + l) * d + k) * modes + i] = dx[i * LANES + l];
+            NAME(transpose)(dx, LANES, c->dfeatures + ((size_t)s * d + k) * modes, (size_t)d * modes, modes, here);
             REAL *swap = p;
             p = back;
             back = swap;
@@ -229,6 +153,7 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
         for (int b = 0; b < c->rank && c->from_site > 0; b++)
             for (int l = 0; l < LANES; l++) c->carry[b * padded + s + l] = p[b * LANES + l];
     }
+    free(row);
     free(dx);
     free(buffers);
 }
@@ -269,6 +194,7 @@ static void NAME(pass)(share work, NAME(chain) *c, int from_site, int to_site, i
 }
 
 void NAME(chain_forward)(NAME(chain) *c) {
+    memset(c->exponent, 0, sizeof(int32_t) * c->batch);
     NAME(pass)(NAME(forward_blocks), c, 0, c->sites, 0);
     c->in_window = c->keep == KEEP_SEGMENTS ? (c->sites - 2) / c->segment : 0;
 }
@@ -276,6 +202,10 @@ void NAME(chain_forward)(NAME(chain) *c) {
 /* Site k wants the state behind site k - 1: a segment's states belong to the sites one further on. */
 void NAME(chain_backward)(NAME(chain) *c) {
     const int segment = c->keep == KEEP_ALL ? c->sites : c->segment, last = (c->sites - 2) / segment;
+    const size_t slices = (size_t)c->modes * c->rank;
+    memset(c->dfirst, 0, sizeof(REAL) * slices);
+    memset(c->dinterior, 0, sizeof(REAL) * slices * c->rank * c->distinct);
+    memset(c->dlast, 0, sizeof(REAL) * slices * c->classes);
     for (int part = last; part >= 0; part--) {
         const int first_state = part * segment, beyond = part == last ? c->sites : first_state + segment + 1;
         const int to = part == last ? c->sites - 1 : first_state + segment - 1;
@@ -294,4 +224,5 @@ void NAME(chain_backward)(NAME(chain) *c) {
 #undef FORWARD
 #undef BACKWARD
 #undef GRADIENT
+#undef EXCHANGE
 #undef BY_TILE

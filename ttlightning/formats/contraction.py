@@ -57,7 +57,7 @@ def chain_scores(
     ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
     """
     if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last, False)
+        return native.NativeChain.apply(features, first, interior, last)
     return TorchChain.apply(features, first, interior, last)
 
 
@@ -69,7 +69,7 @@ def chain_values(
 ) -> Float[Tensor, "batch classes"]:
     """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
     if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last, True)[0]
+        return native.NativeChainValues.apply(features, first, interior, last)
     return scale_by_power_of_two(*TorchChain.apply(features, first, interior, last))
 
 

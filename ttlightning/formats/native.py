@@ -19,6 +19,7 @@ Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's operations com
 import ctypes
 import functools
 import hashlib
+import itertools
 import math
 import os
 import platform
@@ -27,8 +28,9 @@ import shutil
 import subprocess
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,12 +38,14 @@ from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
 
-SOURCES: Final = tuple(Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_kernel.h"))
+SOURCES: Final = tuple(
+    Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
+)
 OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
 VECTORS: Final = 64  # bytes of a block of samples
-ARITHMETIC_PER_THREAD: Final = 8_000_000
+ARITHMETIC_PER_THREAD: Final = 2_000_000
 """Multiply-adds of a pass below which another thread costs more than it brings."""
 SITES_FOR_SEGMENTS = 128
 """Sites from which on not all states are kept for the way back."""
@@ -74,97 +78,148 @@ def kernel_name() -> str:
 
 
 class NativeChain(torch.autograd.Function):
-    """(features, first, interior, last, plain) -> (scores, exponent).
-
-    Where ``plain``, the scores themselves, else what is to be multiplied by ``2**exponent``.
-    """
+    """(features, first, interior, last) -> (scores, exponent), to be multiplied by ``2**exponent``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, plain: bool
-    ) -> tuple[Tensor, Tensor]:
-        _check(features, first, interior, last)
-        features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
-        batch, sites, modes = features.shape
-        rank, classes = last.shape[1:]
-        lanes = VECTORS // features.element_size()
-        keep, states, segment = KEEP_TWO, 2, 1
-        if any(ctx.needs_input_grad):
-            keep, states, segment = KEEP_ALL, sites - 1, sites
-            if sites >= SITES_FOR_SEGMENTS:
-                segment = max(2, math.isqrt(sites))
-                keep, states = KEEP_SEGMENTS, (sites - 1) // segment
-        padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
-        x_KnB = features.new_empty(sites, modes, padded)
-        h_KrB = features.new_empty(states, rank, padded)
-        window = features.new_empty(segment if keep == KEEP_SEGMENTS else 0, rank, padded)
-        scales = features.new_empty(max(1, (sites - 1) // SITES_PER_SCALE), padded)
-        exponent = torch.zeros(batch, dtype=torch.int32)
-        scores = features.new_empty(batch, classes)
-        arguments = _Arguments(
-            sites=sites,
-            batch=batch,
-            padded=padded,
-            modes=modes,
-            rank=rank,
-            classes=classes,
-            distinct=len(interior),
-            width=width,
-            window=window.data_ptr(),
-            keep=keep,
-            segment=segment,
-            plain=plain,
-            features=features.data_ptr(),
-            first=first.data_ptr(),
-            interior=interior.data_ptr(),
-            last=last.data_ptr(),
-            x=x_KnB.data_ptr(),
-            h=h_KrB.data_ptr(),
-            scales=scales.data_ptr(),
-            exponent=exponent.data_ptr(),
-            scores=scores.data_ptr(),
-        )
-        _call("chain_forward", features.dtype, arguments, batch * sites * modes * rank**2)
-        ctx.save_for_backward(x_KnB, h_KrB, window, scales, exponent, first, interior, last)
-        ctx.arguments = arguments
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        exponent = torch.empty(len(features), dtype=torch.int32)
         ctx.mark_non_differentiable(exponent)
-        return scores, exponent
+        return _forward(ctx, features, first, interior, last, exponent), exponent
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        x_KnB, _h, _window, _scales, _exponent, first, interior, last = ctx.saved_tensors
-        # The pointers of the way there still stand: autograd keeps what it saved where it was.
-        arguments, scores = ctx.arguments, scores.contiguous()
-        sites, batch, modes = arguments.sites, arguments.batch, arguments.modes
-        segmented = arguments.keep == KEEP_SEGMENTS
-        # The last segment may be followed by the last site, the first begins with the first one.
-        adjoints = x_KnB.new_empty(
-            min(sites, 2 * arguments.segment + 2) if segmented else sites, batch, arguments.width
-        )
-        carry = x_KnB.new_empty(arguments.rank, arguments.padded)
-        dfeatures = x_KnB.new_empty(batch, sites, modes)
-        dfirst, dinterior, dlast = (torch.zeros_like(core) for core in (first, interior, last))
-        arguments.dscores, arguments.adjoints = scores.data_ptr(), adjoints.data_ptr()
-        arguments.carry = carry.data_ptr()
-        arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
-        arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
-        _call("chain_backward", x_KnB.dtype, arguments, 2 * batch * sites * modes * arguments.rank**2)
-        return dfeatures, dfirst, dinterior, dlast, None
+    def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor, ...]:
+        return _backward(ctx, scores)
 
 
-def _check(features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> None:
-    """The kernel reads memory by these sizes: ``UserError`` where they do not fit together."""
-    sites, modes = features.shape[1:]
-    rank, distinct = first.shape[1], len(interior)
-    fits = first.shape[0] == modes and last.shape[:2] == first.shape and distinct in (min(1, sites - 2), sites - 2)
-    if not fits or interior.shape[1:] != (modes, rank, rank):
-        shapes = ", ".join(str(tuple(t.shape)) for t in (features, first, interior, last))
-        raise UserError(f"features and cores do not fit together: shapes {shapes}")
+class NativeChainValues(torch.autograd.Function):
+    """(features, first, interior, last) -> the scores themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> Tensor:
+        return _forward(ctx, features, first, interior, last, None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor, ...]:
+        return _backward(ctx, scores)
+
+
+def _forward(
+    ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, exponent: Tensor | None
+) -> Tensor:
+    """The scores; where there is no place for the exponents, multiplied by their powers of two."""
     if not features.dtype == first.dtype == interior.dtype == last.dtype:
         raise UserError(f"features are {features.dtype}, the cores {first.dtype}: bring both to one type")
     if not first.device == interior.device == last.device == features.device:
         raise UserError(f"features are on {features.device}, the cores on {first.device}")
+    features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
+    shapes = features.shape, first.shape, interior.shape, last.shape
+    keep = KEEP_TWO
+    if any(ctx.needs_input_grad):
+        keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
+    plan = _plan(*shapes, features.dtype, keep)
+    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8)
+    scores = features.new_empty(features.shape[0], last.shape[2])
+    arguments = _Arguments.from_buffer_copy(plan.arguments)
+    place = memory.data_ptr()
+    arguments.x, arguments.h, arguments.window, arguments.scales = (place + offset for offset in plan.offsets_forward)
+    arguments.plain = exponent is None
+    arguments.exponent = place + plan.offset_exponent if exponent is None else exponent.data_ptr()
+    arguments.features, arguments.first = features.data_ptr(), first.data_ptr()
+    arguments.interior, arguments.last = interior.data_ptr(), last.data_ptr()
+    arguments.scores = scores.data_ptr()
+    arguments.threads = _threads(plan.arithmetic)
+    plan.forward(ctypes.byref(arguments))
+    # The pointers stay right: autograd keeps what it saves where it is.
+    ctx.save_for_backward(memory, first, interior, last, *([] if exponent is None else [exponent]))
+    ctx.arguments, ctx.plan = arguments, plan
+    return scores
+
+
+def _backward(ctx: Any, scores: Tensor) -> tuple[Tensor, ...]:
+    """The gradients of features and cores."""
+    _memory, first, interior, last = ctx.saved_tensors[:4]
+    arguments, plan, scores = ctx.arguments, ctx.plan, scores.contiguous()
+    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8)
+    dfeatures = scores.new_empty(plan.features)
+    dfirst, dinterior, dlast = torch.empty_like(first), torch.empty_like(interior), torch.empty_like(last)
+    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
+    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
+    arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
+    arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
+    arguments.threads = _threads(2 * plan.arithmetic)
+    plan.backward(ctypes.byref(arguments))
+    return dfeatures, dfirst, dinterior, dlast
+
+
+class _Plan(NamedTuple):
+    """What depends on the shapes alone."""
+
+    arguments: bytes
+    """Of ``_Arguments``: the sizes, without a pointer."""
+    features: torch.Size
+    bytes_forward: int
+    offsets_forward: tuple[int, ...]
+    """Of x, h, window and scales, in bytes."""
+    offset_exponent: int
+    bytes_backward: int
+    offset_adjoints: int
+    arithmetic: int
+    """Multiply-adds of the way there."""
+    forward: Callable[[Any], None]
+    backward: Callable[[Any], None]
+
+
+@functools.lru_cache(maxsize=256)
+def _plan(
+    features: torch.Size, first: torch.Size, interior: torch.Size, last: torch.Size, dtype: torch.dtype, keep: int
+) -> _Plan:
+    """``UserError`` where the shapes do not fit together: the kernel reads memory by them."""
+    batch, sites, modes = features
+    rank, distinct, classes = first[1], interior[0], last[-1]
+    fits = first[0] == modes and last[:2] == first and distinct in (min(1, sites - 2), sites - 2)
+    if not fits or interior[1:] != (modes, rank, rank):
+        shapes = ", ".join(str(tuple(shape)) for shape in (features, first, interior, last))
+        raise UserError(f"features and cores do not fit together: shapes {shapes}")
+    number = dtype.itemsize
+    lanes = VECTORS // number
+    segment = max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
+    states = {KEEP_TWO: 2, KEEP_ALL: sites - 1, KEEP_SEGMENTS: (sites - 1) // segment}[keep]
+    padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
+    # The last segment may be followed by the last site, the first begins with the first one.
+    adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
+    window = segment if keep == KEEP_SEGMENTS else 0
+    columns = [sites * modes, states * rank, window * rank, (sites - 1) // SITES_PER_SCALE]
+    *offsets, end = itertools.accumulate((number * padded * size for size in columns), initial=0)
+    arguments = _Arguments(
+        sites=sites,
+        batch=batch,
+        padded=padded,
+        modes=modes,
+        rank=rank,
+        classes=classes,
+        distinct=distinct,
+        width=width,
+        keep=keep,
+        segment=segment,
+    )
+    return _Plan(
+        bytes(arguments),
+        features,
+        bytes_forward=end + 4 * padded,
+        offsets_forward=tuple(offsets),
+        offset_exponent=end,
+        bytes_backward=number * (rank * padded + adjoints * batch * width),
+        offset_adjoints=number * rank * padded,
+        arithmetic=batch * sites * modes * rank**2,
+        forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
+        backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
+    )
+
+
+def _threads(arithmetic: int) -> int:
+    return max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
 
 
 @functools.cache
@@ -242,11 +297,6 @@ def _processor() -> str:
         lines = []
     told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     return "\n".join([platform.machine(), platform.processor(), *sorted(told)])
-
-
-def _call(function: str, dtype: torch.dtype, arguments: _Arguments, arithmetic: int) -> None:
-    arguments.threads = max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
-    getattr(kernel(), f"{function}_{_TYPES[dtype]}")(ctypes.byref(arguments))
 
 
 def _up(number: int, multiple: int) -> int:

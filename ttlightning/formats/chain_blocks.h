@@ -1,0 +1,138 @@
+/* The innermost loops, on a block: LANES samples side by side, a row of numbers for each.
+
+   A site maps a state of length left to one of length right,
+       out[b] = sum over i, a of  x[i] h[a] core[i, a, b];
+   a row of x, h or out holds one number of each of `padded` samples. REAL, INTEGER, NAME(x) and the EXCHANGES of a
+   square are defined by chain_kernel.c, which includes this and chain_kernel.h for each floating-point type. */
+
+#define LANES ((int)(64 / sizeof(REAL))) /* samples of a block: two vectors */
+#define V NAME(vector)
+typedef REAL V __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias));
+typedef INTEGER NAME(index) __attribute__((vector_size(32)));
+#define HALF (LANES / 2)
+#define LOAD(p) (*(const V *)(p))
+#define STORE(p, v) (*(V *)(p) = (v))
+
+/* Columns j .. j + T - 1 of a site, for one block: out[j] += sum over q of  t[q] core[q, j],  t = x (x) h.
+   `row` is the distance of two rows of `core`. */
+#define FORWARD(T)                                                                                              \
+    static void NAME(forward_##T)(const REAL *restrict t, const REAL *restrict core, REAL *restrict out, int rows,\
+                                  size_t row, size_t padded, int first) {                                       \
+        V sum[T][2] = {0};                                                                                      \
+        for (int j = 0; j < T && !first; j++) {                                                                 \
+            sum[j][0] = LOAD(out + j * padded);                                                                 \
+            sum[j][1] = LOAD(out + j * padded + HALF);                                                          \
+        }                                                                                                       \
+        _Pragma("GCC unroll 4")                                                                                 \
+        for (int q = 0; q < rows; q++, core += row, t += LANES) {                                               \
+            V t0 = LOAD(t), t1 = LOAD(t + HALF);                                                                \
+            for (int j = 0; j < T; j++) {                                                                       \
+                sum[j][0] += t0 * core[j];                                                                      \
+                sum[j][1] += t1 * core[j];                                                                      \
+            }                                                                                                   \
+        }                                                                                                       \
+        for (int j = 0; j < T; j++) {                                                                           \
+            STORE(out + j * padded, sum[j][0]);                                                                 \
+            STORE(out + j * padded + HALF, sum[j][1]);                                                          \
+        }                                                                                                       \
+    }
+
+/* Rows a .. a + T - 1 of Q_i = core_i p for one block, and what follows from them: h . Q_i, and x_i Q_i. */
+#define BACKWARD(T)                                                                                             \
+    static void NAME(backward_##T)(const REAL *restrict h, const REAL *restrict p, const REAL *restrict core,   \
+                                   V x0, V x1, V *restrict dx, REAL *restrict back, int right, size_t padded) { \
+        V q[T][2] = {0};                                                                                        \
+        for (int b = 0; b < right; b++) {                                                                       \
+            V p0 = LOAD(p + b * LANES), p1 = LOAD(p + b * LANES + HALF);                                        \
+            for (int a = 0; a < T; a++) {                                                                       \
+                q[a][0] += p0 * core[a * (size_t)right + b];                                                    \
+                q[a][1] += p1 * core[a * (size_t)right + b];                                                    \
+            }                                                                                                   \
+        }                                                                                                       \
+        V dx0 = dx[0], dx1 = dx[1];                                                                             \
+        for (int a = 0; a < T; a++) {                                                                           \
+            dx0 += q[a][0] * LOAD(h + a * padded);                                                              \
+            dx1 += q[a][1] * LOAD(h + a * padded + HALF);                                                       \
+            STORE(back + a * LANES, LOAD(back + a * LANES) + x0 * q[a][0]);                                     \
+            STORE(back + a * LANES + HALF, LOAD(back + a * LANES + HALF) + x1 * q[a][1]);                       \
+        }                                                                                                       \
+        dx[0] = dx0, dx[1] = dx1;                                                                               \
+    }
+
+/* T rows and 2 HALF columns of the gradient of a core: sum over samples of t_a p_b, where t_a = x_i h_a. */
+#define GRADIENT(T)                                                                                             \
+    static void NAME(gradient_##T)(const REAL *t, const REAL *adjoint, REAL *gradient, int batch, int right,    \
+                                   int columns, size_t padded, size_t width) {                                  \
+        V sum[T][2] = {0};                                                                                      \
+        _Pragma("GCC unroll 4")                                                                                 \
+        for (int s = 0; s < batch; s++) {                                                                       \
+            V p0 = LOAD(adjoint + s * width), p1 = LOAD(adjoint + s * width + HALF);                            \
+            for (int a = 0; a < T; a++) {                                                                       \
+                sum[a][0] += p0 * t[a * padded + s];                                                            \
+                sum[a][1] += p1 * t[a * padded + s];                                                            \
+            }                                                                                                   \
+        }                                                                                                       \
+        for (int a = 0; a < T; a++, gradient += right)                                                          \
+            for (int half = 0, b = 0; half < 2; half++) {                                                       \
+                if (columns - b >= HALF) STORE(gradient + b, LOAD(gradient + b) + sum[a][half]), b += HALF;     \
+                else for (int l = 0; b < columns; l++, b++) gradient[b] += sum[a][half][l];                     \
+            }                                                                                                   \
+    }
+
+FORWARD(1) FORWARD(2) FORWARD(3) FORWARD(4) FORWARD(5) FORWARD(6)
+BACKWARD(1) BACKWARD(2) BACKWARD(3) BACKWARD(4) BACKWARD(5) BACKWARD(6)
+GRADIENT(1) GRADIENT(2) GRADIENT(3) GRADIENT(4) GRADIENT(5) GRADIENT(6)
+#define BY_TILE(name, tile, ...)                                                                                \
+    switch (tile) {                                                                                             \
+        case 1: NAME(name##_1)(__VA_ARGS__); break;                                                             \
+        case 2: NAME(name##_2)(__VA_ARGS__); break;                                                             \
+        case 3: NAME(name##_3)(__VA_ARGS__); break;                                                             \
+        case 4: NAME(name##_4)(__VA_ARGS__); break;                                                             \
+        case 5: NAME(name##_5)(__VA_ARGS__); break;                                                             \
+        default: NAME(name##_6)(__VA_ARGS__);                                                                   \
+    }
+
+/* The rows x_i h_a of one block, one behind the other. */
+static void NAME(joint)(const REAL *restrict x, const REAL *restrict h, REAL *restrict t, int modes, int left,
+                        size_t padded) {
+    for (int i = 0; i < modes; i++) {
+        V x0 = LOAD(x + i * padded), x1 = LOAD(x + i * padded + HALF);
+        for (int a = 0; a < left; a++, t += LANES) {
+            STORE(t, x0 * LOAD(h + a * padded));
+            STORE(t + HALF, x1 * LOAD(h + a * padded + HALF));
+        }
+    }
+}
+
+/* out[j, i] = in[i, j], in squares of a vector's width where they fit. In a square (Eklundh 1972), blocks of m x m on
+   either side of the diagonal change places, for m = 1, 2, ... */
+#define EXCHANGE(m, upper, lower)                                                                               \
+    for (int k = 0; k < HALF; k++)                                                                              \
+        if (!(k & m)) {                                                                                         \
+            const V a = square[k], b = square[k + m];                                                           \
+            square[k] = PICK(a, b, NAME(index), upper);                                                         \
+            square[k + m] = PICK(a, b, NAME(index), lower);                                                     \
+        }
+static void NAME(transpose)(const REAL *restrict in, size_t in_row, REAL *restrict out, size_t out_row, int rows,
+                            int columns) {
+    const int squares = rows - rows % HALF;
+    for (int j = 0; j + HALF <= columns; j += HALF)
+        for (int i = 0; i < squares; i += HALF) {
+            V square[HALF];
+            for (int k = 0; k < HALF; k++) square[k] = LOAD(in + (i + k) * in_row + j);
+            EXCHANGES
+            for (int k = 0; k < HALF; k++) STORE(out + (j + k) * out_row + i, square[k]);
+        }
+    for (int j = 0; j < columns; j++)
+        for (int i = j < columns - columns % HALF ? squares : 0; i < rows; i++) out[j * out_row + i] = in[i * in_row + j];
+}
+
+/* size numbers times 2^power, each rounded once. */
+static void NAME(scale)(REAL *restrict numbers, int size, int power) {
+    if (power == 0) return;
+    if (power >= -RANGE && power <= RANGE) {
+        const REAL scale = LDEXP(1, power);
+        for (int i = 0; i < size; i++) numbers[i] *= scale;
+    } else
+        for (int i = 0; i < size; i++) numbers[i] = LDEXP(numbers[i], power);
+}
