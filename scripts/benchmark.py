@@ -5,6 +5,8 @@
 For every case (modes n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
 
   step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
+  floor      the same step without a chain: the features' sum over the sites through one matrix; what of the step is
+             the feature map, the loss, Adam and autograd
   inference  forward alone, without gradients
   memory     the most that torch's allocator holds at once during a step, beyond what it held before
 
@@ -20,7 +22,6 @@ node for all levels, and it has no shallow network: the others stand alone.
 """
 
 import argparse
-import functools
 import itertools
 import json
 import os
@@ -34,6 +35,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from benchmark_peer import CLASSES, DEFAULT_MODE, MODES_OF_PEER, Case, peer_chain, peer_tree
 from matplotlib.ticker import FixedLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +54,6 @@ from ttlightning import (
 from ttlightning.formats.native import kernel_name
 from ttlightning.provenance import cpu_name
 
-DEFAULT_MODE = (True, False)
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]
 KINDS = ("different", "equal")
@@ -61,9 +62,7 @@ OTHERS = {
     "hierarchical": HierarchicalTucker,
     "shared hierarchical": SharedHierarchicalTucker,
 }
-PATCH_DIM, CLASSES = 49, 10
-MODES_OF_PEER = list(itertools.product((True, False), repeat=2))  # auto_stack, auto_unbind
-Case = tuple[int, int, int, int]
+PATCH_DIM = 49
 Step = Callable[[], object]
 
 
@@ -78,42 +77,20 @@ class Network(nn.Module):
         return self.chain(self.features(patches))
 
 
+class NoChain(nn.Module):
+    """Scores without a chain, for the floor."""
+
+    def __init__(self, modes: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.zeros(modes, CLASSES))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.sum(1) @ self.matrix
+
+
 def our_chain(case: Case, kind: str) -> nn.Module:
     modes, rank, _, sites = case
     return (EqualCoreTensorTrain if kind == "equal" else TensorTrain)(sites, modes, CLASSES, rank)
-
-
-def peer_chain(case: Case, kind: str, auto_stack: bool, auto_unbind: bool) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import tensorkrowch
-
-    modes, rank, _, sites = case
-    layer = tensorkrowch.models.UMPSLayer if kind == "equal" else tensorkrowch.models.MPSLayer
-    options = {"in_dim": modes, "out_dim": CLASSES, "bond_dim": rank, "init_method": "randn_eye", "std": 1e-3}
-    chain = layer(n_features=sites + 1, out_position=sites, **options)
-    chain.auto_stack, chain.auto_unbind = auto_stack, auto_unbind
-    with torch.no_grad():
-        chain.trace(torch.zeros(1, sites, modes))
-    return chain
-
-
-def peer_tree(case: Case, ours: HierarchicalTucker, auto_stack: bool, auto_unbind: bool, inline: bool) -> nn.Module:
-    """TensorKrowch's tree with the parameters of ours."""
-    import tensorkrowch
-
-    modes, rank, _, sites = case
-    nodes = [sites >> level for level in range(1, sites.bit_length())]
-    bonds = [[modes, rank], *([rank] * 3 for _ in nodes[1:]), [rank, rank, CLASSES]]
-    tree = tensorkrowch.models.Tree([sites, *nodes], bonds)
-    for layer, values in zip(tree.layers, (ours.leaves, *ours.nodes, ours.root.unsqueeze(0)), strict=True):
-        for node, value in zip(layer, values, strict=True):
-            node.tensor = value.detach().clone()
-    tree.auto_stack, tree.auto_unbind = auto_stack, auto_unbind
-    with torch.no_grad():
-        tree.trace(torch.zeros(1, sites, modes), inline=inline)
-    tree.forward = functools.partial(tree.forward, inline=inline)
-    return tree
 
 
 def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
@@ -160,11 +137,11 @@ def peak_memory(step: Step) -> float:
 
 def compare(case: Case, kind: str, repeats: int) -> dict[str, Any]:
     """Medians and ratios of one case, and what it takes at least."""
-    steps = {"ours": make_steps(case, our_chain(case, kind))}
+    modes, rank, batch, sites = case
+    steps = {"ours": make_steps(case, our_chain(case, kind)), "floor": make_steps(case, NoChain(modes))}
     for mode in MODES_OF_PEER:
         steps[str(mode)] = make_steps(case, peer_chain(case, kind, *mode))
     found = race(steps, repeats)
-    modes, rank, batch, sites = case
     chain = 6 * batch * (sites - 2) * modes * rank**2 + 6 * batch * modes * rank * (1 + CLASSES)
     cores = (1 if kind == "equal" else sites - 2) * modes * rank**2 + modes * rank * (1 + CLASSES)
     found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (modes - 1))
@@ -185,16 +162,18 @@ def compare_other(case: Case, name: str, repeats: int) -> dict[str, Any]:
 
 
 def race(steps: dict[str, tuple[Step, Step]], repeats: int) -> dict[str, Any]:
-    """Milliseconds and MB of "ours"; where there are others, also of the fastest of them, and ratios."""
+    """Milliseconds and MB of "ours", milliseconds of the "floor"; of the fastest of all others too, and ratios."""
     found: dict[str, Any] = {}
-    alone = len(steps) == 1
+    peers = steps.keys() - {"ours", "floor"}
     for index, name in enumerate(("step", "inference")):
         times = interleaved({key: pair[index] for key, pair in steps.items()}, repeats)
         medians = {key: statistics.median(values) for key, values in times.items()}
         found[f"{name}_ms"] = medians["ours"]
-        if alone:
+        if "floor" in steps:
+            found[f"{name}_floor_ms"] = medians["floor"]
+        if not peers:
             continue
-        peer = min((key for key in medians if key != "ours"), key=medians.__getitem__)
+        peer = min(peers, key=medians.__getitem__)
         ratios = sorted(theirs / ours for theirs, ours in zip(times[peer], times["ours"], strict=True))
         default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
         found |= {
@@ -204,9 +183,8 @@ def race(steps: dict[str, tuple[Step, Step]], repeats: int) -> dict[str, Any]:
             f"{name}_ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
             f"{name}_ratio_default": statistics.median(default),
         }
-    memory = {key: peak_memory(pair[0]) for key, pair in steps.items()}
-    found["memory_mb"] = memory.pop("ours")
-    return found if alone else found | {"memory_peer_mb": min(memory.values())}
+    found["memory_mb"] = peak_memory(steps["ours"][0])
+    return found | ({"memory_peer_mb": min(peak_memory(steps[key][0]) for key in peers)} if peers else {})
 
 
 def other_formats(cases: list[Case], threads: list[int], repeats: int) -> tuple[list[dict[str, Any]], Table]:
@@ -301,8 +279,8 @@ def main() -> None:
     cases, other_cases = (
         [tuple(map(int, case.split(","))) for case in given] for given in (options.cases, options.other_cases)
     )
-    columns = ("n, r, batch, d", "cores", "thr.", "step ms", "peer ms", "ratio", "default", "inference ms", "ratio")
-    table = Table(*columns, "MB", "peer MB", "of product", "of copy")
+    columns = ("n, r, batch, d", "cores", "thr.", "step ms", "floor", "peer ms", "ratio", "default", "inference ms")
+    table = Table(*columns, "ratio", "MB", "peer MB", "of product", "of copy")
     results, rates = [], {}
     for threads in options.threads:
         torch.set_num_threads(threads)
@@ -312,8 +290,9 @@ def main() -> None:
             found["of_product"] = 1e3 * found["step_gflop"] / found["step_ms"] / rate["product_gflops"]
             found["of_copy"] = 1e3 * found["step_gb"] / found["step_ms"] / rate["copy_gb_per_s"]
             results.append({"case": case, "kind": kind, "threads": threads, **found})
-            names = ("step_ms", "step_peer_ms", "step_ratio", "step_ratio_default", "inference_ms", "inference_ratio")
-            numbers = [f"{found[k]:.2f}" for k in names] + [f"{found[k]:.1f}" for k in ("memory_mb", "memory_peer_mb")]
+            names = [f"step_{name}" for name in ("ms", "floor_ms", "peer_ms", "ratio", "ratio_default")]
+            numbers = [f"{found[k]:.2f}" for k in (*names, "inference_ms", "inference_ratio")]
+            numbers += [f"{found[k]:.1f}" for k in ("memory_mb", "memory_peer_mb")]
             fractions = [f"{found[k]:.0%}" for k in ("of_product", "of_copy")]
             table.add_row(", ".join(map(str, case)), kind, str(threads), *numbers, *fractions)
             print(f"{case} {kind} cores, {threads} threads: {found}", file=sys.stderr, flush=True)

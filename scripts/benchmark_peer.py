@@ -1,0 +1,49 @@
+"""TensorKrowch's networks, of the sizes and with the numbers of ours, for scripts/benchmark.py."""
+
+import functools
+import itertools
+import warnings
+
+import torch
+from torch import nn
+
+from ttlightning import HierarchicalTucker
+
+Case = tuple[int, int, int, int]
+"""Modes n, rank r, batch, sites d."""
+CLASSES = 10
+MODES_OF_PEER = list(itertools.product((True, False), repeat=2))  # auto_stack, auto_unbind
+DEFAULT_MODE = (True, False)
+
+
+def peer_chain(case: Case, kind: str, auto_stack: bool, auto_unbind: bool) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import tensorkrowch
+
+    modes, rank, _, sites = case
+    layer = tensorkrowch.models.UMPSLayer if kind == "equal" else tensorkrowch.models.MPSLayer
+    options = {"in_dim": modes, "out_dim": CLASSES, "bond_dim": rank, "init_method": "randn_eye", "std": 1e-3}
+    chain = layer(n_features=sites + 1, out_position=sites, **options)
+    chain.auto_stack, chain.auto_unbind = auto_stack, auto_unbind
+    with torch.no_grad():
+        chain.trace(torch.zeros(1, sites, modes))
+    return chain
+
+
+def peer_tree(case: Case, ours: HierarchicalTucker, auto_stack: bool, auto_unbind: bool, inline: bool) -> nn.Module:
+    """TensorKrowch's tree with the parameters of ours."""
+    import tensorkrowch
+
+    modes, rank, _, sites = case
+    nodes = [sites >> level for level in range(1, sites.bit_length())]
+    bonds = [[modes, rank], *([rank] * 3 for _ in nodes[1:]), [rank, rank, CLASSES]]
+    tree = tensorkrowch.models.Tree([sites, *nodes], bonds)
+    for layer, values in zip(tree.layers, (ours.leaves, *ours.nodes, ours.root.unsqueeze(0)), strict=True):
+        for node, value in zip(layer, values, strict=True):
+            node.tensor = value.detach().clone()
+    tree.auto_stack, tree.auto_unbind = auto_stack, auto_unbind
+    with torch.no_grad():
+        tree.trace(torch.zeros(1, sites, modes), inline=inline)
+    tree.forward = functools.partial(tree.forward, inline=inline)
+    return tree
