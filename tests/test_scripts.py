@@ -23,7 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))
 
 
-def run(folder: Path, script: str, *words: str) -> str:
+@pytest.fixture
+def script(tmp_path, monkeypatch, capsys):
+    """Runs a script in an empty folder, in this process (the runs that it makes have their own); returns its output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TTLIGHTNING_RUNS", raising=False)
+
+    def run(name: str, *words: str) -> str:
+        monkeypatch.setattr("sys.argv", [name, *words])
+        capsys.readouterr()
+        code = None
+        try:
+            runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        assert not code, code
+        return capsys.readouterr().out
+
+    return run
+
+
+def as_a_process(folder: Path, script: str, *words: str) -> str:
+    """The same as a user starts it."""
     command = [sys.executable, str(ROOT / "scripts" / script), *words]
     clean = {name: value for name, value in os.environ.items() if name != "TTLIGHTNING_RUNS"}
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=300, check=False)
@@ -31,31 +52,31 @@ def run(folder: Path, script: str, *words: str) -> str:
     return done.stdout
 
 
-def test_rank_agreement(tmp_path):
-    said = run(tmp_path, "rank_agreement.py", "--entries", "8")
+def test_rank_agreement(script):
+    said = script("rank_agreement.py", "--entries", "8")
     assert "agree on 240" in said
     assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
 
 
-def test_rank_figure(tmp_path):
-    said = run(tmp_path, "rank_figure.py", "--quick", "--seeds=1", "--output=figure")
+def test_rank_figure(script, tmp_path):
+    said = script("rank_figure.py", "--quick", "--seeds=1", "--output=figure")
     assert "0 of 15 differ" in said
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert run(tmp_path, "rank_figure.py", "--quick", "--seeds=1", "--output=figure") == said
+    assert script("rank_figure.py", "--quick", "--seeds=1", "--output=figure") == said
 
 
-def test_rank_study(tmp_path):
-    said = run(tmp_path, "rank_study.py", "--quick", "--output=study")
+def test_rank_study(script, tmp_path):
+    said = script("rank_study.py", "--quick", "--output=study")
     counts = re.findall(r"\| ([\d,]+) / ([\d,]+) \|", said)
     assert [certified for certified, _ in counts] == [generic for _, generic in counts]
     assert len(counts) == 2
     assert (tmp_path / "study.png").stat().st_size > 10_000
 
 
-def test_width_sweep(tmp_path):
+def test_width_sweep(script, tmp_path):
     """Each format once; once more, and nothing is made again."""
     words = ("--quick", "--formats", "EqualCoreTensorTrain", "CanonicalPolyadic", "--jobs=2", "--output=sweep")
-    said = run(tmp_path, "width_sweep.py", *words)
+    said = script("width_sweep.py", *words)
     assert said == (tmp_path / "sweep.md").read_text()
     points = json.loads((tmp_path / "sweep.json").read_text())["points"]
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
@@ -66,7 +87,7 @@ def test_width_sweep(tmp_path):
         accuracies = f"{100 * point['test_acc']:.2f} ({100 * point['train_acc']:.2f})"
         assert f"| {title} | 2 | {point['parameters']:,} | {accuracies} |" in said
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
-    assert run(tmp_path, "width_sweep.py", *words) == said
+    assert script("width_sweep.py", *words) == said
 
 
 def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
@@ -85,19 +106,19 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
 
-def test_seeds(tmp_path):
+def test_seeds(script, tmp_path):
     """Two networks; once more, and nothing is made again."""
-    said = run(tmp_path, "seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
+    said = script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
     [first, second] = re.findall(r"^\| debug\+rank-(\d) \| mnist5k \| 1 \| ([\d,]+) \|", said, re.M)
     assert (first, second) == (("2", "918"), ("3", "998"))
     assert "ttlightning compare runs/debug+rank-2/0 runs/debug+rank-3/0" in said.splitlines()[-1]
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    assert run(tmp_path, "seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
+    assert script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
 
 
-def test_reproduce_table(tmp_path):
-    said = run(tmp_path, "reproduce_table.py", "--quick", "--jobs=2", "--output=table", "--wandb.mode=disabled")
+def test_reproduce_table(script, tmp_path):
+    said = script("reproduce_table.py", "--quick", "--jobs=2", "--output=table", "--wandb.mode=disabled")
     assert (tmp_path / "table.md").read_text() == said
     written = {run["config"]: run for run in json.loads((tmp_path / "table.json").read_text())["runs"]}
     for config, kind in (("eq.yaml", "equal cores"), ("tt.yaml", "different cores")):
@@ -168,7 +189,7 @@ def test_the_table_of_seeds(seeds, tmp_path):
 
 
 def test_rank_table(tmp_path):
-    said = run(tmp_path, "rank_table.py", "--quick", "--seeds=2")
+    said = as_a_process(tmp_path, "rank_table.py", "--quick", "--seeds=2")
     assert "| TT | 3, 4, 4 | 3 (3) | 4 (9) | 12 (9) |" in said
     assert "| HT | 3, 4, 4 | 3 (3) | 3 (3) | 9 (9) |" in said
     assert "| CP | 3, 4, 4 | 3 (3) | 3 (3) | 3 (3) |" in said
@@ -204,28 +225,22 @@ def test_benchmark_of_other_formats(monkeypatch):
 
 
 def test_reproducibility(tmp_path):
-    said = run(tmp_path, "reproducibility.py", "--quick", "--output=table")
+    said = as_a_process(tmp_path, "reproducibility.py", "--quick", "--output=table")
     assert said.count("1 of 1 bitwise identical") == 1
     assert (tmp_path / "table.md").read_text() == said
 
 
 def test_determinism_price(tmp_path):
-    said = run(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
+    said = as_a_process(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
     assert len(re.findall(r": [\d.]+ times the epoch \([\d.]+ to [\d.]+\)", said)) == 2
 
 
-def test_toy_boundaries(tmp_path, monkeypatch, capsys):
-    """In this process; what it says is what the runs say, and a second call makes no run again."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("TTLIGHTNING_RUNS", raising=False)
-    monkeypatch.setattr("sys.argv", ["toy_boundaries.py", "--quick", "--output=toy"])
-    for _ in range(2):
-        runpy.run_path(str(ROOT / "scripts" / "toy_boundaries.py"), run_name="__main__")
-        assert (tmp_path / "toy.png").stat().st_size > 10_000
-        (tmp_path / "toy.png").unlink()
-    assert re.findall(r"moons \| (.*?), d = 4, r = 2 \| (\d+)", capsys.readouterr().out) == [
-        ("tensor train", "62"), ("equal cores", "46")
-    ] * 2  # fmt: skip
+def test_toy_boundaries(script, tmp_path):
+    """What it says is what the runs say, and a second call makes no run again."""
+    said = script("toy_boundaries.py", "--quick", "--output=toy")
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
+    assert re.findall(r"moons \| (.*?), d = 4, r = 2 \| (\d+)", said) == [("tensor train", "62"), ("equal cores", "46")]
+    assert script("toy_boundaries.py", "--quick", "--output=toy") == said
     found = json.loads((tmp_path / "toy.json").read_text())
     results = [json.loads(file.read_text()) for file in tmp_path.glob("runs/toy_moons_*/*/result.json")]
     assert len(results) == 2
