@@ -19,13 +19,16 @@ number of operations no longer matters, the way back goes site by site instead, 
     p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,   dLoss/dG_k = sum over samples (f x h) (x) p_k,
 
 one product of that size less. On a CPU the same sums are computed by a small compiled kernel where the machine has a C
-compiler, see native.py; TorchChain is for GPUs, and for machines without one. Measured by scripts/benchmark.py.
+compiler, see native.py; TorchChain is for GPUs, and for machines without one; triton_chain.py is for GPUs, where it is
+asked for. Measured by scripts/benchmark.py.
 
 The state is never normalised: that would make the map nonlinear. Instead, every few sites a power of two is split off
 each sample's state and counted in an integer. Multiplying by a power of two is exact, so the scores are those of plain
 arithmetic to the last bit where plain arithmetic survives, and right where it would overflow or die (d = 784 and more).
 """
 
+import os
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -33,6 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ttlightning.errors import UserError
 from ttlightning.formats import native
 
 # Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
@@ -58,7 +62,7 @@ def chain_scores(
     """
     if native.serves(features):
         return native.NativeChain.apply(features, first, interior, last)
-    return TorchChain.apply(features, first, interior, last)
+    return _chain_of_operations(features, first.shape[1]).apply(features, first, interior, last)
 
 
 def chain_values(
@@ -70,7 +74,18 @@ def chain_values(
     """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
     if native.serves(features):
         return native.NativeChainValues.apply(features, first, interior, last)
-    return scale_by_power_of_two(*TorchChain.apply(features, first, interior, last))
+    return scale_by_power_of_two(*_chain_of_operations(features, first.shape[1]).apply(features, first, interior, last))
+
+
+def _chain_of_operations(features: Tensor, rank: int) -> type[torch.autograd.Function]:
+    """torch's operations site by site; on a GPU, where it is asked for, all sites in two launches."""
+    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in _LAYOUTS:
+        return TorchChain
+    try:
+        from ttlightning.formats.triton_chain import LARGEST_RANK, TritonChain
+    except ModuleNotFoundError as lack:
+        raise UserError("TTLIGHTNING_KERNEL is triton, but the package triton is not installed") from lack
+    return TritonChain if rank <= LARGEST_RANK else TorchChain
 
 
 class TorchChain(torch.autograd.Function):
@@ -100,21 +115,31 @@ class TorchChain(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_KBn, h_KBr, first, interior, last = ctx.saved_tensors
-        dx_KBn = torch.empty_like(x_KBn)
-        p_KBr = torch.empty_like(h_KBr)
+        x_KBn, h_KBr = ctx.saved_tensors[:2]
+        arithmetic = h_KBr[0].numel() * x_KBn.shape[2] * h_KBr.shape[2]
+        return backward_from_last_site(
+            ctx, scores_BC, _site_by_site if arithmetic >= ARITHMETIC_PER_SITE else _chain_then_outer
+        )
 
-        at_last_Bnr = (scores_BC @ last.flatten(0, 1).T).unflatten(1, last.shape[:2])
-        joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
-        dlast = (joint_Bnr.flatten(1).T @ scores_BC).view_as(last)
-        torch.sum(at_last_Bnr * h_KBr[-1].unsqueeze(1), 2, out=dx_KBn[-1])
-        torch.sum(at_last_Bnr * x_KBn[-1].unsqueeze(2), 1, out=p_KBr[-1])
 
-        way_back = _site_by_site if joint_Bnr.numel() * p_KBr.shape[2] >= ARITHMETIC_PER_SITE else _chain_then_outer
-        dinterior = way_back(x_KBn, h_KBr, p_KBr, interior, ctx.scales, joint_Bnr, dx_KBn)
-        dfirst = x_KBn[0].T @ p_KBr[0]
-        torch.mm(p_KBr[0], first.T, out=dx_KBn[0])
-        return dx_KBn.transpose(0, 1), dfirst, dinterior, dlast
+def backward_from_last_site(
+    ctx: Any, scores_BC: Tensor, way_back: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of features and cores: here those of the first and the last site, of the others by ``way_back``."""
+    x_KBn, h_KBr, first, interior, last = ctx.saved_tensors
+    dx_KBn = torch.empty_like(x_KBn)
+    p_KBr = torch.empty_like(h_KBr)
+
+    at_last_Bnr = (scores_BC @ last.flatten(0, 1).T).unflatten(1, last.shape[:2])
+    joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
+    dlast = (joint_Bnr.flatten(1).T @ scores_BC).view_as(last)
+    torch.sum(at_last_Bnr * h_KBr[-1].unsqueeze(1), 2, out=dx_KBn[-1])
+    torch.sum(at_last_Bnr * x_KBn[-1].unsqueeze(2), 1, out=p_KBr[-1])
+
+    dinterior = way_back(x_KBn, h_KBr, p_KBr, interior, ctx.scales, joint_Bnr, dx_KBn)
+    dfirst = x_KBn[0].T @ p_KBr[0]
+    torch.mm(p_KBr[0], first.T, out=dx_KBn[0])
+    return dx_KBn.transpose(0, 1), dfirst, dinterior, dlast
 
 
 def _chain_then_outer(
@@ -129,7 +154,7 @@ def _chain_then_outer(
             adjoints[k].mul_(scales[k])
         torch.mul(columns[k], rows[k], out=joint_Bnr)
         torch.mm(joint, backwards[k - 1], out=adjoints[k - 1])
-    return _interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
+    return interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
 
 
 def _site_by_site(
@@ -157,7 +182,7 @@ def _per_site(cores: Tensor, sites: int) -> tuple[Tensor, ...]:
     return distinct * sites if len(distinct) == 1 else distinct
 
 
-def _interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
+def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
     """Gradient of the interior cores; that of the features is written into ``dx_KBn``."""
     sites, batch, modes = x_KBn.shape
     distinct, rank = cores.shape[0], cores.shape[-1]

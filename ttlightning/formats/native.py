@@ -73,8 +73,9 @@ def serves(features: Tensor) -> bool:
 
 
 def kernel_name() -> str:
-    """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``."""
-    return "torch" if kernel() is None else f"native ({_version(tuple(_compiler() or ()))})"
+    """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``; whether GPUs have ``triton``."""
+    name = "torch" if kernel() is None else f"native ({_version(tuple(_compiler() or ()))})"
+    return f"{name}, triton on GPUs" if os.environ.get("TTLIGHTNING_KERNEL") == "triton" else name
 
 
 class NativeChain(torch.autograd.Function):
@@ -227,12 +228,12 @@ def kernel() -> ctypes.CDLL | None:
     """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine has no C compiler.
 
     Raises:
-        UserError: where ``TTLIGHTNING_KERNEL`` is neither ``native`` nor ``torch``; where it is ``native`` and there is
-            no compiler; where the compiler fails.
+        UserError: where ``TTLIGHTNING_KERNEL`` is none of ``native``, ``torch`` and ``triton``; where it is ``native``
+            and there is no compiler; where the compiler fails.
     """
     wanted = os.environ.get("TTLIGHTNING_KERNEL", "")
-    if wanted not in ("", "native", "torch"):
-        raise UserError(f"TTLIGHTNING_KERNEL is {wanted!r}, it must be native or torch")
+    if wanted not in ("", "native", "torch", "triton"):
+        raise UserError(f"TTLIGHTNING_KERNEL is {wanted!r}, it must be native, torch or triton (which is for GPUs)")
     if wanted == "torch":
         return None
     compiler = _compiler()

@@ -1,0 +1,139 @@
+r"""The chain on a GPU in two launches: all site matrices in one product, then a program for each sample.
+
+    M_k[b] = sum_i f_k[b, i] G_k[i]            one product over all sites and samples
+    h_k = h_{k-1} M_k                          one launch from the first interior site to the last
+    p_{k-1} = M_k p_k                          one launch back
+    dLoss/dG, dLoss/df                         from the outer products h_{k-1} (x) p_k, as in contraction.py
+
+Site by site, a chain of d sites is some ten launches for each of them, microseconds apart; here their number does not
+depend on d. The price is memory, batch * d * rank^2 numbers, which are computed again on the way back and not kept.
+No sum is made by atomics, so that the same input gives the same bits.
+
+``TTLIGHTNING_KERNEL=triton`` asks for it. It has been compared with the torch path in Triton's interpreter on a CPU and
+compiled for an H100 (tests/formats/test_triton_chain.py). It has not run on a GPU yet, and so no GPU gets it by itself.
+"""
+
+from typing import Any, Final
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ttlightning.formats.contraction import SITES_PER_RESCALING, backward_from_last_site, interior_gradients
+
+# Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
+LARGEST_RANK: Final = 128
+"""A program holds a matrix of rank x rank numbers in its registers."""
+
+
+class TritonChain(torch.autograd.Function):
+    """(features, first, interior, last) -> (scores, exponent), to be multiplied by ``2**exponent``."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        x_KBn = features.transpose(0, 1).contiguous()
+        sites, batch, _ = x_KBn.shape
+        h_KBr = x_KBn.new_empty(sites - 1, batch, first.shape[1])
+        scales = x_KBn.new_ones((sites - 1) // SITES_PER_RESCALING, batch, 1)
+        exponent = torch.zeros(batch, dtype=torch.int32, device=features.device)
+        torch.mm(x_KBn[0], first, out=h_KBr[0])
+        _launch(_states_kernel, _matrices(x_KBn, interior), h_KBr, scales, exponent)
+        joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
+        ctx.save_for_backward(x_KBn, h_KBr, first, interior, last)
+        ctx.scales = scales
+        ctx.mark_non_differentiable(exponent)
+        return joint_Bnr.flatten(1) @ last.flatten(0, 1), exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return backward_from_last_site(ctx, scores_BC, _way_back)
+
+
+def _way_back(
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Tensor, _: Tensor, dx: Tensor
+) -> Tensor:
+    """Fill the adjoint states and the interior part of ``dx``; return the gradient of the interior cores."""
+    _launch(_adjoints_kernel, _matrices(x_KBn, cores), p_KBr, scales)
+    return interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
+
+
+def _matrices(
+    x_KBn: Float[Tensor, "sites batch modes"], cores: Float[Tensor, "distinct modes rank rank"]
+) -> Float[Tensor, "interior batch rank*rank"]:
+    """M_k[b] of all interior sites."""
+    interior = x_KBn[1:-1]
+    if len(cores) == 1:
+        return (interior.flatten(0, 1) @ cores[0].flatten(1)).unflatten(0, interior.shape[:2])
+    return torch.bmm(interior, cores.flatten(2))
+
+
+def _launch(kernel: Any, matrices: Tensor, states_KBr: Tensor, scales: Tensor, *others: Tensor) -> None:
+    interior, (batch, rank) = len(matrices), states_KBr.shape[1:]
+    if not interior or not batch:
+        return
+    sizes = batch, interior, rank
+    kernel[(batch,)](matrices, states_KBr, scales, *others, *sizes, **constants(states_KBr.dtype, rank))
+
+
+def constants(dtype: torch.dtype, rank: int) -> dict[str, Any]:
+    """What is compiled into the kernels: the layout of a floating-point number, and room for a matrix."""
+    integer, bias, fraction = (tl.int64, 1023, 52) if dtype == torch.float64 else (tl.int32, 127, 23)
+    block = triton.next_power_of_2(rank)
+    return {"RESCALE": SITES_PER_RESCALING, "BLOCK": block, "INTEGER": integer, "BIAS": bias, "FRACTION": fraction}
+
+
+@triton.jit
+def _states_kernel(
+    matrices, states, scales, exponent, batch, interior, rank,
+    RESCALE: tl.constexpr, BLOCK: tl.constexpr, INTEGER: tl.constexpr, BIAS: tl.constexpr, FRACTION: tl.constexpr,
+):  # fmt: skip
+    """h_k = h_{k-1} M_k for a sample; at every RESCALE-th site a power of two is split off and counted."""
+    sample = tl.program_id(0)
+    a = tl.arange(0, BLOCK)
+    inside = a < rank
+    cells = a[:, None] * rank + a[None, :]
+    square = inside[:, None] & inside[None, :]
+    state = tl.load(states + sample * rank + a, mask=inside, other=0.0)
+    counted = 0
+    for k in range(1, interior + 1):
+        place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
+        matrix = tl.load(matrices + place + cells, mask=square, other=0.0)
+        state = tl.sum(state[:, None] * matrix, 0)
+        if (k + 1) % RESCALE == 0:
+            # frexp by the bits of the largest; the power is 0 for 0, inf and nan, the end of its range for subnormals
+            field = (tl.max(tl.abs(state), 0).to(INTEGER, bitcast=True) >> FRACTION) & (2 * BIAS + 1)
+            power = tl.where((field == 2 * BIAS + 1) | (tl.max(tl.abs(state), 0) == 0), 0, field - (BIAS - 1))
+            power = tl.maximum(tl.minimum(power, BIAS - 1), 1 - BIAS)
+            scale = ((BIAS - power) << FRACTION).to(state.dtype, bitcast=True)
+            state = state * scale
+            counted += power.to(tl.int32)
+            tl.store(scales + ((k + 1) // RESCALE - 1) * batch + sample, scale)
+        tl.store(states + (k * batch + sample).to(tl.int64) * rank + a, state, mask=inside)
+    tl.store(exponent + sample, counted)
+
+
+@triton.jit
+def _adjoints_kernel(
+    matrices, adjoints, scales, batch, interior, rank,
+    RESCALE: tl.constexpr, BLOCK: tl.constexpr, INTEGER: tl.constexpr, BIAS: tl.constexpr, FRACTION: tl.constexpr,
+):  # fmt: skip
+    """p_{k-1} = M_k p_k for a sample, where p_k is scaled first as h_k was."""
+    sample = tl.program_id(0)
+    a = tl.arange(0, BLOCK)
+    inside = a < rank
+    cells = a[:, None] * rank + a[None, :]
+    square = inside[:, None] & inside[None, :]
+    adjoint = tl.load(adjoints + (interior * batch + sample).to(tl.int64) * rank + a, mask=inside, other=0.0)
+    for back in range(0, interior):
+        k = interior - back
+        if (k + 1) % RESCALE == 0:
+            adjoint = adjoint * tl.load(scales + ((k + 1) // RESCALE - 1) * batch + sample)
+            tl.store(adjoints + (k * batch + sample).to(tl.int64) * rank + a, adjoint, mask=inside)
+        place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
+        matrix = tl.load(matrices + place + cells, mask=square, other=0.0)
+        adjoint = tl.sum(matrix * adjoint[None, :], 1)
+        tl.store(adjoints + ((k - 1) * batch + sample).to(tl.int64) * rank + a, adjoint, mask=inside)
