@@ -135,6 +135,22 @@ def test_the_values_are_the_scaled_scores(kernel, size):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("chain", [chain_values, chain_scores])
+def test_without_gradients_no_states_are_kept(chain, monkeypatch):
+    """Two of them are enough on the way there, and the scores are the same."""
+    if native.kernel() is None:
+        pytest.skip("this machine has no C compiler")
+    kept = []
+    plan = native._plan
+    monkeypatch.setattr(native, "_plan", lambda *sizes: kept.append(sizes[-1]) or plan(*sizes))
+    inputs = arguments(20, 18)
+    with_gradients = chain(*inputs)
+    with torch.no_grad():
+        without = chain(*inputs)
+    assert kept == [native.KEEP_ALL, native.KEEP_TWO]
+    assert all(torch.equal(a, b) for a, b in zip(with_gradients, without, strict=True))
+
+
 @pytest.mark.parametrize("sites", [2, 3, 4, 7, 8, 9, 10, 16, 17, 25, 41, 64])
 @pytest.mark.parametrize("equal", [True, False])
 def test_segments_change_nothing(sites, equal, monkeypatch):

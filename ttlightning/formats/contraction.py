@@ -61,7 +61,7 @@ def chain_scores(
     ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
     """
     if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last)
+        return native.NativeChain.apply(features, first, interior, last, torch.is_grad_enabled())
     return _chain_of_operations(features, first.shape[1]).apply(features, first, interior, last)
 
 
@@ -73,7 +73,7 @@ def chain_values(
 ) -> Float[Tensor, "batch classes"]:
     """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
     if native.serves(features):
-        return native.NativeChainValues.apply(features, first, interior, last)
+        return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
     return scale_by_power_of_two(*_chain_of_operations(features, first.shape[1]).apply(features, first, interior, last))
 
 

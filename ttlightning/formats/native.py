@@ -79,35 +79,44 @@ def kernel_name() -> str:
 
 
 class NativeChain(torch.autograd.Function):
-    """(features, first, interior, last) -> (scores, exponent), to be multiplied by ``2**exponent``."""
+    """(features, first, interior, last, differentiable) -> (scores, exponent), to be multiplied by ``2**exponent``.
+
+    ``differentiable``: whether anybody may ask for gradients, which a function cannot see for itself.
+    """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool) -> Any:
         exponent = torch.empty(len(features), dtype=torch.int32)
         ctx.mark_non_differentiable(exponent)
-        return _forward(ctx, features, first, interior, last, exponent), exponent
+        return _forward(ctx, features, first, interior, last, differentiable, exponent), exponent
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        return _backward(ctx, scores)
+    def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return *_backward(ctx, scores), None
 
 
 class NativeChainValues(torch.autograd.Function):
-    """(features, first, interior, last) -> the scores themselves."""
+    """(features, first, interior, last, differentiable) -> the scores themselves."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> Tensor:
-        return _forward(ctx, features, first, interior, last, None)
+    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool) -> Any:
+        return _forward(ctx, features, first, interior, last, differentiable, None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor, ...]:
-        return _backward(ctx, scores)
+    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:
+        return *_backward(ctx, scores), None
 
 
 def _forward(
-    ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, exponent: Tensor | None
+    ctx: Any,
+    features: Tensor,
+    first: Tensor,
+    interior: Tensor,
+    last: Tensor,
+    differentiable: bool,
+    exponent: Tensor | None,
 ) -> Tensor:
     """The scores; where there is no place for the exponents, multiplied by their powers of two."""
     if not features.dtype == first.dtype == interior.dtype == last.dtype:
@@ -117,7 +126,7 @@ def _forward(
     features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
     shapes = features.shape, first.shape, interior.shape, last.shape
     keep = KEEP_TWO
-    if any(ctx.needs_input_grad):
+    if differentiable and any(ctx.needs_input_grad):
         keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
     plan = _plan(*shapes, features.dtype, keep)
     memory = torch.empty(plan.bytes_forward, dtype=torch.uint8)
