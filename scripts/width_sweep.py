@@ -1,12 +1,15 @@
 """Accuracy against width and against parameters: TT, equal cores, CP and HT  [K18, Sec. 6].
 
     python scripts/width_sweep.py [--datasets mnist fashion_mnist cifar10] [--folder "CIFAR-10 (JPEG)=FOLDER"]
-        [--ranks 2 4 8 16 32] [--rates 2e-3 1e-3] [--epochs 10] [--jobs 2] [--output results/width_sweep] [--quick]
+        [--ranks 2 4 8 16 32] [--shallow-ranks 64 128 256] [--rates 2e-3 1e-3] [--epochs 10] [--jobs 2]
+        [--output results/width_sweep] [--quick]
 
 configs/paper/k18_widths.yaml for every format and rank at every learning rate; of those, the run with the lowest
-training loss counts. A data set that is neither in the data root nor downloadable is left out, in one line. --folder
-adds images in FOLDER/train/<class> and FOLDER/test/<class>, under a name for the figure. A run that has a result in
-$TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, rank 2. Writes OUTPUT.json, .md, .png.
+training loss counts. The shallow network, which has the fewest parameters at a rank, is given more ranks, so that it
+can have as many parameters as the others. A data set that is neither in the data root nor downloadable is left out, in
+one line. --folder adds images in FOLDER/train/<class> and FOLDER/test/<class>, under a name for the figure. A run that
+has a result in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, rank 2. Writes OUTPUT.json,
+.md, .png.
 """
 
 import argparse
@@ -150,6 +153,7 @@ def main() -> None:
     parser.add_argument("--folder", action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--shallow-ranks", type=int, nargs="*", default=[64, 128, 256], help="more ranks, of CP alone")
     parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 1e-3])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
@@ -158,15 +162,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.folder = ["mnist5k"], []
-        options.ranks, options.rates, options.epochs = [2], [4e-3], 1
+        options.ranks, options.shallow_ranks, options.rates, options.epochs = [2], [], [4e-3], 1
     found = data_sets(options.datasets, options.folder)
     if not found:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
     points = [
         Point(data, found[data], format, rank, rate, options.epochs)
-        for rank in options.ranks
+        for rank in (*options.ranks, *options.shallow_ranks)
         for data in found
         for format in options.formats
+        if rank in options.ranks or format == "CanonicalPolyadic"
         for rate in options.rates
     ]
     outcomes = make_runs([point.job() for point in points], options.jobs)
