@@ -70,7 +70,7 @@ def test_pairs_without_a_p_value_say_why(a, b, why, mean):
 def test_what_is_not_the_experiment_does_not_part_runs():
     runs = [record(0.8), record(0.9, 1, experiment="other", devices=4, logger=True)]
     runs[1].config["data"] |= {"root": "elsewhere"}
-    runs[1].config.update(wandb={"mode": "online"}, rank_check={"every_n_epochs": 1})
+    runs[1].config.update(wandb={"mode": "online"}, rank_check={"every_n_epochs": 1}, figures=False)
     [group] = compare(runs).groups
     assert (group.name, group.seeds, group.estimate("test/acc").mean) == ("eq, other", [0, 1], pytest.approx(0.85))
     for key, value in (("max_epochs", 3), ("precision", "bf16-mixed")):

@@ -15,7 +15,7 @@ _TRAINER: Final = (
     "detect_anomaly", "barebones", "plugins", "model_registry",
 )  # fmt: skip
 NOT_THE_EXPERIMENT: Final = (
-    "seed_everything", "experiment", "test_after_fit", "weights_only", "provenance", "wandb", "rank_check",
+    "seed_everything", "experiment", "test_after_fit", "weights_only", "provenance", "wandb", "rank_check", "figures",
     "checkpoint", "last_checkpoint", "data.root", "data.dataset", "data.offline_fallback", "data.evaluation_batch_size",
     "data.steps_per_call", "data.virtual_devices", *(f"trainer.{name}" for name in _TRAINER),
 )  # fmt: skip
