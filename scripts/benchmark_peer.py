@@ -16,7 +16,16 @@ MODES_OF_PEER = list(itertools.product((True, False), repeat=2))  # auto_stack, 
 DEFAULT_MODE = (True, False)
 
 
-def peer_chain(case: Case, kind: str, auto_stack: bool, auto_unbind: bool) -> nn.Module:
+def peer_chain(
+    case: Case,
+    kind: str,
+    auto_stack: bool,
+    auto_unbind: bool,
+    middle: bool = False,
+    traced: bool = True,
+    **inline: bool,
+) -> nn.Module:
+    """TensorKrowch's chain, the output at its end or in its ``middle``; ``inline`` is what its ``forward`` takes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorkrowch
@@ -24,10 +33,12 @@ def peer_chain(case: Case, kind: str, auto_stack: bool, auto_unbind: bool) -> nn
     modes, rank, _, sites = case
     layer = tensorkrowch.models.UMPSLayer if kind == "equal" else tensorkrowch.models.MPSLayer
     options = {"in_dim": modes, "out_dim": CLASSES, "bond_dim": rank, "init_method": "randn_eye", "std": 1e-3}
-    chain = layer(n_features=sites + 1, out_position=sites, **options)
+    chain = layer(n_features=sites + 1, out_position=sites // 2 if middle else sites, **options)
     chain.auto_stack, chain.auto_unbind = auto_stack, auto_unbind
-    with torch.no_grad():
-        chain.trace(torch.zeros(1, sites, modes))
+    if traced:
+        with torch.no_grad():
+            chain.trace(torch.zeros(1, sites, modes), **inline)
+    chain.forward = functools.partial(chain.forward, **inline)
     return chain
 
 

@@ -82,6 +82,18 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
     return found
 
 
+def plan(options: argparse.Namespace, found: dict[str, tuple[str, ...]]) -> list[Point]:
+    """Every network on every data set at every learning rate; the further ranks are those of the shallow one alone."""
+    return [
+        Point(data, found[data], format, rank, rate, options.epochs)
+        for rank in (*options.ranks, *options.shallow_ranks)
+        for data in found
+        for format in options.formats
+        if rank in options.ranks or format == "CanonicalPolyadic"
+        for rate in options.rates
+    ]
+
+
 def collect(points: list[Point], runs: list[Path]) -> list[dict[str, Any]]:
     """For every network, the run with the lowest training loss."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -166,14 +178,7 @@ def main() -> None:
     found = data_sets(options.datasets, options.folder)
     if not found:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
-    points = [
-        Point(data, found[data], format, rank, rate, options.epochs)
-        for rank in (*options.ranks, *options.shallow_ranks)
-        for data in found
-        for format in options.formats
-        if rank in options.ranks or format == "CanonicalPolyadic"
-        for rate in options.rates
-    ]
+    points = plan(options, found)
     outcomes = make_runs([point.job() for point in points], options.jobs)
     rows = collect(points, require(outcomes))
     options.output.parent.mkdir(parents=True, exist_ok=True)

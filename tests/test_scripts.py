@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_width_sweep(script, tmp_path):
         assert f"| {title} | 2 | {point['parameters']:,} | {accuracies} |" in said
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
     assert script("width_sweep.py", *words) == said
+
+
+def test_the_shallow_network_has_more_ranks(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    sweep = importlib.import_module("width_sweep")
+    formats = ["TensorTrain", "CanonicalPolyadic"]
+    options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], epochs=1)
+    points = sweep.plan(options, {"mnist": ("--data.dataset=mnist",)})
+    networks = [("TensorTrain", 2), ("CanonicalPolyadic", 2), ("TensorTrain", 4), ("CanonicalPolyadic", 4)]
+    assert [(p.format, p.rank) for p in points[::2]] == [*networks, ("CanonicalPolyadic", 64)]
+    assert [p.rate for p in points] == [1e-3, 2e-3] * 5
 
 
 def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
@@ -222,6 +234,15 @@ def test_benchmark_of_other_formats(monkeypatch):
     assert ["step_ratio" in row for row in rows] == [False, True, False]
     assert all(row["step_ms"] > 0 and row["inference_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
     assert table.row_count == len(rows)
+
+
+def test_every_way_of_the_peer_is_a_step(monkeypatch):
+    pytest.importorskip("tensorkrowch")
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    steps = importlib.import_module("peer_ways").steps_of((3, 2, 4, 6), "equal")
+    assert len(steps) == 2 + 64
+    times = importlib.import_module("benchmark").interleaved(steps, 1)
+    assert all(milliseconds > 0 for [milliseconds] in times.values())
 
 
 def test_reproducibility(tmp_path):

@@ -43,15 +43,18 @@ def test_they_compile_for_a_gpu_that_is_not_here(double, block, monkeypatch, tmp
     from ttlightning.formats import triton_chain
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    constants = triton_chain.constants(torch.float64 if double else torch.float32, block)
-    assert constants["INTEGER"] == (tl.int64 if double else tl.int32)
+    layout, sizes = triton_chain.layout(torch.float64 if double else torch.float32), triton_chain.sizes(block)
+    assert layout["INTEGER"] == (tl.int64 if double else tl.int32)
     numbers = "*fp64" if double else "*fp32"
-    sizes = {"batch": "i32", "interior": "i32", "rank": "i32", **dict.fromkeys(constants, "constexpr")}
-    for kernel, arrays in (
-        (triton_chain._states_kernel, {"matrices": numbers, "states": numbers, "scales": numbers, "exponent": "*i32"}),
-        (triton_chain._adjoints_kernel, {"matrices": numbers, "adjoints": numbers, "scales": numbers}),
+    there = {"matrices": numbers, "states": numbers, "scales": numbers, "exponent": "*i32"}
+    back = {"matrices": numbers, "adjoints": numbers, "scales": numbers}
+    for kernel, arrays, constants in (
+        (triton_chain._states_kernel, there, sizes | layout),
+        (triton_chain._adjoints_kernel, back, sizes),
     ):
-        source = ASTSource(kernel, arrays | sizes, constexprs=constants)
+        integers = dict.fromkeys(("batch", "interior", "rank"), "i32")
+        signature = arrays | integers | dict.fromkeys(constants, "constexpr")
+        source = ASTSource(kernel, signature, constexprs=constants)
         assert len(compile(source, target=GPUTarget("cuda", 90, 32)).asm["cubin"]) > 1000
 
 

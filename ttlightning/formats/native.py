@@ -85,7 +85,9 @@ class NativeChain(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool) -> Any:
+    def forward(
+        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
+    ) -> tuple[Tensor, Tensor]:
         exponent = torch.empty(len(features), dtype=torch.int32)
         ctx.mark_non_differentiable(exponent)
         return _forward(ctx, features, first, interior, last, differentiable, exponent), exponent
@@ -100,7 +102,9 @@ class NativeChainValues(torch.autograd.Function):
     """(features, first, interior, last, differentiable) -> the scores themselves."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool) -> Any:
+    def forward(
+        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
+    ) -> Tensor:
         return _forward(ctx, features, first, interior, last, differentiable, None)
 
     @staticmethod
@@ -250,7 +254,7 @@ def kernel() -> ctypes.CDLL | None:
         lack = "no C compiler (CC, cc, gcc or clang)"
         if wanted == "native":
             raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
-        warnings.warn(f"{lack} on this machine: training on the CPU takes two to eight times as long", stacklevel=2)
+        warnings.warn(f"{lack} on this machine: training on the CPU takes several times as long", stacklevel=2)
         return None
     return ctypes.CDLL(str(_build(compiler)))
 

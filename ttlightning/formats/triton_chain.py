@@ -40,7 +40,7 @@ class TritonChain(torch.autograd.Function):
         scales = x_KBn.new_ones((sites - 1) // SITES_PER_RESCALING, batch, 1)
         exponent = torch.zeros(batch, dtype=torch.int32, device=features.device)
         torch.mm(x_KBn[0], first, out=h_KBr[0])
-        _launch(_states_kernel, _matrices(x_KBn, interior), h_KBr, scales, exponent)
+        _launch(_states_kernel, _matrices(x_KBn, interior), h_KBr, scales, exponent, **layout(x_KBn.dtype))
         joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
         ctx.save_for_backward(x_KBn, h_KBr, first, interior, last)
         ctx.scales = scales
@@ -71,19 +71,35 @@ def _matrices(
     return torch.bmm(interior, cores.flatten(2))
 
 
-def _launch(kernel: Any, matrices: Tensor, states_KBr: Tensor, scales: Tensor, *others: Tensor) -> None:
+def _launch(kernel: Any, matrices: Tensor, states_KBr: Tensor, *others: Tensor, **constants: Any) -> None:
     interior, (batch, rank) = len(matrices), states_KBr.shape[1:]
-    if not interior or not batch:
-        return
-    sizes = batch, interior, rank
-    kernel[(batch,)](matrices, states_KBr, scales, *others, *sizes, **constants(states_KBr.dtype, rank))
+    if interior and batch:
+        kernel[(batch,)](matrices, states_KBr, *others, batch, interior, rank, **sizes(rank), **constants)
 
 
-def constants(dtype: torch.dtype, rank: int) -> dict[str, Any]:
-    """What is compiled into the kernels: the layout of a floating-point number, and room for a matrix."""
-    integer, bias, fraction = (tl.int64, 1023, 52) if dtype == torch.float64 else (tl.int32, 127, 23)
-    block = triton.next_power_of_2(rank)
-    return {"RESCALE": SITES_PER_RESCALING, "BLOCK": block, "INTEGER": integer, "BIAS": bias, "FRACTION": fraction}
+def sizes(rank: int) -> dict[str, int]:
+    """What both kernels are compiled for: how often the scale is split off, and room for a matrix."""
+    return {"RESCALE": SITES_PER_RESCALING, "BLOCK": triton.next_power_of_2(rank)}
+
+
+def layout(dtype: torch.dtype) -> dict[str, Any]:
+    """The bits of a floating-point number, which the way there is compiled for."""
+    double = dtype == torch.float64
+    return {
+        "INTEGER": tl.int64 if double else tl.int32,
+        "BIAS": 1023 if double else 127,
+        "FRACTION": 52 if double else 23,
+    }
+
+
+@triton.jit
+def _matrix(matrices, k, sample, batch, rank, BLOCK: tl.constexpr):
+    """M_k of a sample, with zeros around it."""
+    a = tl.arange(0, BLOCK)
+    inside = a < rank
+    place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
+    cells = matrices + place + a[:, None] * rank + a[None, :]
+    return tl.load(cells, mask=inside[:, None] & inside[None, :], other=0.0)
 
 
 @triton.jit
@@ -94,46 +110,34 @@ def _states_kernel(
     """h_k = h_{k-1} M_k for a sample; at every RESCALE-th site a power of two is split off and counted."""
     sample = tl.program_id(0)
     a = tl.arange(0, BLOCK)
-    inside = a < rank
-    cells = a[:, None] * rank + a[None, :]
-    square = inside[:, None] & inside[None, :]
-    state = tl.load(states + sample * rank + a, mask=inside, other=0.0)
+    state = tl.load(states + sample * rank + a, mask=a < rank, other=0.0)
     counted = 0
     for k in range(1, interior + 1):
-        place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
-        matrix = tl.load(matrices + place + cells, mask=square, other=0.0)
-        state = tl.sum(state[:, None] * matrix, 0)
+        state = tl.sum(state[:, None] * _matrix(matrices, k, sample, batch, rank, BLOCK), 0)
         if (k + 1) % RESCALE == 0:
             # frexp by the bits of the largest; the power is 0 for 0, inf and nan, the end of its range for subnormals
-            field = (tl.max(tl.abs(state), 0).to(INTEGER, bitcast=True) >> FRACTION) & (2 * BIAS + 1)
-            power = tl.where((field == 2 * BIAS + 1) | (tl.max(tl.abs(state), 0) == 0), 0, field - (BIAS - 1))
+            largest = tl.max(tl.abs(state), 0)
+            field = (largest.to(INTEGER, bitcast=True) >> FRACTION) & (2 * BIAS + 1)
+            power = tl.where((field == 2 * BIAS + 1) | (largest == 0), 0, field - (BIAS - 1))
             power = tl.maximum(tl.minimum(power, BIAS - 1), 1 - BIAS)
             scale = ((BIAS - power) << FRACTION).to(state.dtype, bitcast=True)
             state = state * scale
             counted += power.to(tl.int32)
             tl.store(scales + ((k + 1) // RESCALE - 1) * batch + sample, scale)
-        tl.store(states + (k * batch + sample).to(tl.int64) * rank + a, state, mask=inside)
+        tl.store(states + (k * batch + sample).to(tl.int64) * rank + a, state, mask=a < rank)
     tl.store(exponent + sample, counted)
 
 
 @triton.jit
-def _adjoints_kernel(
-    matrices, adjoints, scales, batch, interior, rank,
-    RESCALE: tl.constexpr, BLOCK: tl.constexpr, INTEGER: tl.constexpr, BIAS: tl.constexpr, FRACTION: tl.constexpr,
-):  # fmt: skip
+def _adjoints_kernel(matrices, adjoints, scales, batch, interior, rank, RESCALE: tl.constexpr, BLOCK: tl.constexpr):
     """p_{k-1} = M_k p_k for a sample, where p_k is scaled first as h_k was."""
     sample = tl.program_id(0)
     a = tl.arange(0, BLOCK)
-    inside = a < rank
-    cells = a[:, None] * rank + a[None, :]
-    square = inside[:, None] & inside[None, :]
-    adjoint = tl.load(adjoints + (interior * batch + sample).to(tl.int64) * rank + a, mask=inside, other=0.0)
+    adjoint = tl.load(adjoints + (interior * batch + sample).to(tl.int64) * rank + a, mask=a < rank, other=0.0)
     for back in range(0, interior):
         k = interior - back
         if (k + 1) % RESCALE == 0:
             adjoint = adjoint * tl.load(scales + ((k + 1) // RESCALE - 1) * batch + sample)
-            tl.store(adjoints + (k * batch + sample).to(tl.int64) * rank + a, adjoint, mask=inside)
-        place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
-        matrix = tl.load(matrices + place + cells, mask=square, other=0.0)
-        adjoint = tl.sum(matrix * adjoint[None, :], 1)
-        tl.store(adjoints + ((k - 1) * batch + sample).to(tl.int64) * rank + a, adjoint, mask=inside)
+            tl.store(adjoints + (k * batch + sample).to(tl.int64) * rank + a, adjoint, mask=a < rank)
+        adjoint = tl.sum(_matrix(matrices, k, sample, batch, rank, BLOCK) * adjoint[None, :], 1)
+        tl.store(adjoints + ((k - 1) * batch + sample).to(tl.int64) * rank + a, adjoint, mask=a < rank)
