@@ -28,6 +28,8 @@ class EpochProgress(ProgressBar):
         calls_per_refresh: training calls (steps, where a call makes one) between two movements of the bar.
     """
 
+    looks_at_steps = False  # it shows calls
+
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
@@ -36,6 +38,7 @@ class EpochProgress(ProgressBar):
         self._bar: Progress | None = None
         self._started = 0.0
         self._unreported: float | None = None
+        self._validated = False
 
     def enable(self) -> None:
         self._enabled = True
@@ -62,6 +65,9 @@ class EpochProgress(ProgressBar):
         if self._bar is not None and (batch_idx + 1) % self.calls_per_refresh == 0:
             self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_bar()
         self._unreported = time.perf_counter() - self._started
@@ -78,7 +84,9 @@ class EpochProgress(ProgressBar):
         if seconds is None or not self._is_shown(trainer):
             return
         found, width = trainer.callback_metrics, len(str(trainer.max_epochs))
-        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in COLUMNS if key in found]
+        columns = [column for column in COLUMNS if column[0] in found and (self._validated or column[0] != "val/acc")]
+        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in columns]
+        self._validated = False  # an epoch without a validation has no value of its own
         values.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
         self.console.print("   ".join(line), highlight=False)
@@ -104,6 +112,8 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
         "weights": f"{type(format).__name__}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
+    if module.looks_at_steps is not None:
+        rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
     if isinstance(format, TensorTrain | HierarchicalTucker):
         generic = generic_odd_even_rank if isinstance(format, TensorTrain) else generic_tree_rank
         units = generic(format.modes, format.rank, format.sites)

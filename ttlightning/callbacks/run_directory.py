@@ -33,16 +33,24 @@ class RunDirectory(Callback):
 
     It does so in ``setup``, after the data have been read: a mistake in the configuration leaves nothing behind. Where
     ``going_on`` names a run directory, that run goes on: its tables keep what the checkpoint knows of, its W&B run is
-    continued under its identifier.
+    continued under its identifier. ``data_sha256`` says which data a state that is taken up was trained on.
     """
 
     def __init__(
-        self, experiment: str, config: str, wandb: WandbOptions, mode: str, going_on: Path | None = None
+        self,
+        experiment: str,
+        config: str,
+        wandb: WandbOptions,
+        mode: str,
+        going_on: Path | None = None,
+        data_sha256: str | None = None,
     ) -> None:
         self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
-        self.going_on, self.path = going_on, going_on
+        self.going_on, self.path, self.data_sha256 = going_on, going_on, data_sha256
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
+        self._validated = ""
+        """weights_sha256 of the weights that were validated last"""
         self._started: float | None = None
         self._table: MetricsTable | None = None
         self._resumes = False
@@ -78,6 +86,17 @@ class RunDirectory(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._validated = runs.weights_sha256(pl_module.state_dict())
+
+    def is_validated(self, pl_module: LightningModule) -> bool:
+        """Whether the last validation was of these weights."""
+        return self._validated == runs.weights_sha256(pl_module.state_dict())
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._collect(trainer)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.seconds, self._started = self._elapsed(), None
         self._collect(trainer)
@@ -88,6 +107,11 @@ class RunDirectory(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
         if self._table is None or not trainer.is_global_zero:
+            return
+        if isinstance(exception, UserError) and self.going_on is None and self._table.rows == 0:
+            wandb.finish(exit_code=1)
+            self._lock.close()
+            shutil.rmtree(self.path)  # a mistake that nobody could see before: nothing has been trained
             return
         self._lock.close()
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
@@ -103,11 +127,13 @@ class RunDirectory(Callback):
         checkpoint[CONFIG_KEY] = self.config
         rows = self._table.rows if self._table is not None and trainer.is_global_zero else 0
         checkpoint[RUN_KEY] = {"rows": rows, "metrics": dict(self.metrics), "seconds": self._elapsed()}
+        checkpoint[RUN_KEY] |= {"validated": self._validated, "data_sha256": _dataset(trainer)["sha256"]}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._resumes and RUN_KEY in checkpoint:
             state = checkpoint[RUN_KEY]
             self.metrics, self.seconds = dict(state["metrics"]), state["seconds"]
+            self._validated = state.get("validated", "")
             kept = self._table.keep(state["rows"])
             if self.mode == "offline" and trainer.is_global_zero:
                 self._repeat(kept)
@@ -160,6 +186,7 @@ class RunDirectory(Callback):
     def _claim(self, trainer: Trainer) -> tuple[Path, str]:
         """The run's directory, locked, with config and provenance inside, and the identifier of its W&B run."""
         record = provenance(_dataset(trainer), trainer.world_size)
+        self._check_data(record["dataset"])
         path = self.going_on or runs.create_run_directory(runs.runs_root(), self.experiment)
         if self.going_on is None:
             (path / "config.yaml").write_text(self.config)
@@ -173,6 +200,17 @@ class RunDirectory(Callback):
             record |= {"wandb": new_identifier()}
         runs.write_json(file, record)
         return path, record["wandb"]
+
+    def _check_data(self, dataset: dict[str, Any]) -> None:
+        """Raise ``UserError`` where training would go on with other data than those that it began with."""
+        before = self.data_sha256
+        if self.going_on is not None and (file := self.going_on / "provenance.json").exists():
+            before = runs.read_json(file)["dataset"]["sha256"]
+        if before not in (None, dataset["sha256"]):
+            raise UserError(
+                f"the data have changed: {dataset['name']} has SHA-256 {dataset['sha256'][:12]}..., training began on "
+                f"{before[:12]}...; name the folder of those with --data.root"
+            )
 
     def _open_wandb(self, path: Path, identifier: str, tags: list[str]) -> Any:
         """The W&B run, with the complete configuration, filed under the experiment's name and with ``tags``.

@@ -21,7 +21,7 @@ from ttlightning.data.datasets import (
 )
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
-from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
 
 NONE: Final = Augmentation()
@@ -43,9 +43,9 @@ class PatchDataModule(LightningDataModule):
         repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
         augmentation: how far training images are moved, turned and stretched, anew in every epoch.
         batch_size: samples in a global batch, all devices together.
-        steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
-            about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
-            depend on it.
+        steps_per_call: most training steps that the trainer makes in one call, which saves its own work of about a
+            millisecond a step. Where a callback or an option looks at single steps, each has a call of its own. What
+            is computed does not depend on it.
         virtual_devices: V, a power of two: compute as V devices would, on any number of devices that divides V. They
             all train the same network to the bit, one thread each; the price is V small passes instead of a large one.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
@@ -163,6 +163,15 @@ class PatchDataModule(LightningDataModule):
             "patch_dim": self.patch_dim,
         }
 
+    def has_validation(self) -> bool:
+        """Whether samples are held out."""
+        return len(self._validation[1]) > 0
+
+    @property
+    def batches(self) -> int:
+        """Global batches in an epoch of training."""
+        return -(-len(self._train[1]) // self.batch_size)
+
     def train_dataloader(self) -> TrainingBatches | Calls:
         inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard()
         if self.augmentation:
@@ -188,7 +197,7 @@ class PatchDataModule(LightningDataModule):
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
         patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
-        return Batch(patches, labels, batch.start, batch.global_size)
+        return batch._replace(patches=patches, labels=labels)
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()

@@ -30,12 +30,15 @@ class Batch(NamedTuple):
     """Position of the slice in the global batch."""
     global_size: int
     """Samples in the global batch, all devices together."""
+    epoch: int = 0
+    step: int = 0
+    """Place of a training batch: its epoch, and its number in that epoch. They key what is drawn for it."""
 
     def slice_of(self, shard: "Shard") -> "Batch":
         """The slice of the global batch that is ``shard``'s, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
-        return Batch(self.patches[mine], self.labels[mine], start, self.global_size)
+        return self._replace(patches=self.patches[mine], labels=self.labels[mine], start=start)
 
 
 class Shard(NamedTuple):
@@ -100,7 +103,7 @@ class TrainingBatches:
             mine = indices[start:end]
             self._place = epoch, given
             patches = self.take(mine, start, len(indices), epoch, given - 1)
-            yield Batch(patches, self.labels[mine], start, len(indices))
+            yield Batch(patches, self.labels[mine], start, len(indices), epoch, given - 1)
 
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
