@@ -61,6 +61,7 @@ class RunDirectory(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
+        pl_module.configure_optimizers()  # a trial: a mistake in the optimizer or the schedule leaves nothing behind
         begun = self._begin(trainer, pl_module) if trainer.is_global_zero else None
         self.path, mistake = trainer.strategy.broadcast(begun)
         if mistake is not None:  # on every process, so that none waits for the others
@@ -107,11 +108,6 @@ class RunDirectory(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
         if self._table is None or not trainer.is_global_zero:
-            return
-        if isinstance(exception, UserError) and self.going_on is None and self._table.rows == 0:
-            wandb.finish(exit_code=1)
-            self._lock.close()
-            shutil.rmtree(self.path)  # a mistake that nobody could see before: nothing has been trained
             return
         self._lock.close()
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
