@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Killed, contents, kill
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ttlightning.configs import available_configs, find_config
 
@@ -41,6 +42,13 @@ def test_every_recipe_goes_on_to_the_same_bits(command, at_step, recipe, steps_p
     assert_same(command.folder / "runs/r/1", command.folder / "runs/r/0")
 
 
+class AsksEarly(Callback):
+    """A user's callback that wants to know the length of the run before it begins."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert trainer.estimated_stepping_batches == 3 * STEPS_OF_AN_EPOCH
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -58,6 +66,7 @@ def test_every_recipe_goes_on_to_the_same_bits(command, at_step, recipe, steps_p
         ("--trainer.callbacks+=EMAWeightAveraging", "--data.steps_per_call=4"),
         ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01",
          "--data.steps_per_call=4", AT_ENDS),
+        ("--trainer.callbacks+=test_resume_recipes.AsksEarly", "--data.steps_per_call=4"),
         ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--data.steps_per_call=4"),
         ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 2, 1: 3}",
          AT_ENDS),

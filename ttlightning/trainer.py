@@ -9,7 +9,9 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
+from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import UserError
+from ttlightning.steps import steps_of_a_run
 
 
 class Trainer(LightningTrainer):
@@ -21,6 +23,14 @@ class Trainer(LightningTrainer):
         if not torch.cuda.is_available():
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().fit(*args, **kwargs)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps of the whole run, counted without making the data loader: see ``steps_of_a_run``."""
+        data = self.datamodule
+        if isinstance(data, PatchDataModule) and self.max_epochs != -1:
+            return steps_of_a_run(self, data.batches)
+        return super().estimated_stepping_batches
 
     def predict(
         self,
