@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import yaml
+from conftest import Killed, contents, kill
 
 from ttlightning import beginning
 from ttlightning.beginning import first_difference, trains_alike
@@ -75,6 +76,19 @@ def test_more_epochs_of_a_schedule_that_is_as_long_as_the_run(command):
     assert len(rates(command, "debug/1")) == 2 * STEPS
 
 
+@pytest.mark.parametrize("stop", [2, STEPS + 2])
+def test_a_run_that_began_with_weights_is_one_like_any_other(command, at_step, stop):
+    """Killed before its own first checkpoint, or after; resumed to the bits of one that was not."""
+    command("fit", *SMALL)
+    words = ("fit", *SMALL, "--ckpt_path=runs/debug/0", "--model.optimizer.init_args.lr=1e-3", "--trainer.max_epochs=2")
+    command(*words)
+    at_step(stop, kill)
+    with pytest.raises(Killed):
+        command(*words)
+    command("fit", "--ckpt_path=runs/debug/2")
+    assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
+
+
 def test_nothing_left_to_train(command):
     command("fit", *SMALL, "--trainer.max_epochs=2")
     for epochs in (1, 2):
@@ -85,8 +99,6 @@ def test_nothing_left_to_train(command):
 
 
 def test_a_config_that_was_edited(command, at_step):
-    from conftest import Killed, kill
-
     at_step(STEPS + 2, kill)
     with pytest.raises(Killed):
         command("fit", *SMALL, "--trainer.max_epochs=2")
@@ -103,8 +115,6 @@ def test_a_config_that_was_edited(command, at_step):
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_data_that_have_changed(command, at_step, elsewhere):
     """In the run's own directory, and where a new run would go on from its state."""
-    from conftest import Killed, kill
-
     at_step(STEPS + 2, kill)
     with pytest.raises(Killed):
         command("fit", *SMALL, "--trainer.max_epochs=2")
@@ -121,8 +131,6 @@ def test_data_that_have_changed(command, at_step, elsewhere):
 
 
 def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
-    from conftest import Killed, kill
-
     for seed in (0, 1):
         at_step(2, kill)
         with pytest.raises(Killed):
@@ -142,8 +150,6 @@ def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
 
 
 def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
-    from conftest import Killed, kill
-
     words = ("fit", *SMALL, "--data.steps_per_call=4", "--last_checkpoint.every_n_steps=4")
     at_step(5, kill)
     with pytest.raises(Killed):
