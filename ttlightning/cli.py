@@ -237,7 +237,9 @@ class CLI(LightningCLI):
                 )
             return
         file = Path(path)
-        check_fits(read_checkpoint(file), self.model, file)
+        content = read_checkpoint(file)
+        check_fits(content, self.model, file)
+        self.datamodule.check_classes(content, file)
 
 
 def main(args: Sequence[str] | None = None) -> None:
