@@ -73,6 +73,13 @@ def test_a_folder_of_pictures(command, write_pictures):
         assert_one_line(refused.stderr, "trained on other classes: number 2 is 'cat' there and 'cow' in the data here")
     assert not (command.folder / "pets.csv").exists()
 
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / "cow")
+    done = command("rerun", "runs/debug/0", "--check-only", code=1)
+    assert 'differs     dataset.classes: ["ant", "bee", "cat"] -> ["ant", "bee", "cow"]' in done.stdout
+    for part in ("train", "test"):
+        (root / part / "cow").rename(root / part / "cat")
+
     (root / "train/cat/03.JPEG").write_bytes(b"damaged")
     refused = command("fit", *small, code=2)
     assert_one_line(refused.stderr, "insects/train/cat/03.JPEG is no picture, or is damaged")

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
 from ttlightning.data.datasets import expanded
-from ttlightning.errors import UserError
+from ttlightning.errors import Fault, UserError
 from ttlightning.runs import write_whole
 
 
@@ -70,7 +70,10 @@ class Trainer(LightningTrainer):
             head, rows = ["file", "index"], own.sources
         content = _table(head, rows, probabilities, names)
         _check_that_it_is_free(output)
-        write_whole(output, content)
+        try:
+            write_whole(output, content)
+        except OSError as fault:
+            raise Fault(f"{output} cannot be written: {fault.strerror}") from fault
         return probabilities
 
 
@@ -93,5 +96,9 @@ def _table(
 
 
 def _check_that_it_is_free(output: Path) -> None:
-    if output.exists():
+    try:
+        exists = output.exists()
+    except OSError as fault:
+        raise UserError(f"{output} cannot be written: {fault.strerror}") from fault
+    if exists:
         raise UserError(f"{output} exists and is left as it is; name another file with --output")

@@ -249,7 +249,6 @@ def test_a_validation_share_that_leaves_nothing(tmp_path, write_mnist, share, me
     for stage in ("fit", "validate"):
         with pytest.raises(UserError, match=f"data.validation is {share}, {message}"):
             data.setup(stage)
-        data.images = None
     data.setup("test")
     assert data.describe()["test"] == 50
 

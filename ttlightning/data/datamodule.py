@@ -1,6 +1,7 @@
 """The DataModule: a data set as chains of patches, split, batched and sharded."""
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -146,11 +147,12 @@ class PatchDataModule(LightningDataModule):
             return
         if self.dataset == "image_folder":
             _say_that_it_takes_a_while(self.root)
-        self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
-        if self.images.name != self.dataset:
-            self._take_names(describe_dataset(self.images.name, self.root))
-        train, held_out = validation_split(len(self.images.train.labels), self._held_out(stage), self.seed)
-        images, labels = self.images.train.images, self.images.train.labels
+        read = read_dataset(self.dataset, self.root, self.offline_fallback)
+        images, labels = read.train.images, read.train.labels
+        train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
+        self.images = read
+        if read.name != self.dataset:
+            self._take_names(describe_dataset(read.name, self.root))
         self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
         if not self.augmentation:
             self._train = self.patching(self._train[0]), self._train[1]
@@ -228,10 +230,8 @@ class PatchDataModule(LightningDataModule):
         self.has_names = bool(spec.names)
         self.class_names = spec.names or tuple(map(str, range(spec.classes)))
 
-    def _held_out(self, stage: str) -> int:
+    def _held_out(self, samples: int, stage: str) -> int:
         """Training samples held out for validation: some, and not all, where there is to be validation."""
-        assert self.images is not None
-        samples = len(self.images.train.labels)
         held_out = round(self.validation * samples)
         if stage in ("fit", "validate") and self.validation and not 0 < held_out < samples:
             raise UserError(
@@ -250,4 +250,5 @@ class PatchDataModule(LightningDataModule):
 
 @rank_zero_only
 def _say_that_it_takes_a_while(root: Path) -> None:
-    print(f"reading     the pictures under {root}", flush=True)
+    name = os.fsencode(root).decode(errors="backslashreplace")  # which standard output may not take otherwise
+    print(f"reading     the pictures under {name}", flush=True)

@@ -16,7 +16,16 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ttlightning.data.pictures import PICTURES, check_name, entries, is_grey, pictures_in, read_picture, with_channels
+from ttlightning.data.pictures import (
+    PICTURES,
+    check_name,
+    entries,
+    is_folder,
+    is_grey,
+    pictures_in,
+    read_picture,
+    with_channels,
+)
 from ttlightning.errors import UserError
 
 Part = Literal["train", "test"]
@@ -94,7 +103,7 @@ def look_into(root: Path) -> PictureFolder:
 
 
 def _class_folders(part: Path) -> list[str]:
-    if not part.is_dir():
+    if not is_folder(part):
         raise UserError(
             f"data set image_folder: there is no folder {part}; name with --data.root the folder that has "
             "train/<class>/ and test/<class>/"

@@ -18,7 +18,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
-from ttlightning.data.pictures import entries, read_file
+from ttlightning.data.pictures import entries, is_folder, read_file
 from ttlightning.errors import UserError
 
 Part = Literal["train", "test"]
@@ -96,7 +96,7 @@ def find_folder(root: Path, name: str, all_names: Sequence[str]) -> Path | None:
     like another of ``all_names``.
     """
     root = root.absolute()
-    alike = sorted(p for p in entries(root) if _plain(p.name) == _plain(name)) if root.is_dir() else []
+    alike = sorted(p for p in entries(root) if _plain(p.name) == _plain(name)) if is_folder(root) else []
     places = [place for folder in (root / name, *alike) for place in (folder / "raw", folder)]
     own = _plain(root.parent.name if root.name == "raw" else root.name)
     if own not in {_plain(other) for other in all_names} - {_plain(name)}:

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ttlightning.data.idx import idx_of, is_idx
-from ttlightning.data.pictures import PICTURES, check_name, picture_of, pictures_in, read_file, with_channels
+from ttlightning.data.pictures import PICTURES, check_name, is_folder, picture_of, pictures_in, read_file, with_channels
 from ttlightning.errors import UserError
 
 
@@ -53,7 +53,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int]) -> Images:
 def _files(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
-        files += pictures_in(path) if path.is_dir() else [path]
+        files += pictures_in(path) if is_folder(path) else [path]
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} does not exist; name pictures, folders of them, or files such as those of MNIST")

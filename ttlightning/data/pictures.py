@@ -120,6 +120,14 @@ def check_name(path: Path) -> Path:
     return path
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one; ``UserError`` where the system will not say."""
+    try:
+        return path.is_dir()
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
+
+
 def read_file(path: Path) -> bytes:
     """The whole content; ``UserError`` where it cannot be read."""
     try:
