@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_idx
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, FashionMNIST
+from torchvision.datasets.utils import calculate_md5
 
 from ttlightning import UserError
 from ttlightning.data.datasets import fetch_dataset, read_dataset
@@ -50,6 +51,19 @@ def test_a_folder_called_like_another_data_set_is_not_taken(tmp_path, write_mnis
         with pytest.raises(UserError, match="mnist is not under"):
             read_dataset("mnist", root)
         assert len(read_dataset("fashion_mnist", root).train.labels) == 200
+
+
+def test_files_of_another_data_set_are_known_by_their_checksum(tmp_path, write_mnist, monkeypatch):
+    raw = write_mnist(tmp_path / "whole") / "MNIST/raw"
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for file in FILES:
+        (folder / f"{file}.gz").write_bytes(gzip.compress((raw / file).read_bytes()))
+    sums = [(f"{file}.gz", calculate_md5(folder / f"{file}.gz")) for file in FILES]
+    monkeypatch.setattr(FashionMNIST, "resources", sums)
+    assert len(read_dataset("fashion_mnist", folder).train.labels) == 200
+    with pytest.raises(UserError, match=r"ubyte.gz is of the data set fashion_mnist, and not of mnist"):
+        read_dataset("mnist", folder)
 
 
 def damaged(content: bytes, damage: str) -> bytes:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.io import decode_image
 
-from ttlightning import UserError
+from ttlightning import PatchDataModule, UserError
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.images import read_images
 from ttlightning.data.pictures import read_picture
@@ -230,7 +230,7 @@ def test_what_cannot_be_read_is_named(tmp_path, monkeypatch):
 def test_names_that_are_no_utf8_are_refused(tmp_path):
     raw = os.fsencode(tmp_path) + b"/caf\xe9.png"
     Path(os.fsdecode(raw)).write_bytes(encoded(GREYS))
-    with pytest.raises(UserError, match=r"caf\\udce9.png is no name in UTF-8") as refused:
+    with pytest.raises(UserError, match=r"caf\\xe9.png is no name in UTF-8") as refused:
         read_images([tmp_path], (1, 6, 8))
     str(refused.value).encode()
     for part in ("train", "test"):
@@ -238,3 +238,10 @@ def test_names_that_are_no_utf8_are_refused(tmp_path):
         (tmp_path / part / os.fsdecode(b"caf\xe9")).mkdir()
     with pytest.raises(UserError, match="is no name in UTF-8"):
         read_dataset("image_folder", tmp_path)
+
+
+def test_a_data_root_may_have_any_name(tmp_path):
+    for place in ("train/a/x.png", "train/b/x.png", "test/a/x.png", "test/b/x.png"):
+        put(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), place)
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert PatchDataModule("image_folder", root, patch_size=2).class_names == ("a", "b")

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
 
 from ttlightning.data.folder import look_into
-from ttlightning.data.idx import check_that_nothing_is_lost, find_folder, read_part
+from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
 from ttlightning.errors import UserError
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
@@ -181,6 +181,8 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
     assert spec.kind is not None
     folder = _idx_folder(spec, root)
     if folder is not None:
+        specs = {s.kind: other for other, s in DATASETS.items() if s.kind is not None and issubclass(s.kind, MNIST)}
+        check_whose(folder, name, {md5: other for kind, other in specs.items() for _, md5 in kind.resources})
         return Split(*read_part(folder, "train" if train else "test", spec.shape, spec.classes))
     try:
         source = spec.kind(root, train=train, download=False)

@@ -112,7 +112,10 @@ def _class_folders(part: Path) -> list[str]:
     loose = sorted(path for path in inside if path.suffix.lower() in PICTURES and not path.is_dir())
     if loose:
         raise UserError(f"{loose[0]} lies beside the folders of the classes: move it into its class's, or away")
-    return sorted(check_name(path).name for path in inside if path.is_dir())
+    folders = [path for path in inside if path.is_dir()]
+    for path in folders:
+        check_name(path, path.name)
+    return sorted(path.name for path in folders)
 
 
 def _pictures_of_a_class(folder: Path) -> list[Path]:

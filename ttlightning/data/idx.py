@@ -8,7 +8,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torchvision.datasets.utils import check_integrity
+from torchvision.datasets.utils import calculate_md5, check_integrity
 
 from ttlightning.data.pictures import entries, is_folder, read_file
 from ttlightning.errors import UserError
@@ -102,6 +102,14 @@ def find_folder(root: Path, name: str, all_names: Sequence[str]) -> Path | None:
     if own not in {_plain(other) for other in all_names} - {_plain(name)}:
         places += [root / "raw", root]
     return next((place for place in places if not _missing(place)), None)
+
+
+def check_whose(folder: Path, name: str, owners: Mapping[str, str]) -> None:
+    """``UserError`` where a file's MD5 is that of another data set's in ``owners``: then it is not ``name``'s."""
+    for file in sorted(folder.glob("*.gz")):
+        owner = owners.get(calculate_md5(file), name)
+        if owner != name:
+            raise UserError(f"{file} is of the data set {owner}, and not of {name}: use --data.dataset {owner}")
 
 
 def check_that_nothing_is_lost(folder: Path, resources: Sequence[tuple[str, str]]) -> None:

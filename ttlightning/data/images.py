@@ -46,7 +46,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int]) -> Images:
         pixels.append(read)
         sources += [(path, index) for index in range(len(read))]
     if not sources:
-        raise UserError(f"there is no image in {', '.join(map(str, paths))}")
+        raise UserError(f"there is no image in {', '.join(map(str, paths)) or 'an empty list'}")
     return Images(torch.cat(pixels), sources)
 
 
@@ -57,7 +57,8 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} does not exist; name pictures, folders of them, or files such as those of MNIST")
-    return [check_name(file) for file in files]
+        check_name(file, str(file))
+    return files
 
 
 def _read(path: Path, channels: int) -> UInt8[Tensor, "samples channels height width"]:

@@ -5,6 +5,7 @@ to guess is refused: colours that depend on a profile (CMYK), a ground that shin
 """
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -110,14 +111,13 @@ def entries(folder: Path) -> list[Path]:
         raise UserError(f"{folder} cannot be read: {fault.strerror}") from fault
 
 
-def check_name(path: Path) -> Path:
-    """``path``, if its name is UTF-8; ``UserError`` if not."""
+def check_name(path: Path, name: str) -> None:
+    """``UserError`` where ``name``, all or the last part of ``path``, is not UTF-8 and no table could have it."""
     try:
-        str(path).encode()
+        name.encode()
     except UnicodeEncodeError as fault:
-        name = str(path).encode(errors="backslashreplace").decode()
-        raise UserError(f"{name} is no name in UTF-8, and cannot be written into a table: rename it") from fault
-    return path
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise UserError(f"{shown} is no name in UTF-8, and cannot be written into a table: rename it") from fault
 
 
 def is_folder(path: Path) -> bool:
