@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import write_idx
+from hypothesis import given
+from hypothesis import strategies as st
 from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.datasets.utils import calculate_md5
 
 from ttlightning import UserError
 from ttlightning.data.datasets import fetch_dataset, read_dataset
+from ttlightning.data.idx import idx_of
 from ttlightning.data.images import read_images
 
 FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
@@ -170,3 +173,19 @@ def test_idx_files_to_predict(tmp_path):
     write_idx(tmp_path / "none", pixels[:0])
     with pytest.raises(UserError, match="there is no image in"):
         read_images([tmp_path / "none"], (1, 4, 5))
+
+
+@given(content=st.binary(max_size=60), packed=st.booleans(), place=st.integers(0, 99), bit=st.integers(0, 7))
+def test_any_bytes_are_read_or_refused(content, packed, place, bit):
+    """What is read is as long as its header says; a flipped bit of a compressed file is refused, or changes nothing."""
+    whole = bytes([0, 0, 8, 1, 0, 0, 0, len(content)]) + content
+    assert idx_of(whole, "x", 1).tolist() == list(content)
+    flipped = bytearray(gzip.compress(whole) if packed else content)
+    if flipped:
+        flipped[place % len(flipped)] ^= 1 << bit
+    try:
+        found = idx_of(bytes(flipped), "x", 1)
+    except UserError as refused:
+        assert str(refused).startswith("x ")  # noqa: PT017 (either is right)
+    else:
+        assert found.tolist() == (list(content) if packed else list(flipped[8:]))

@@ -16,6 +16,7 @@ from torchvision.io import decode_image
 
 from ttlightning import PatchDataModule, UserError
 from ttlightning.data.datasets import read_dataset
+from ttlightning.data.folder import PictureFolder
 from ttlightning.data.images import read_images
 from ttlightning.data.pictures import read_picture
 
@@ -128,6 +129,7 @@ REFUSED = {
     "no bytes": (b"", DAMAGED),
     "text": (b"not a picture", DAMAGED),
     "large": (png(10_000, 10_000, 8, 0, b""), "is too large for a picture"),
+    "a telephone's": (bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12), "is of the format HEIF"),
     "huge": (png(20_000, 20_000, 8, 0, b""), "is too large for a picture"),
 } | {
     kind: (encoded(COLOURED, kind), f"is of the format {kind}; only PNG and JPEG are read")
@@ -238,6 +240,19 @@ def test_names_that_are_no_utf8_are_refused(tmp_path):
         (tmp_path / part / os.fsdecode(b"caf\xe9")).mkdir()
     with pytest.raises(UserError, match="is no name in UTF-8"):
         read_dataset("image_folder", tmp_path)
+
+
+def test_names_of_classes_are_the_same_on_any_file_system(tmp_path):
+    """One keeps an accent beside its letter, another in it."""
+    for place in ("train/a/x.png", "train/e\u0301/x.png", "test/a/x.png", "test/e\u0301/x.png"):
+        put(tmp_path, place)
+    assert PatchDataModule("image_folder", tmp_path, patch_size=2).class_names == ("a", "\u00e9")
+
+
+def test_pictures_that_no_memory_can_hold(tmp_path):
+    folder = PictureFolder(tmp_path, ["a"], put(tmp_path, "train/a/x.png"), (3, 10**8, 10**8))
+    with pytest.raises(UserError, match="train: its pictures take 27939677 GiB of memory"):
+        folder.read("train")
 
 
 def test_a_data_root_may_have_any_name(tmp_path):

@@ -36,9 +36,9 @@ class PatchDataModule(LightningDataModule):
 
     Args:
         dataset: name of the data set.
-        root: folder of the data sets in torchvision's layout, or for ``image_folder`` the one that has
-            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; default
-            ``$TTLIGHTNING_DATA``, else ``data``.
+        root: folder of the data sets in torchvision's layout, or the one that has the IDX files, or for
+            ``image_folder`` the one that has ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one
+            size; default ``$TTLIGHTNING_DATA``, else ``data``.
         offline_fallback: data set to use, with a warning, where ``dataset`` is neither in ``root`` nor downloadable.
         patch_size: side of the square window, or its height and width, in pixels.
         stride: step of the window; default the patch size.

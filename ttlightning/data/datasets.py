@@ -106,7 +106,7 @@ def describe_dataset(name: str, root: Path) -> Spec:
         raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
     if name == "image_folder":
         folder = look_into(root)
-        return Spec(folder.shape, len(folder.classes), names=tuple(folder.classes))
+        return Spec(folder.shape, len(folder.classes), names=folder.names())
     return DATASETS[name]
 
 

@@ -8,6 +8,7 @@ the classes, and folders inside these.
 """
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +44,10 @@ class PictureFolder:
     classes: list[str]
     first: Path
     shape: tuple[int, int, int]
+
+    def names(self) -> tuple[str, ...]:
+        """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
+        return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
     def read(self, part: Part) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.

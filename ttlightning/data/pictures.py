@@ -161,7 +161,7 @@ def _kind_of(content: bytes) -> str | None:
     try:
         kind = Image.open(io.BytesIO(content)).format
     except (*_DAMAGE, Image.DecompressionBombError):
-        return None
+        return "HEIF" if content[4:8] == b"ftyp" else None  # a telephone's, which Pillow alone does not read
     return kind if kind not in ("PNG", "JPEG") else None
 
 
