@@ -274,6 +274,7 @@ class CLI(LightningCLI):
         file = Path(path)
         content = read_checkpoint(file)
         check_fits(content, self.model, file)
+        self.datamodule.check_classes(content, file)
         return content
 
 

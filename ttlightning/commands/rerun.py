@@ -22,7 +22,7 @@ import yaml
 from jsonargparse import Namespace
 
 from ttlightning.commands.parser import VerbParser
-from ttlightning.data.datasets import DatasetName, default_root, fetch_dataset, read_dataset
+from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.provenance import Difference, differences, provenance
 from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
@@ -147,6 +147,8 @@ def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[st
         fetch_dataset(name, root, fallback)
     images = read_dataset(name, root, fallback)
     dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
+    if "classes" in dataset:
+        dataset["classes"] = list(describe_dataset(images.name, root).names)
     record = provenance(dataset, before["world_size"])
     chosen = "OMP_NUM_THREADS" in os.environ or before["threads"] > 1  # one thread follows from the sizes
     return record | {"threads": torch.get_num_threads() if chosen else before["threads"]}

@@ -73,6 +73,8 @@ def validation_split(
 class TrainingBatches:
     """The batches of one epoch after the other; ``epoch`` is asked for at the start of each pass.
 
+    With ``same``, every epoch has the batches of epoch 0.
+
     Its state is its place, (epoch, batches given out): after ``load_state_dict`` the pass through that epoch starts
     there.
     """
@@ -85,9 +87,10 @@ class TrainingBatches:
         seed: int,
         epoch: Callable[[], int],
         shard: Shard,
+        same: bool = False,
     ) -> None:
         self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
-        self.seed, self.epoch, self.shard = seed, epoch, shard
+        self.seed, self.epoch, self.shard, self.same = seed, epoch, shard, same
         self._place, self._resumed = (0, 0), (0, 0)
 
     def __len__(self) -> int:
@@ -97,7 +100,7 @@ class TrainingBatches:
         epoch = self.epoch()
         done = self._resumed[1] % len(self) if self._resumed[0] == epoch else 0
         self._resumed = (0, 0)
-        order = permutation(len(self.labels), self.seed, epoch)
+        order = permutation(len(self.labels), self.seed, 0 if self.same else epoch)
         for given, indices in enumerate(order.split(self.batch_size)[done:], start=done + 1):
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
