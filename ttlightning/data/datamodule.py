@@ -23,6 +23,7 @@ from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 NONE: Final = Augmentation()
 
@@ -89,7 +90,7 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.virtual_devices is {virtual_devices}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
-        self.root = default_root() if root is None else root.expanduser()
+        self.root = default_root() if root is None else expanded(root)
         self.spec = describe_dataset(dataset, self.root)
         if offline_fallback is not None:
             fallback = describe_dataset(offline_fallback, self.root)

@@ -19,6 +19,7 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDat
 
 from ttlightning.data.folder import look_into
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
@@ -82,7 +83,7 @@ class ImageDataset:
 
 def default_root() -> Path:
     """``$TTLIGHTNING_DATA``, else ``data`` in the working directory."""
-    return Path(os.environ.get("TTLIGHTNING_DATA") or "data")
+    return expanded(os.environ.get("TTLIGHTNING_DATA") or "data")
 
 
 def describe_dataset(name: str, root: Path) -> Spec:
