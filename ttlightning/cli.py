@@ -35,7 +35,8 @@ from ttlightning.commands import VERBS
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
-from ttlightning.provenance import scrubbed
+from ttlightning.masking import masked, refuse_masked, without_secrets
+from ttlightning.paths import expanded
 from ttlightning.runs import check_experiment_name
 from ttlightning.trainer import Trainer
 
@@ -128,7 +129,8 @@ class CLI(LightningCLI):
         if options.experiment is None:
             options.experiment = experiment_name(options.config or [])
         if options.ckpt_path is not None:
-            options.ckpt_path = str(Path(options.ckpt_path).expanduser())
+            options.ckpt_path = str(expanded(options.ckpt_path))
+        refuse_masked(options.as_dict())
         check_experiment_name(options.experiment)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -159,13 +161,17 @@ class CLI(LightningCLI):
                 options.ckpt_path = begun and str(checkpoint_file(Path(begun)))
         self.config_init.fit.ckpt_path = options.ckpt_path
         recording = WandbOptions(**options.wandb.as_dict())
-        self.run_directory = RunDirectory(options.experiment, config, recording, recording.chosen_mode(), going_on=run)
+        self.run_directory = RunDirectory(
+            options.experiment, config, recording, recording.chosen_mode(), going_on=run, hidden=self.hidden
+        )
         return self.run_directory
 
     def _dump(self, options: Any) -> str:
         """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing."""
         text = self._parser("fit").dump(options, skip_none=False, format="yaml")
-        return yaml.safe_dump(scrubbed(yaml.safe_load(text)), sort_keys=False)
+        found = masked(yaml.safe_load(text))
+        self.hidden = found.names
+        return yaml.safe_dump(found.content, sort_keys=False)
 
     def before_fit(self) -> None:
         if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
@@ -217,7 +223,7 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             wandb.finish()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
+            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
 
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
@@ -264,7 +270,8 @@ def _end(reason: Exception, code: int) -> NoReturn:
     """One line, with what has been noted on the way, and the exit code."""
     if rank_zero_only.rank == 0:
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
+        parts = (part.strip() for part in without_secrets(line).splitlines())
+        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
     sys.exit(code)
 
 
