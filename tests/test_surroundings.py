@@ -152,3 +152,16 @@ def test_commands_in_messages_are_quoted(command):
     (run / "config.yaml").write_text("{}")
     said = command("rerun", "my  run", code=2).stderr
     assert_one_line(said, "it goes on with: python -m ttlightning fit --ckpt_path 'my  run'")
+
+
+def test_runs_in_a_folder_whose_name_is_not_utf8(command, tmp_path):
+    command.environment["TTLIGHTNING_RUNS"] = os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")
+    assert_one_line(command(*FIT, code=2).stderr, "r\\xff', which is not UTF-8; set $TTLIGHTNING_RUNS")
+    assert not any(path.name.startswith("r") for path in tmp_path.iterdir())
+
+
+def test_names_that_are_not_utf8_are_printed_as_they_are():
+    code = "from ttlightning.output import drop_unread_output as d; d(); print('r\\udcff/0')"
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"r\xff/0\n"

@@ -38,7 +38,7 @@ def drop_unread_output() -> None:
         lasting = io.TextIOWrapper(
             buffer,
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors="surrogateescape" if stream.errors == "strict" else stream.errors,  # names of files are bytes
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )

@@ -25,8 +25,19 @@ NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def runs_root() -> Path:
-    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory."""
-    return expanded(os.environ.get("TTLIGHTNING_RUNS") or "runs")
+    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory.
+
+    Raises:
+        UserError: where its path is not UTF-8, which W&B's files and the command line's options must be.
+    """
+    root = expanded(os.environ.get("TTLIGHTNING_RUNS") or "runs")
+    try:
+        str(root.absolute()).encode()
+    except UnicodeEncodeError as fault:
+        raise UserError(
+            f"runs would lie in {os.fsencode(root.absolute())!r}, which is not UTF-8; set $TTLIGHTNING_RUNS"
+        ) from fault
+    return root
 
 
 def create_run_directory(root: Path, experiment: str) -> Path:
