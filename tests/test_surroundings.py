@@ -104,6 +104,23 @@ def test_commands_end_quietly_and_with_their_own_exit_code(command, words, code,
     assert len(errors.splitlines()) == bool(said)
 
 
+def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ttlightning.studies import run_script\n"
+        "def main():\n"
+        "    print('a line', flush=True)\n"
+        "    Path(sys.argv[1]).touch()\n"
+        "    print('another')\n"
+        "run_script(main)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "done")]
+    done = subprocess.run(words, stdout=nobody_reads(), stderr=subprocess.PIPE, check=True)
+    assert (tmp_path / "done").exists()
+    assert done.stderr == b""
+
+
 def test_the_last_line_is_whole_in_a_narrow_terminal(command, tmp_path):
     """And what is in brackets is no markup."""
     root = tmp_path / "a folder with a long name that is longer than any terminal is wide [bold]" / "x[/]y" / "[red]"

@@ -31,7 +31,7 @@ def drop_unread_output() -> None:
     """Make ``sys.stdout`` and ``sys.stderr`` outlive their readers."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None:  # closed by whoever started us
+        if stream is None or stream is not getattr(sys, f"__{name}__"):  # closed, or somebody else's to read
             continue
         stream.flush()
         buffer = io.BufferedWriter(_Reader(stream.fileno(), "w", closefd=False))

@@ -27,6 +27,7 @@ from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
 from ttlightning.errors import UserError
+from ttlightning.output import drop_unread_output
 from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
@@ -107,7 +108,8 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """``main`` of a script; a user's mistake is one line and exit code 2."""
+    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
+    drop_unread_output()
     try:
         main()
     except UserError as mistake:
