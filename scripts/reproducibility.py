@@ -15,6 +15,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -32,7 +33,7 @@ import yaml
 
 from ttlightning.cli import main
 from ttlightning.configs import available_configs, find_config
-from ttlightning.provenance import cpu_name
+from ttlightning.machine import cpu_name
 from ttlightning.runs import read_json, write_json
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
@@ -61,7 +62,7 @@ def command(root: Path, *words: str, check: bool = True, **environment: str) -> 
     command = [sys.executable, "-m", "ttlightning", *words]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"{shlex.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
     return done
 
 

@@ -10,6 +10,7 @@ from ttlightning.beginning import NEWEST
 from ttlightning.checkpoints import CONFIG_KEY, checkpoint_file, read_checkpoint
 from ttlightning.configs import find_config
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 from ttlightning.runs import latest_run, runs_root
 
 
@@ -44,7 +45,7 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
         if configs:  # which run has this configuration is known when all of it has been read
             return done
         wanted = str(latest_run(runs_root(), experiment))
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
         done[place] = str(path)
         return done if configs else [*done[:1], "--config", str(path / "config.yaml"), *done[1:]]

@@ -15,6 +15,7 @@ import yaml
 
 from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY, read_checkpoint
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 from ttlightning.records import NOT_THE_EXPERIMENT
 
 NEWEST: Final = "last"
@@ -57,7 +58,7 @@ def how_to_begin(place: Path, config: Mapping[str, Any]) -> Beginning:
     if place.is_dir():  # stopped before its first checkpoint: it begins again where it began
         if kept is None or first_difference(kept, config) is not None:
             raise UserError(f"{place} has no checkpoint, and another configuration: leave --config and options out")
-        began = kept["ckpt_path"] and how_to_begin(Path(kept["ckpt_path"]).expanduser(), config)
+        began = kept["ckpt_path"] and how_to_begin(expanded(kept["ckpt_path"]), config)
         return began._replace(run=run) if began else Beginning(run)
     content = read_checkpoint(place)
     trained = yaml.safe_load(content[CONFIG_KEY]) if CONFIG_KEY in content else None

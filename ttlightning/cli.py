@@ -38,7 +38,8 @@ from ttlightning.commands import VERBS
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
-from ttlightning.provenance import scrubbed
+from ttlightning.masking import masked, refuse_masked, without_secrets
+from ttlightning.paths import expanded
 from ttlightning.runs import check_experiment_name, runs_root
 from ttlightning.steps import KeptCheckpoints, check_place
 from ttlightning.trainer import Trainer
@@ -144,7 +145,8 @@ class CLI(LightningCLI):
             last = run / "checkpoints" / "last.ckpt"
             options.ckpt_path = str(run if self.subcommand == "fit" and not last.exists() else checkpoint_file(run))
         if options.ckpt_path is not None:
-            options.ckpt_path = str(Path(options.ckpt_path).expanduser())
+            options.ckpt_path = str(expanded(options.ckpt_path))
+        refuse_masked(options.as_dict())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config[self.subcommand]
@@ -173,7 +175,13 @@ class CLI(LightningCLI):
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
         recording = WandbOptions(**options.wandb.as_dict())
         self.run_directory = RunDirectory(
-            options.experiment, config, recording, recording.chosen_mode(), self.begin.run, self.begin.data_sha256
+            options.experiment,
+            config,
+            recording,
+            recording.chosen_mode(),
+            self.begin.run,
+            self.begin.data_sha256,
+            self.hidden,
         )
         return self.run_directory
 
@@ -189,7 +197,9 @@ class CLI(LightningCLI):
                 text = self._parser(self.subcommand).dump(options, skip_none=False, format="yaml")
             except Warning as fault:
                 raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
-        return yaml.safe_dump(scrubbed(yaml.safe_load(text)), sort_keys=False)
+        found = masked(yaml.safe_load(text))
+        self.hidden = found.names
+        return yaml.safe_dump(found.content, sort_keys=False)
 
     def before_fit(self) -> None:
         if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
@@ -251,7 +261,7 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             wandb.finish()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
+            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
 
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
@@ -302,7 +312,8 @@ def _end(reason: Exception, code: int) -> NoReturn:
     """One line, with what has been noted on the way, and the exit code."""
     if rank_zero_only.rank == 0:
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
+        parts = (part.strip() for part in without_secrets(line).splitlines())
+        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
 from ttlightning.data.datamodule import PatchDataModule
-from ttlightning.data.datasets import expanded
 from ttlightning.errors import Fault, UserError
+from ttlightning.paths import expanded
 from ttlightning.runs import write_whole
 from ttlightning.steps import steps_of_a_run
 

@@ -19,7 +19,6 @@ from ttlightning.data.datasets import (
     Spec,
     default_root,
     describe_dataset,
-    expanded,
     fetch_dataset,
     read_dataset,
 )
@@ -27,6 +26,7 @@ from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 NONE: Final = Augmentation()
 

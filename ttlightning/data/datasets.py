@@ -20,6 +20,7 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDat
 from ttlightning.data.folder import look_into
 from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
@@ -85,15 +86,7 @@ class ImageDataset:
 
 def default_root() -> Path:
     """``$TTLIGHTNING_DATA``, else ``data`` in the working directory."""
-    return expanded(Path(os.environ.get("TTLIGHTNING_DATA") or "data"))
-
-
-def expanded(path: Path) -> Path:
-    """With the home folder for ``~``; ``UserError`` where there is none."""
-    try:
-        return path.expanduser()
-    except RuntimeError as fault:
-        raise UserError(f"{path}: this machine knows no home folder for ~; write the folder's whole path") from fault
+    return expanded(os.environ.get("TTLIGHTNING_DATA") or "data")
 
 
 def describe_dataset(name: str, root: Path) -> Spec:
