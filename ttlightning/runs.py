@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
+import torch
 from torch import Tensor
 
 from ttlightning.errors import UserError
@@ -88,7 +89,7 @@ def weights_sha256(state: dict[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy knows no bfloat16
     return digest.hexdigest()
 
 
@@ -120,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as fault:
         raise UserError(f"{path} does not exist; name the directory of a finished run, such as runs/eq/0") from fault
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise UserError(f"{path} cannot be read: {fault}") from fault
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")

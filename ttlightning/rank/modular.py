@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.rank.limits import unfit
 
 Residues = NDArray[Any]
 """Numbers 0 <= x < p: Python integers in an object array, or int64 where p < 2^31."""
@@ -29,14 +30,14 @@ PRIMES: Final = (2**31 - 1, 2**31 - 19)
 
 
 def residues(weights: Tensor, prime: int) -> Residues:
-    """The exact images of float32 or float64 weights.
+    """The exact images of weights of any type in ``limits.WEIGHT_TYPES``.
 
     Raises:
-        UserError: where a weight is not finite.
+        UserError: where they are of another type, or not finite.
     """
+    if reason := unfit({"": weights}):
+        raise UserError(reason)
     values = weights.detach().cpu().double().numpy()
-    if not np.isfinite(values).all():
-        raise UserError("a weight is infinite or not a number: there is no rank to certify")
     fraction, exponent = np.frexp(values)
     mantissa = np.ldexp(fraction, 53).astype(np.int64)
     distinct, which = np.unique(exponent, return_inverse=True)
