@@ -21,12 +21,12 @@ def main(args: Sequence[str]) -> int:
         "Check certificates, a line for each. Exit code 0: all hold; 1: one is REJECTED, it claims what is not so; "
         "2: one is UNCHECKED, it is no certificate, or what it speaks of cannot be read.",
     )
-    parser.add_argument("files", type=Path, nargs="+", help="certificates")
+    parser.add_argument("files", type=str, nargs="+", help="certificates")
     parser.add_argument("--checkpoint", type=Path | None, help="run or checkpoint that they speak of, if it was moved")
     options = parser.parse_args(args)
     worst = 0
-    for file in options.files:
-        code, line = judge(file, options.checkpoint)
+    for file in options.files:  # as text: the parser's paths must be UTF-8
+        code, line = judge(Path(file), options.checkpoint)
         print(_plain(line), flush=True)
         worst = max(worst, code)
     return worst
