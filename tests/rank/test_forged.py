@@ -217,7 +217,7 @@ def test_texts_that_no_writer_makes(kind, tmp_path):
 def test_where_the_checkpoint_lies_is_checked_even_where_another_is_named(tmp_path):
     content, _ = made("staircase", tmp_path)
     file, network = tmp_path / "certificate.json", tmp_path / "network.ckpt"
-    for place in (5, None, "", "/etc/passwd", "~/network.ckpt", "a\nb", "x" * 5000, ["network.ckpt"]):
+    for place in (5, None, "", ".", "/etc/passwd", "~/network.ckpt", "~root/x", "a\nb", "x" * 5000, ["a"]):
         file.write_text(json.dumps(content | {"checkpoint": place}))
         code, line = judge(file, network)
         assert code == 1
@@ -228,6 +228,9 @@ def test_where_the_checkpoint_lies_is_checked_even_where_another_is_named(tmp_pa
     assert judge(file)[0] == 2
     file.write_text(json.dumps(content | {"checkpoint": "y" * 4000}))
     assert "cannot be read: File name too long" in judge(file)[1]
+    for place, why in (("y" * 4000, "File name too long"), ("~nobody-of-this-name/x", "home directory")):
+        code, line = judge(file, Path(place))
+        assert (code, why in line) == (2, True), line
 
 
 @pytest.mark.parametrize(

@@ -55,17 +55,16 @@ def find_network(content: dict[str, object], file: Path, given: Path | None) -> 
     """The network that a certificate speaks of: as given, or where the certificate says it lies."""
     if content["kind"] == "generic":
         return None
-    if given is None:
-        if "checkpoint" not in content:
-            raise Rejected("checkpoint is missing")
-        given = file.parent / str(content["checkpoint"])
-        try:
-            there = given.exists()
-        except OSError as fault:
-            raise UserError(f"its checkpoint {given} cannot be read: {fault.strerror}") from fault
-        if not there:
-            raise UserError(f"it speaks of the checkpoint {given}, which is not there; name it with --checkpoint")
-    return read_network(checkpoint_file(given))
+    if given is None and "checkpoint" not in content:
+        raise Rejected("checkpoint is missing")
+    place = file.parent / str(content["checkpoint"]) if given is None else given
+    try:
+        if given is None and not place.exists():
+            raise UserError(f"it speaks of the checkpoint {place}, which is not there; name it with --checkpoint")
+        found = checkpoint_file(place)
+    except (OSError, RuntimeError) as fault:  # a name that is too long, a folder that is closed, nobody's home
+        raise UserError(f"the checkpoint {place} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
+    return read_network(found)
 
 
 def _plain(line: str) -> str:

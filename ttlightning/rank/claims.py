@@ -185,7 +185,8 @@ def _check_primes(primes: Any) -> None:
 def _check_place(path: str) -> None:
     """Where a checkpoint lies, as ``certify`` says it: a path from the certificate's folder."""
     place = PurePosixPath(path)
-    if not 0 < len(path) <= 4096 or not path.isprintable() or place.is_absolute() or place.parts[:1] in ((), ("~",)):
+    named = 0 < len(path) <= 4096 and path.isprintable() and place.parts
+    if not named or place.is_absolute() or path.startswith("~"):
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
 
 
