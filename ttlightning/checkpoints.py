@@ -74,7 +74,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
             "so that a file from elsewhere cannot run code"
         ) from fault
-    except (RuntimeError, EOFError, OSError, ValueError) as fault:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
         reason = " ".join(str(fault).split())[:120]
         raise UserError(f"{file} is not a whole checkpoint ({reason}); use an earlier one of its folder") from fault
     if not isinstance(content, dict) or "state_dict" not in content:

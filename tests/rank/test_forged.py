@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+import random
 import time
 from pathlib import Path
 
@@ -255,6 +256,24 @@ def test_a_checkpoint_that_claims_more_than_it_has(damage, tmp_path):
     code, line = judge(file)
     assert code == 2
     assert line.startswith("UNCHECKED")
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    """Bytes of its pickled part changed, and others: what the unpickler makes of them is no traceback."""
+    content, _ = made("staircase", tmp_path)
+    file, whole = tmp_path / "certificate.json", (tmp_path / "network.ckpt").read_bytes()
+    file.write_text(json.dumps(content))
+    place, draw = whole.index(b"data.pkl"), random.Random(0)
+    for index in range(400):
+        damaged = bytearray(whole)
+        damaged[place + draw.randrange(1200) if index % 4 else draw.randrange(len(whole))] = draw.randrange(256)
+        network = tmp_path / f"{index}.ckpt"
+        network.write_bytes(damaged[: draw.randrange(len(whole))] if index % 20 == 0 else damaged)
+        code, line = judge(file, network)
+        assert line.split()[0] == ("holds", "REJECTED", "UNCHECKED")[code]
+        assert line.isprintable()
+    network.write_bytes(whole)
+    assert judge(file, network)[0] == 0
 
 
 def test_file_names_that_cannot_be_printed(command):

@@ -27,7 +27,7 @@ def main(args: Sequence[str]) -> int:
     worst = 0
     for file in options.files:  # as text: the parser's paths must be UTF-8
         code, line = judge(Path(file), options.checkpoint)
-        print(_plain(line), flush=True)
+        print(line, flush=True)
         worst = max(worst, code)
     return worst
 
@@ -45,10 +45,10 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
             else:
                 verify(content, network.weights, network.sha256, network.sites)
     except Rejected as why:
-        return 1, f"REJECTED  {file}: {why}"
+        return 1, _plain(f"REJECTED  {file}: {why}")
     except UserError as why:
-        return 2, f"UNCHECKED {file}: {why}"
-    return 0, f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}"
+        return 2, _plain(f"UNCHECKED {file}: {why}")
+    return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
 def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedNetwork | None:
@@ -68,5 +68,5 @@ def find_network(content: dict[str, object], file: Path, given: Path | None) -> 
 
 
 def _plain(line: str) -> str:
-    """One line, whatever a file is called: what cannot be printed is written as Python does."""
+    """One line, whatever a file is called or holds: what cannot be printed is written as Python does."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
