@@ -199,7 +199,9 @@ def measure_staircase(format: TensorTrain) -> dict[str, Any]:
     matrices = np.stack([pair_matrix(cores[even - 2], cores[odd - 2]) for even, odd in steps])
     values = np.linalg.svd(matrices, compute_uv=False)
     smallest = values[:, format.rank * min(format.modes, format.rank**2) - 1]
-    condition = values[:, 0] / np.maximum(smallest, np.finfo(float).tiny)
+    limits = np.finfo(float)
+    with np.errstate(over="ignore"):  # of a singular T the largest float, which JSON can hold
+        condition = np.minimum(values[:, 0] / np.maximum(smallest, limits.tiny), limits.max)
     return {"smallest_singular_value": smallest.tolist(), "condition": condition.tolist()}
 
 

@@ -2,7 +2,7 @@ r"""Exact arithmetic modulo a prime: where a rank is counted instead of estimate
 
     rank over F_p of (A mod p)  <=  rank over Q of A          for A over Z[1/2], p an odd prime
 
-because a minor that is not 0 mod p is not 0. A float32 or float64 weight is m 2^e with integers m and e, so it has an
+because a minor that is not 0 mod p is not 0. A floating-point weight is m 2^e with integers m and e, so it has an
 exact image m 2^e mod p, and the rank of the image is a lower bound without any tolerance. Ranks are python-flint's
 (``nmod_mat``). For p < 2^31, residues are int64 and products go through float64 in halves of 16 bits, exact below 2^53;
 for larger primes residues are Python integers, and products are python-flint's too.
