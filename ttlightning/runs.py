@@ -172,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as fault:
         raise UserError(f"{path} does not exist; name the directory of a finished run, such as runs/eq/0") from fault
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise UserError(f"{path} cannot be read: {fault}") from fault
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")

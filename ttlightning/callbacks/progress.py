@@ -136,6 +136,8 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Text:
     if "certified" in rank:
         rows["certified"] = f"CP-rank of every class tensor >= {in_figures(min(rank['certified']))}; "
         rows["certified"] += _beside_the_certified(rank)
+    if "not_certified" in rank:
+        rows["certified"] = f"nothing: {rank['not_certified']}"
     rows["run"] = str(run)
     return _lines(rows)
 

@@ -171,7 +171,7 @@ def _record(
             date=started[:16].replace("T", " ") if started else None,
             curves={name: _curve(rows, name) for name in CURVES},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         why = f"there is no {fault}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(f"{place} does not hold what a finished run leaves: {why}") from fault
 

@@ -141,7 +141,7 @@ def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, An
     try:
         config = yaml.safe_load((run / "config.yaml").read_text())
         place = config["data"]["root"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as fault:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as fault:
         raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
     if root is not None:
         config["data"]["root"] = str(root)
