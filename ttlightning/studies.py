@@ -22,10 +22,11 @@ from typing import Any, Final, NamedTuple
 import torch
 import yaml
 
+from ttlightning import signals
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
-from ttlightning.errors import UserError
+from ttlightning.errors import UserError, exit_code
 from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_root
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
@@ -33,8 +34,6 @@ INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Job(NamedTuple):
@@ -66,7 +65,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     """Make what is not there yet, ``side_by_side`` at a time, and say on stderr how it goes; the outcomes in order.
 
     By default as many as there are GPUs, else cores. With GPUs each run has one for itself; on a CPU the runs share
-    the cores equally. Ctrl-C and SIGTERM stop the runs with a checkpoint each and end the program.
+    the cores equally. Ctrl-C, SIGTERM and SIGUSR1 stop the runs with a checkpoint each and end the program.
 
     Raises:
         UserError: before anything runs, where an option is none of ``fit``.
@@ -86,7 +85,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
         outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]], len(jobs)), jobs))
     if crew.stopped is not None:
         print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
-        sys.exit(128 + crew.stopped)
+        sys.exit(exit_code(crew.stopped))
     return outcomes
 
 
@@ -181,7 +180,7 @@ class _Crew:
         try:
             with self._guard:
                 if self.stopped is not None:
-                    return 128 + self.stopped, "not begun"
+                    return exit_code(self.stopped), "not begun"
                 process = start_fit(words, place)
                 self._running.add(process)
             if self.stopped is not None:  # meanwhile
@@ -202,18 +201,11 @@ class _Crew:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM go on to all runs, and no other one is begun."""
-        if threading.current_thread() is not threading.main_thread():
+        """Inside, signals go on to all runs, and no other one is begun."""
+        with signals.given_to(self._stop):
             yield
-            return
-        handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: Any) -> None:
+    def _stop(self, number: int) -> None:
         self.stopped = signal.Signals(number)
         for process in tuple(self._running):
             process.send_signal(number)
@@ -222,7 +214,8 @@ class _Crew:
 def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     """``python -m ttlightning fit`` in a session of its own, where the terminal's Ctrl-C does not reach it twice."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], env=os.environ | environment, text=True,
+        [sys.executable, "-m", "ttlightning", "fit", *words], text=True,
+        env=os.environ | environment | signals.followed(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
