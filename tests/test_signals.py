@@ -288,11 +288,14 @@ def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, ever
     (tmp_path / "srun").write_text("#!/bin/sh\n")  # a login node
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
+    reader, writer = os.pipe()
+    os.close(reader)  # `fit | head -1`: that nobody reads stops nothing either
     process = subprocess.Popen(
         [sys.executable, "-m", "ttlightning", "fit", *words], cwd=command.folder,
         env=environment(**command.environment | {"WANDB_MODE": "offline", "PATH": path}),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=writer, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
+    os.close(writer)
     wait_until((command.folder / "runs/eq/0/checkpoints/last.ckpt").exists)
     below = descendants(process.pid)
     assert any("wandb-core" in line for line in below.values())
@@ -342,3 +345,15 @@ def test_predictions_are_written_whole(command, monkeypatch):
     monkeypatch.setattr(csv, "writer", writer)
     command("predict", "--ckpt_path=runs/debug/0", "--output=p.csv")
     assert len((command.folder / "p.csv").read_text().splitlines()) == 51
+
+
+def test_a_verb_whose_output_nobody_reads(command):
+    """As in `rank | head -1`; a run with such an output is `test_a_job_is_stopped_with_all_its_processes`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "ttlightning", "rank", "--order=4"], cwd=command.folder,
+        env=environment(**command.environment), stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

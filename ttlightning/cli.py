@@ -1,5 +1,6 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
+import contextlib
 import difflib
 import errno
 import functools
@@ -19,9 +20,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
-from ttlightning import formats, signals
+from ttlightning import formats, signals, terminal
 from ttlightning.arguments import complete_arguments, experiment_name, run_that_goes_on
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
@@ -37,6 +37,7 @@ from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.provenance import scrubbed
 from ttlightning.runs import check_experiment_name
+from ttlightning.terminal import Terminal
 from ttlightning.trainer import Trainer
 
 TRAINER_DEFAULTS = {
@@ -217,7 +218,7 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
+            Terminal().print(describe_result(result, self.run_directory.path), soft_wrap=True)
 
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
@@ -248,6 +249,11 @@ def main(args: Sequence[str] | None = None) -> None:
         except Stopped as stop:
             # Lightning kills rank 0 as soon as another rank that it has started ends otherwise than with 0
             _end(stop, 0 if signals.is_launched_rank() else stop.exit_code)
+        except BrokenPipeError:  # whoever reads the output has enough
+            terminal.give_up_output()
+            sys.exit(terminal.BROKEN_PIPE)
+        finally:
+            terminal.flush()
 
 
 def _run(args: Sequence[str]) -> None:
@@ -278,7 +284,8 @@ def _end(reason: BaseException, code: int) -> NoReturn:
     """One line, with what has been noted on the way, and the exit code."""
     if rank_zero_only.rank == 0:
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
     sys.exit(code)
 
 

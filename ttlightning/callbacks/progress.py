@@ -6,12 +6,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ttlightning.formats import HierarchicalTucker, TensorTrain
 from ttlightning.rank import generic_odd_even_rank, generic_tree_rank, in_figures
+from ttlightning.terminal import Terminal
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -31,7 +31,7 @@ class EpochProgress(ProgressBar):
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
-        self.console = Console()
+        self.console = Terminal()
         self._enabled = True
         self._bar: Progress | None = None
         self._started = 0.0

@@ -24,6 +24,7 @@ from ttlightning.rank import (
 )
 from ttlightning.rank.bounds import MOST_DIGITS
 from ttlightning.rank.literal import LARGEST_MATRIX, literal_shape, measured_rank
+from ttlightning.terminal import Terminal
 
 COLUMNS: Final = {
     "modes": "n",
@@ -144,7 +145,7 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
-    Console().print(table)
+    Terminal().print(table)
     print(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
 
 
