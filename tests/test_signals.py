@@ -281,10 +281,16 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("number", "everywhere"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
-def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, everywhere):
+@pytest.mark.parametrize(
+    ("number", "everywhere", "options"),
+    [
+        (signal.SIGTERM, True, ("--model.scheduler=null", "--trainer.max_epochs=3", "--rank_check.every_n_epochs=1")),
+        (signal.SIGINT, False, ()),
+    ],
+)
+def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, everywhere, options):
     """The standard recipe in the middle of an epoch, its group or every process of it, W&B's service among them."""
-    words = ("--config=eq.yaml", "--data.dataset=mnist5k", "--data.steps_per_call=16")
+    words = ("--config=eq.yaml", "--data.dataset=mnist5k", "--data.steps_per_call=16", *options)
     (tmp_path / "srun").write_text("#!/bin/sh\n")  # a login node
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -310,6 +316,10 @@ def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, ever
     assert "Traceback" not in errors
     assert "srun" not in errors
     wait_until(lambda: not any(map(is_alive, below)), 30)
+    if options:
+        command("fit", "--ckpt_path=runs/eq/0")
+        command("fit", *words)
+        assert outcome(command.folder / "runs/eq/0") == outcome(command.folder / "runs/eq/1")
 
 
 # What is shown

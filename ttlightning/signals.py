@@ -129,7 +129,9 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        os.environ.pop(PARENT) if before is None else os.environ.update({PARENT: before})
+        os.environ.pop(PARENT, None)
+        if before is not None:
+            os.environ[PARENT] = before
         if mine:
             close()
         else:  # the process ends: what its libraries do then is not disturbed
