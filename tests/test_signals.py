@@ -185,6 +185,22 @@ hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
     assert process.returncode == 143
 
 
+def test_a_signal_while_python_ends():
+    """After everything that was registered later has been done; what is registered earlier stands for Python's end."""
+    code = """
+import atexit
+for pause in (0, 1.2):
+    atexit.register(lambda pause=pause: (time.sleep(pause), os.kill(os.getpid(), signal.SIGTERM)))
+signals.listen(importing=True)
+with signals.listening():
+    pass
+sys.exit(130)
+"""
+    process = python(code)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 130
+
+
 def test_handlers_are_those_from_before(command):
     before = {number: signal.getsignal(number) for number in CODES}
     command("rank", "--help")

@@ -8,6 +8,7 @@ over, does what SIGTERM does.
 Standard library only: this is there before what takes seconds to import.
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -107,7 +108,15 @@ def listen(importing: bool = False) -> bool:
         return False
     _listener = _Listener(importing)
     _parent = _parent or _Parent()
+    if importing:
+        atexit.register(_let_it_end)
     return True
+
+
+def _let_it_end() -> None:
+    """The last that this process does: Python takes its handlers away as it ends, and the exit code is settled."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def close() -> None:
