@@ -1,7 +1,11 @@
 """``python -m ttlightning``."""
 
-from ttlightning.output import drop_unread_output
-from ttlightning.paths import make_do_without_home
+from ttlightning import signals
+
+signals.listen(importing=True)  # what is imported next takes seconds
+
+from ttlightning.output import drop_unread_output  # noqa: E402
+from ttlightning.paths import make_do_without_home  # noqa: E402
 
 drop_unread_output()
 make_do_without_home()

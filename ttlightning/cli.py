@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import wandb
 import yaml
 from jsonargparse.typing import register_type
 from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder
@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.enums import StrEnum
 from rich.console import Console
 
-from ttlightning import formats
+from ttlightning import formats, signals
 from ttlightning.arguments import complete_arguments, experiment_name
 from ttlightning.beginning import NEWEST, Beginning, how_to_begin, newest_run
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
@@ -260,7 +260,7 @@ class CLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
-            wandb.finish()
+            self.run_directory.finish_record()
             Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
 
     def _choose_threads(self) -> None:
@@ -290,25 +290,39 @@ class CLI(LightningCLI):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    with signals.listening():
+        try:
+            _run(sys.argv[1:] if args is None else args)
+        except Stopped as stop:
+            # Lightning kills rank 0 as soon as another rank that it has started ends otherwise than with 0
+            _end(stop, 0 if signals.is_launched_rank() else stop.exit_code)
+
+
+def _run(args: Sequence[str]) -> None:
     quieten_libraries()
     try:
-        args = sys.argv[1:] if args is None else args
         if args and args[0] in VERBS:
             sys.exit(VERBS[args[0]][1](args[1:]))
         CLI(complete_arguments(args))
-    except (UserError, MisconfigurationException) as mistake:
-        _end(mistake, 2)
-    except Stopped as stop:
-        _end(stop, stop.exit_code)
     except Fault as fault:
         _end(fault, 1)
-    except OSError as fault:
-        if fault.errno not in NO_ROOM:
-            raise
-        _end(fault, 1)
+    except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+            _end(fault, 1)
+        number = signals.asked() or (signal.SIGTERM if signals.rank_zero_is_gone() else None)
+        if number is not None:  # what else has been stopped, another rank, was missed before this one was through
+            stop = Stopped(number, f"({type(fault).__name__}: {fault})")
+            stop.__notes__ = getattr(fault, "__notes__", [])
+            raise stop from fault
+        if isinstance(fault, UserError | MisconfigurationException):
+            _end(fault, 2)
+        if isinstance(fault, torch.distributed.DistError) or "gloo/transport" in str(fault):
+            fault.args = (f"another of the run's processes is gone ({str(fault).split('. ')[0]})",)
+            _end(fault, 1)
+        raise
 
 
-def _end(reason: Exception, code: int) -> NoReturn:
+def _end(reason: BaseException, code: int) -> NoReturn:
     """One line, with what has been noted on the way, and the exit code."""
     if rank_zero_only.rank == 0:
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
@@ -327,6 +341,7 @@ def quieten_libraries() -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
+        "The `srun` command is available on your system but is not used",  # a login node is where one tries things
         ".*LeafSpec.*",  # Lightning's own use of torch, and the next
         ".*distributed.nn.functional.all_gather is deprecated",
         "Total length of `list` across ranks is zero",  # no validation split

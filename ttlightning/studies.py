@@ -23,10 +23,11 @@ from typing import Any, Final, NamedTuple
 import torch
 import yaml
 
+from ttlightning import signals
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
-from ttlightning.errors import UserError
+from ttlightning.errors import UserError, exit_code
 from ttlightning.output import drop_unread_output
 from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
 
@@ -38,8 +39,6 @@ _READING: Final = threading.Lock()
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """For each file of ``_alone``, which of this process's threads is inside."""
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class Job(NamedTuple):
@@ -71,7 +70,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     """Make what is not there yet, ``side_by_side`` at a time, and say on stderr how it goes; the outcomes in order.
 
     By default as many as there are GPUs, else cores. With GPUs each run has one for itself; on a CPU the runs share
-    the cores equally. Ctrl-C and SIGTERM stop the runs with a checkpoint each and end the program.
+    the cores equally. Ctrl-C, SIGTERM and SIGUSR1 stop the runs with a checkpoint each and end the program.
 
     Raises:
         UserError: before anything runs, where an option is none of ``fit``.
@@ -91,7 +90,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
         outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]], len(jobs)), jobs))
     if crew.stopped is not None:
         print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
-        sys.exit(128 + crew.stopped)
+        sys.exit(exit_code(crew.stopped))
     return outcomes
 
 
@@ -187,7 +186,7 @@ class _Crew:
         try:
             with self._guard:
                 if self.stopped is not None:
-                    return 128 + self.stopped, "not begun"
+                    return exit_code(self.stopped), "not begun"
                 process = start_fit(words, place)
                 self._running.add(process)
             if self.stopped is not None:  # meanwhile
@@ -208,18 +207,11 @@ class _Crew:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM go on to all runs, and no other one is begun."""
-        if threading.current_thread() is not threading.main_thread():
+        """Inside, signals go on to all runs, and no other one is begun."""
+        with signals.given_to(self._stop):
             yield
-            return
-        handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: Any) -> None:
+    def _stop(self, number: int) -> None:
         self.stopped = signal.Signals(number)
         for process in tuple(self._running):
             process.send_signal(number)
@@ -228,7 +220,8 @@ class _Crew:
 def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     """``python -m ttlightning fit`` in a session of its own, where the terminal's Ctrl-C does not reach it twice."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], env=os.environ | environment, text=True,
+        [sys.executable, "-m", "ttlightning", "fit", *words], text=True,
+        env=os.environ | environment | signals.followed(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 

@@ -1,24 +1,21 @@
 """checkpoints/last.ckpt: from which a run goes on to the same bits, whatever stopped it.
 
-It is written at the end of every epoch, every so many steps if asked, and when the run is asked to stop: SIGINT
-(Ctrl-C) and SIGTERM end the run after the call that is under way; a second one ends it at once.
+It is written at the end of every epoch, every so many steps if asked, and when the run is asked to stop: a signal ends
+training after the call that is under way, see ``ttlightning.signals``.
 """
 
-import os
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ttlightning import signals
 from ttlightning.checkpoints import read_checkpoint
 from ttlightning.errors import Stopped, UserError
 from ttlightning.runs import weights_sha256
 from ttlightning.steps import is_whole_step, who_begins_epochs
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class LastCheckpoint(Checkpoint):
@@ -42,8 +39,8 @@ class LastCheckpoint(Checkpoint):
         self.file: Path | None = None
         self._saved_at = 0
         self._begins_epochs: str | None = None
-        self._asked: signal.Signals | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
+        self._listens = False
+        self._holds = False
 
     def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out whether a run can go on within an epoch."""
@@ -57,8 +54,9 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step
         self.check(trainer, pl_module)
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self._ask) for number in SIGNALS}
+        self._listens = signals.listen()  # not where main does already
+        self._holds = True
+        signals.hold("after this step")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,7 +80,11 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer, asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restore_handlers()
+        asked = self._asked_anywhere(trainer)
+        self._release()
+        if asked:
+            raise Stopped(asked, "after training, with a checkpoint" if self.file else "after training")
+        signals.check()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
@@ -99,29 +101,36 @@ class LastCheckpoint(Checkpoint):
         return kept != weights_sha256(pl_module.state_dict())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore_handlers()
+        if isinstance(exception, Stopped) and not self._holds and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # outside training the other ranks have not agreed to stop
+        self._release()
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_at = trainer.global_step
         if self.file is not None:
             trainer.save_checkpoint(self.file)
 
-    def _ask(self, number: int, frame: Any) -> None:
-        self._asked = signal.Signals(number)
-        signal.signal(number, self._handlers[self._asked])
-        os.write(2, f"ttlightning: {self._asked.name}: stopping after this step; once more stops at once\n".encode())
-
     def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
         """The signal that this or another process has been sent: all of them stop after the same step."""
+        asked = signals.asked()
         if trainer.world_size == 1:
-            return self._asked
-        anywhere = trainer.strategy.reduce_boolean_decision(self._asked is not None, all=False)
-        return self._asked or (signal.SIGTERM if anywhere else None)
+            return asked
+        anywhere = trainer.strategy.reduce_boolean_decision(asked is not None, all=False)
+        if not anywhere:
+            return None  # this process's, if it has come since they agreed, is seen after the next step
+        return asked or signal.SIGTERM
 
     def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
-        raise Stopped(asked, f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}")
+        kept = ""
+        if self.file is not None:
+            kept = (
+                ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
+            )
+        raise Stopped(asked, f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}{kept}")
 
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+    def _release(self) -> None:
+        if self._holds:
+            signals.release()
+        if self._listens:
+            signals.close()
+        self._holds = self._listens = False

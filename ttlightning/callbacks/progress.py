@@ -47,16 +47,26 @@ class EpochProgress(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
         if self._is_shown(trainer):
             self.console.print(describe_network(trainer, pl_module), soft_wrap=True, highlight=False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)
         self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The bar begins here: an epoch that a resumed run goes on with has no start."""
+        if self._bar is not None:
+            return
         if self._is_shown(trainer) and self.console.is_terminal:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
-            self._bar.add_task(f"{trainer.current_epoch + 1}/{trainer.max_epochs}", total=int(self.total_train_batches))
+            self._bar.add_task(
+                f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+                total=int(self.total_train_batches),
+                completed=batch_idx,
+            )
             self._bar.start()
 
     def on_train_batch_end(

@@ -13,16 +13,15 @@ import wandb
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import WandbLogger
 
-from ttlightning import runs
+from ttlightning import runs, signals
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.rank_check import RankCheck
 from ttlightning.callbacks.run_figures import RunFigures
 from ttlightning.callbacks.wandb_run import WandbOptions, define_axes, init_timeout, new_identifier, tags, wandb_mistake
 from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY
 from ttlightning.errors import UserError
-from ttlightning.loggers import MetricsTable
+from ttlightning.loggers import MetricsTable, Record
 from ttlightning.masking import MASK, Masked, masked, masked_keys
 from ttlightning.paths import command
 from ttlightning.provenance import differences, masked_provenance
@@ -57,7 +56,7 @@ class RunDirectory(Callback):
         self._table: MetricsTable | None = None
         self._resumes = False
         self._wandb_run: Any = None
-        self._wandb_logger: WandbLogger | None = None
+        self._record: Record | None = None
         self._lock: IO[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -73,8 +72,8 @@ class RunDirectory(Callback):
         if not self._resumes and trainer.is_global_zero:  # a run that was stopped before its first checkpoint
             self._table.keep(0)
             (self.path / "rank" / "checks.jsonl").unlink(missing_ok=True)
-        self._wandb_logger = WandbLogger(experiment=self._wandb_run)
-        trainer.loggers = [*trainer.loggers, self._table, self._wandb_logger]
+        self._record = Record(self._wandb_run)
+        trainer.loggers = [*trainer.loggers, self._table, self._record]
         for callback in trainer.callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.path / "checkpoints")
@@ -85,6 +84,7 @@ class RunDirectory(Callback):
             if isinstance(callback, RunFigures):
                 callback.directory = self.path / "figures"
                 callback.wandb_run = self._wandb_run if self.mode != "disabled" else None
+                callback.record = self._record
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
@@ -109,13 +109,23 @@ class RunDirectory(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
-        if self._table is None or not trainer.is_global_zero:
+        if self._lock is None:
             return
         self._lock.close()
+        if self.path is None:  # W&B did not answer
+            return
+        exception.add_note(self.how_it_goes_on())
+        self.finish_record(getattr(exception, "exit_code", 1))
+
+    def how_it_goes_on(self) -> str:
+        """What a run that is stopped now has, and the command that goes on with it."""
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
-        exception.add_note(f"{self.path} has {kept}; it goes on with: {command('fit', '--ckpt_path', self.path)}")
-        if isinstance(exception, KeyboardInterrupt):  # which Lightning turns into an exit without a word
-            print(f"ttlightning: stopped at once; {exception.__notes__[-1]}", file=sys.stderr)
+        return f"{self.path} has {kept}; it goes on with: {command('fit', '--ckpt_path', self.path)}"
+
+    def finish_record(self, exit_code: int = 0) -> None:
+        """Let W&B's service write what it has, and end."""
+        if self._record is not None:
+            self._record.attempt(lambda: wandb.finish(exit_code))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """The configuration; and what a run that goes on must know: rows of the table, values and seconds so far."""
@@ -135,7 +145,11 @@ class RunDirectory(Callback):
                 self._repeat(kept)
 
     def write_result(self, trainer: Trainer, pl_module: LightningModule, seed: int) -> dict[str, Any]:
-        """Write and return ``result.json``: what compare, rerun and the tables read."""
+        """Write and return ``result.json``: what compare, rerun and the tables read.
+
+        From here on a signal comes too late to stop the run.
+        """
+        signals.hold("when the result is written")
         check = next((c for c in trainer.callbacks if isinstance(c, RankCheck)), None)
         result = {
             "experiment": self.experiment,
@@ -151,6 +165,7 @@ class RunDirectory(Callback):
         }
         if self.path is not None and trainer.is_global_zero:
             runs.write_json(self.path / "result.json", result)
+            signals.say_at_last(str)
             self._summarize(result)
             self._lock.close()
         return result
@@ -161,7 +176,7 @@ class RunDirectory(Callback):
         found = {name: result[name] for name in ("weights_sha256", "parameters", "seconds")}
         if "statement" in rank:
             found |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
-        self._wandb_logger.experiment.summary.update(found)
+        self._record.attempt(lambda: self._wandb_run.summary.update(found))
 
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
@@ -174,7 +189,8 @@ class RunDirectory(Callback):
         """The run's directory, or what the user has to mend; W&B's run open."""
         try:
             patience = init_timeout()
-            path, identifier = self._claim(trainer)
+            with signals.held("when the run directory is made"):
+                path, identifier = self._claim(trainer)
             labels = self._labels(tags(trainer, pl_module, self.wandb.tags))
             self._wandb_run = self._open_wandb(path, identifier, labels, patience)
             self._say_what_is_hidden()
@@ -187,9 +203,11 @@ class RunDirectory(Callback):
         record = self._without_secrets(masked_provenance(_dataset(trainer), trainer.world_size))
         self._check_data(record["dataset"])
         path = self.going_on or runs.create_run_directory(runs.runs_root(), self.experiment)
+        self.path = path
         if self.going_on is None:
             (path / "config.yaml").write_text(self.config)
         self._lock = runs.lock_run(path)
+        signals.say_at_last(self.how_it_goes_on)
         file = path / "provenance.json"
         if file.exists():
             before = runs.read_json(file)
@@ -251,7 +269,7 @@ class RunDirectory(Callback):
                 settings=wandb.Settings(**settings),
                 **labels | {"mode": self.mode},
             )
-        except (wandb.Error, ValueError) as fault:
+        except (wandb.Error, ConnectionError, ValueError) as fault:
             if self.going_on is None:  # nothing but what this call has made
                 shutil.rmtree(path)
             raise UserError(wandb_mistake(fault, self.mode)) from fault
@@ -261,7 +279,7 @@ class RunDirectory(Callback):
     def _repeat(self, rows: list[tuple[dict[str, float], int]]) -> None:
         """Log again what came before: of W&B's offline records of one run the last replaces the others."""
         for values, step in rows:
-            self._wandb_logger.log_metrics(values, step)
+            self._record.log_metrics(values, step)
 
 
 def _dataset(trainer: Trainer) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from wandb.plot import CustomChart
 
 from ttlightning.figures import draw_confusion, draw_mistakes, draw_spectrum, png
 from ttlightning.formats import ScoreTensor, TensorTrain
+from ttlightning.loggers import Record
 from ttlightning.randomness import keyed_generator
 from ttlightning.rank import bond_spectra, equilibrate, sketch
 from ttlightning.runs import write_whole
@@ -70,6 +71,7 @@ class RunFigures(Callback):
         self.sketch_size, self.seed = sketch_size, seed
         self.directory: Path | None = None
         self.wandb_run: Any = None
+        self.record: Record | None = None
         self._seen: list[Verdicts] = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -158,14 +160,16 @@ class RunFigures(Callback):
         write_whole(self.directory / name, content)
 
     def _log(self, trainer: Trainer, objects: dict[str, Any]) -> None:
-        if self.wandb_run is None:
-            return
+        if self.wandb_run is not None:
+            self.record.attempt(lambda: self._send(objects, trainer.global_step))
+
+    def _send(self, objects: dict[str, Any], step: int) -> None:
         for name, thing in objects.items():
             if isinstance(thing, CustomChart):
                 thing.table.bind_to_run(self.wandb_run, f"{name}_table", self.wandb_run.step)
             elif isinstance(thing, wandb.Table):  # what is bound to the run already does not become an artifact
                 thing.bind_to_run(self.wandb_run, name, self.wandb_run.step)
-        self.wandb_run.log(objects | {"trainer/global_step": trainer.global_step})
+        self.wandb_run.log(objects | {"trainer/global_step": step})
 
 
 def _short(name: str) -> str:

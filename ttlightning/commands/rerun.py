@@ -9,7 +9,6 @@ import csv
 import itertools
 import math
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
+from ttlightning import signals
 from ttlightning.commands.parser import VerbParser
 from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
@@ -116,13 +116,21 @@ def cause(known: Sequence[str], silent: Sequence[str]) -> str:
 
 
 def start(*words: str) -> int:
-    """Exit code of a command that deals with signals itself: Ctrl-C reaches it anyway, SIGTERM is passed on."""
-    with subprocess.Popen(words) as process:
-        actions = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda number, _: process.send_signal(number)}
-        handlers = {number: signal.signal(number, action) for number, action in actions.items()}
+    """Exit code of a command in a session of its own, to which the signals that come here are passed on, each once."""
+    early: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    with signals.given_to(pass_on):
+        process = subprocess.Popen(words, env=os.environ | signals.followed(), start_new_session=True)
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 
