@@ -10,10 +10,15 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
 from ttlightning.errors import UserError
+from ttlightning.restoring import CheckpointConnector
 
 
 class Trainer(LightningTrainer):
     """Lightning's Trainer; ``fit`` costs less where there is no GPU, and ``predict`` does more."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._checkpoint_connector = CheckpointConnector(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         # Lightning makes torch ask the driver whether there is a GPU, which every optimizer step does: where there is
