@@ -115,6 +115,13 @@ def test_cut_and_lengthened_files(file):
             read_checkpoint(file)
 
 
+def test_torchs_older_formats_are_not_read(file):
+    """CVE-2025-32434: before torch 2.6 their reader unpickled whatever it met, weights_only or not."""
+    torch.save(content(), file, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match="it does not end like a checkpoint"):
+        read_checkpoint(file)
+
+
 def test_archives_that_grow_are_refused():
     for compression, parts in ((zipfile.ZIP_DEFLATED, ["data"]), (zipfile.ZIP_STORED, ["data"])):
         packed = io.BytesIO()

@@ -23,6 +23,7 @@ from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY
 from ttlightning.errors import UserError
 from ttlightning.loggers import MetricsTable
 from ttlightning.provenance import differences, provenance, scrubbed
+from ttlightning.trust import option_for
 
 WANDB_PATIENCE = 30.0
 """Seconds that W&B has to answer in before a run starts; $WANDB_INIT_TIMEOUT says otherwise."""
@@ -41,6 +42,7 @@ class RunDirectory(Callback):
     ) -> None:
         self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
         self.going_on, self.path = going_on, going_on
+        self.trusted: list[str] = []
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._started: float | None = None
@@ -93,6 +95,7 @@ class RunDirectory(Callback):
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
         exception.add_note(
             f"{self.path} has {kept}; it goes on with: python -m ttlightning fit --ckpt_path {self.path}"
+            f"{option_for(self.trusted)}"
         )
         if isinstance(exception, KeyboardInterrupt):  # which Lightning turns into an exit without a word
             print(f"ttlightning: stopped at once; {exception.__notes__[-1]}", file=sys.stderr)

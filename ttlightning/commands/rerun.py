@@ -26,6 +26,7 @@ from ttlightning.data.datasets import DatasetName, default_root, fetch_dataset, 
 from ttlightning.errors import UserError
 from ttlightning.provenance import Difference, differences, provenance
 from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
+from ttlightning.trust import config_text, option_for, read_mapping, take_trusted, trusting
 
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
@@ -58,8 +59,11 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="run directory, such as runs/eq/0")
     parser.add_argument("--check-only", action="store_true", help="compare environment and data; run nothing")
     parser.add_argument("--root", type=Path | None, help="folder of the data sets, if not that of the run")
-    options = parser.parse_args(args)
-    return check(options) if options.check_only else rerun(options)
+    parser.add_argument("--trust", type=str | None, help="classes and modules that its configuration may name, a.B,c")
+    words, names = take_trusted(args)
+    options = parser.parse_args(words)
+    with trusting(names):
+        return check(options) if options.check_only else rerun(options, names)
 
 
 def check(options: Namespace) -> int:
@@ -72,16 +76,20 @@ def check(options: Namespace) -> int:
     return int(any(difference.changes_bits for difference in found))
 
 
-def rerun(options: Namespace) -> int:
+def rerun(options: Namespace, trusted: Sequence[str] = ()) -> int:
     """Run again in a new directory, and compare."""
+    from ttlightning.studies import check_config  # needs the command line, which needs this
+
     run: Path = options.run
     config, result = read_run(run, options.root)
+    check_config(yaml.safe_dump(config, sort_keys=False), run / "config.yaml")
     before = read_json(run / "provenance.json")
     show(differences(before, here(config, before, fetch=True)))
     again = create_run_directory(runs_root(), config["experiment"])
     (again / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     # The directory is one whose run was stopped before it began: fit fills it.
-    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again))
+    trust = option_for(trusted).split()
+    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again), *trust)
     if code:
         print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
         return code
@@ -122,9 +130,9 @@ def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, An
     if not (run / "result.json").is_file():
         raise UserError(f"{run} is not finished, it has no result.json: fit --ckpt_path {run} goes on with it")
     try:
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = read_mapping(config_text(run / "config.yaml"), run / "config.yaml")
         place = config["data"]["root"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as fault:
+    except (KeyError, TypeError) as fault:
         raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
     if root is not None:
         config["data"]["root"] = str(root)
