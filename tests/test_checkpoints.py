@@ -21,6 +21,7 @@ from ttlightning.checkpoints import (
     read_network,
 )
 from ttlightning.formats import EqualCoreTensorTrain
+from ttlightning.restoring import _check_schedule
 from ttlightning.seals import Damaged, check_seal, seal
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--figures=false")
@@ -139,6 +140,7 @@ def test_archives_that_grow_are_refused():
         seal(b"PK")
 
 
+COUNTED = {"fit_loop": {"epoch_progress": {"total": {"ready": "x"}}}}
 WRONG = (None, -5, 1.5, "x", [1], {"a": 1}, torch.zeros(2), True, 10**30, {"a": {"b": [1]}}, {1: torch.zeros(2)})
 MAY_BE_ANY_DICT = ("loops", "callbacks")
 
@@ -164,6 +166,9 @@ def test_entries_of_another_kind_are_refused(tmp_path, name):
         with pytest.raises(UserError, match=f"its {name} is not ") as refused:
             read_checkpoint(tmp_path / "x.ckpt")
         assert "\n" not in str(refused.value)
+    torch.save(content() | {"loops": COUNTED}, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="its loops is not "):
+        read_checkpoint(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,8 @@ STATES = [
     ("optimizer_states", [5]),
     ("optimizer_states", [{"state": {}, "param_groups": []}]),
     ("lr_schedulers", None),
+    ("optimizer_states", "another exp_avg"),
+    ("optimizer_states", "no betas"),
     ("callbacks", {"RankCheck": 5}),
     ("callbacks", {"RankCheck": {"seconds": [1], "latest": "{}", "lines": 0}}),
     ("callbacks", {"RankCheck": {"seconds": 1.0, "latest": "5", "lines": 0}}),
@@ -253,12 +260,44 @@ def test_states_that_their_owners_do_not_take(finished):
     command, file = finished
     whole = torch.load(file, weights_only=True)
     for name, value in STATES:
-        forged = {key: entry for key, entry in whole.items() if key != name} | (
-            {name: value} if value is not None else {}
-        )
+        forged = copy.deepcopy(whole)
+        if value == "another exp_avg":
+            forged[name][0]["state"][0]["exp_avg"] = torch.zeros(7)
+        elif value == "no betas":
+            del forged[name][0]["param_groups"][0]["betas"]
+        elif value is None:
+            del forged[name]
+        else:
+            forged[name] = value
         torch.save(forged, command.folder / "forged.ckpt")
         refused = command("fit", "--ckpt_path=forged.ckpt", "--trainer.max_epochs=2", "--experiment=new", code=2)
         assert_one_line(refused.stderr, "forged.ckpt does not fit what is to go on from it, or was changed: ")
         assert json.loads((command.folder / "runs/debug/0/result.json").read_text())["epochs"] == 1
         assert not list(command.folder.glob("runs/new/*/result.json"))
         shutil.rmtree(command.folder / "runs/new", ignore_errors=True)
+
+
+def test_a_schedule_keeps_its_kinds():
+    """torch puts whatever a state says into the schedule's attributes, its methods among them."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
+    state = scheduler.state_dict()
+    _check_schedule(scheduler, state)
+    for name, value in {"step": 5, "optimizer": 5, "total_steps": "x", "_last_lr": 5, "last_epoch": [1]}.items():
+        with pytest.raises(TypeError, match=name):
+            _check_schedule(scheduler, state | {name: value})
+
+
+def test_only_checkpoints_are_removed(tmp_path):
+    """A forged state of ModelCheckpoint names what it removes: with `..`, what lies anywhere."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "kept.txt").touch()
+    (tmp_path / "old.ckpt").touch()
+    (tmp_path / "link.ckpt").symlink_to(tmp_path / "papers")
+    for name in ("run/../papers", "papers/kept.txt", "link.ckpt", "run"):
+        with pytest.raises(UserError, match="is no checkpoint of this run"):
+            SafeCheckpointIO().remove_checkpoint(str(tmp_path / name))
+    SafeCheckpointIO().remove_checkpoint(str(tmp_path / "old.ckpt"))
+    SafeCheckpointIO().remove_checkpoint(str(tmp_path / "old.ckpt"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept.txt", "link.ckpt", "papers", "run"]

@@ -27,6 +27,9 @@ NETWORK_KEY: Final = "ttlightning_network"
 RUN_KEY: Final = "ttlightning_run"
 """Where it keeps how far the run directory's tables had come."""
 
+COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
+"""What Lightning's loops call their counters."""
+
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
 
@@ -45,6 +48,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
+
+        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
+        """
+        file = Path(path)
+        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
+            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
+        file.unlink(missing_ok=True)
 
 
 class TrainedNetwork(NamedTuple):
@@ -121,6 +134,14 @@ def _is_weights(value: Any) -> bool:
     )
 
 
+def _is_loops(value: Any) -> bool:
+    """Every state that counts, counts with numbers."""
+    return isinstance(value, dict) and all(
+        _is_count(entry) if name in COUNTS else _is_loops(entry) if isinstance(entry, dict) else True
+        for name, entry in value.items()
+    )
+
+
 def _is_progress(value: Any) -> bool:
     metrics = value.get("metrics") if isinstance(value, dict) else None
     return (
@@ -140,7 +161,7 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "epoch": (_is_count, "a number of epochs"),
     "global_step": (_is_count, "a number of steps"),
     "pytorch-lightning_version": (_is_version, "a version"),
-    "loops": (lambda value: isinstance(value, dict), "a state by the loops' names"),
+    "loops": (_is_loops, "a state by the loops' names"),
     "callbacks": (lambda value: isinstance(value, dict), "a state by the callbacks' names"),
     "optimizer_states": (lambda value: isinstance(value, list), "a list of states"),
     "lr_schedulers": (lambda value: isinstance(value, list), "a list of states"),
