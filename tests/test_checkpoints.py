@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from ttlightning.checkpoints import (
     read_network,
 )
 from ttlightning.formats import EqualCoreTensorTrain
-from ttlightning.restoring import _check_schedule
+from ttlightning.restoring import CheckpointConnector
 from ttlightning.seals import Damaged, check_seal, seal
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--figures=false")
@@ -277,15 +278,52 @@ def test_states_that_their_owners_do_not_take(finished):
         shutil.rmtree(command.folder / "runs/new", ignore_errors=True)
 
 
-def test_a_schedule_keeps_its_kinds():
-    """torch puts whatever a state says into the schedule's attributes, its methods among them."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+def test_optimizers_and_schedules_keep_their_kinds():
+    """torch puts whatever a state says into groups and attributes, methods among them."""
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.1)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-    state = scheduler.state_dict()
-    _check_schedule(scheduler, state)
-    for name, value in {"step": 5, "optimizer": 5, "total_steps": "x", "_last_lr": 5, "last_epoch": [1]}.items():
+    trainer = SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)])
+    trainer.strategy = SimpleNamespace(load_optimizer_state_dict=lambda _: None)
+    connector = CheckpointConnector(trainer)
+
+    def restore(group, schedule):
+        optimizer_state, schedule_state = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
+        optimizer_state["param_groups"][0] |= group
+        connector._loaded_checkpoint = {
+            "optimizer_states": [optimizer_state],
+            "lr_schedulers": [schedule_state | schedule],
+        }
+        connector.restore_optimizers()
+        connector.restore_lr_schedulers()
+
+    restore({"lr": 0.5, "fused": True}, {"last_epoch": 3})
+    schedules = torch.optim.lr_scheduler
+    for other in (
+        schedules.LambdaLR(optimizer, lambda step: 0.5),
+        schedules.MultiStepLR(optimizer, [2, 5]),
+        schedules.ReduceLROnPlateau(optimizer),
+        schedules.CosineAnnealingWarmRestarts(optimizer, 3),
+        schedules.SequentialLR(optimizer, [schedules.ExponentialLR(optimizer, 0.9)] * 2, [3]),
+        schedules.CyclicLR(optimizer, 0.1, 0.2, cycle_momentum=False),
+    ):
+        trainer.lr_scheduler_configs[0].scheduler, own = other, copy.deepcopy(other.state_dict())
+        connector._loaded_checkpoint = {"lr_schedulers": [own]}
+        connector.restore_lr_schedulers()
+    trainer.lr_scheduler_configs[0].scheduler = scheduler
+    for name, value in {"lr": "x", "betas": 5, "max_momentum": None, "weight_decay": {}}.items():
         with pytest.raises(TypeError, match=name):
-            _check_schedule(scheduler, state | {name: value})
+            restore({name: value}, {})
+    for name, value in {
+        "step": 5,
+        "total_steps": "x",
+        "_last_lr": 5,
+        "last_epoch": [1],
+        "_schedule_phases": [{}],
+    }.items():
+        with pytest.raises(TypeError, match=name):
+            restore({}, {name: value})
+    with pytest.raises(TypeError, match="optimizer"):
+        restore({}, {"optimizer": 5})
 
 
 def test_only_checkpoints_are_removed(tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ttlightning.errors import UserError
@@ -33,6 +34,9 @@ class CheckpointConnector(_CheckpointConnector):
         found, wanted = (len(given) for given in (self._loaded_checkpoint["optimizer_states"], self.trainer.optimizers))
         if found != wanted:  # which Lightning would pass over
             raise ValueError(f"it has the states of {found} optimizers, not of {wanted}")
+        for optimizer, state in zip(self.trainer.optimizers, self._loaded_checkpoint["optimizer_states"], strict=True):
+            for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=False):
+                _check_kinds(ours, theirs, [name for name in ours if name in theirs or name in optimizer.defaults])
         super().restore_optimizers()
         for optimizer in self.trainer.optimizers:
             _try_a_step(optimizer)
@@ -40,7 +44,10 @@ class CheckpointConnector(_CheckpointConnector):
     def restore_lr_schedulers(self) -> None:
         states = self._loaded_checkpoint["lr_schedulers"]
         for config, state in zip(self.trainer.lr_scheduler_configs, states, strict=False):
-            _check_schedule(config.scheduler, state)
+            ours = config.scheduler.state_dict()
+            if other := [name for name in state if name not in ours and hasattr(config.scheduler, name)]:
+                raise TypeError(f"a schedule's state has no {other[0]}")
+            _check_kinds(ours, state, [name for name in ours if name in state])
         super().restore_lr_schedulers()
 
     @contextlib.contextmanager
@@ -49,7 +56,7 @@ class CheckpointConnector(_CheckpointConnector):
             yield
         except (UserError, MisconfigurationException):
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as fault:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError) as fault:
             if not file:
                 raise
             raise UserError(
@@ -66,12 +73,22 @@ def _try_a_step(optimizer: Optimizer) -> None:
     trial.step(lambda: 0.0)
 
 
-def _check_schedule(scheduler: Any, state: dict[str, Any]) -> None:
-    """Raise ``TypeError`` where an attribute would become another kind of thing: a schedule takes whatever it gets."""
-    for name, value in state.items():
-        if callable(getattr(type(scheduler), name, None)) or name == "optimizer":
-            raise TypeError(f"a schedule has no state of the name {name}")
-        ours = getattr(scheduler, name, value)
-        numbers = all(each is None or isinstance(each, Number) for each in (value, ours))
-        if type(value) is not type(ours) and not numbers:
-            raise TypeError(f"{name} of the schedule is of type {type(value).__name__}, not {type(ours).__name__}")
+def _check_kinds(ours: dict[str, Any], theirs: dict[str, Any], names: list[str]) -> None:
+    """Raise where a value would become another kind of thing: torch's optimizers and schedules take what they get."""
+    for name in names:
+        if not _is_alike(theirs[name], ours[name]):
+            raise TypeError(f"{name} is {theirs[name]!r:.40}, it must be of the kind of {ours[name]!r:.40}")
+
+
+def _is_alike(theirs: Any, ours: Any) -> bool:
+    if type(ours) is dict:
+        return (
+            isinstance(theirs, dict) and set(ours) == set(theirs) and all(_is_alike(theirs[k], ours[k]) for k in ours)
+        )
+    if isinstance(ours, list | tuple):
+        return isinstance(theirs, list | tuple) and len(ours) == len(theirs) and all(map(_is_alike, theirs, ours))
+    if ours is None or isinstance(ours, bool):
+        return theirs is None or isinstance(theirs, Number)
+    if isinstance(ours, Number | Tensor):
+        return isinstance(theirs, Number | Tensor)
+    return type(theirs) is type(ours)
