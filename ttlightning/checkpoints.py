@@ -135,11 +135,19 @@ def _is_weights(value: Any) -> bool:
 
 
 def _is_loops(value: Any) -> bool:
-    """Every state that counts, counts with numbers."""
-    return isinstance(value, dict) and all(
-        _is_count(entry) if name in COUNTS else _is_loops(entry) if isinstance(entry, dict) else True
-        for name, entry in value.items()
-    )
+    """Progress is a mapping at every level, and what counts there counts with numbers."""
+    if not isinstance(value, dict):
+        return False
+    for name, entry in value.items():
+        if name in COUNTS:
+            holds = _is_count(entry)
+        elif isinstance(entry, dict) or str(name).endswith("progress"):
+            holds = _is_loops(entry)
+        else:
+            holds = True
+        if not holds:
+            return False
+    return True
 
 
 def _is_progress(value: Any) -> bool:

@@ -90,5 +90,5 @@ def _is_alike(theirs: Any, ours: Any) -> bool:
     if ours is None or isinstance(ours, bool):
         return theirs is None or isinstance(theirs, Number)
     if isinstance(ours, Number | Tensor):
-        return isinstance(theirs, Number | Tensor)
+        return isinstance(theirs, Number) or (isinstance(theirs, Tensor) and theirs.numel() == 1)
     return type(theirs) is type(ours)
