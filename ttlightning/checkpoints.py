@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.paths import expanded
 from ttlightning.runs import weights_sha256, write_whole
 from ttlightning.seals import Damaged, check_seal, seal
 
@@ -72,7 +73,7 @@ class TrainedNetwork(NamedTuple):
 
 def checkpoint_file(path: Path) -> Path:
     """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
-    path = path.expanduser()
+    path = expanded(path)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")

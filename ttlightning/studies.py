@@ -4,6 +4,7 @@ A run is known by its experiment's name, its seed and its configuration. One tha
 that was begun goes on where it stopped, and two processes never make the same one.
 """
 
+import collections
 import contextlib
 import fcntl
 import functools
@@ -26,7 +27,8 @@ from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
 from ttlightning.errors import UserError
-from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_root
+from ttlightning.output import drop_unread_output
+from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
 from ttlightning.trust import (
     ForeignConfig,
     check_foreign,
@@ -43,6 +45,9 @@ INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
+
+_THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
+"""For each file of ``_alone``, which of this process's threads is inside."""
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -113,7 +118,8 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """``main`` of a script; a user's mistake is one line and exit code 2."""
+    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
+    drop_unread_output()
     try:
         main()
     except UserError as mistake:
@@ -256,20 +262,24 @@ def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subproce
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Inside, no other thread or process is inside for this file; it is there for as long."""
+    """Inside, no other thread or process is inside for this file; it is there for as long.
+
+    Where the file system has no locks, ``runs.lock`` warns, and only threads of this process are kept out.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        lock = file.open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if file.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                break
-        lock.close()  # the one before has taken the file away
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.close()
+    with _THREADS[file]:
+        while True:
+            claim = file.open("w")
+            lock(claim, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_ino == os.fstat(claim.fileno()).st_ino:
+                    break
+            claim.close()  # the one before has taken the file away
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+            claim.close()
 
 
 def _is_written(run: Path) -> bool:

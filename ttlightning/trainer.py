@@ -1,7 +1,9 @@
 """Lightning's Trainer with the defaults of this package, and predictions that end up in a file."""
 
 import csv
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 
-from ttlightning.errors import UserError
+from ttlightning.data.datamodule import PatchDataModule
+from ttlightning.errors import Fault, UserError
+from ttlightning.paths import expanded
 from ttlightning.restoring import CheckpointConnector
+from ttlightning.runs import write_whole
+from ttlightning.steps import steps_of_a_run
 
 
 class Trainer(LightningTrainer):
@@ -27,6 +33,14 @@ class Trainer(LightningTrainer):
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().fit(*args, **kwargs)
 
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps of the whole run, counted without making the data loader: see ``steps_of_a_run``."""
+        data = self.datamodule
+        if isinstance(data, PatchDataModule) and self.max_epochs != -1:
+            return steps_of_a_run(self, data.batches)
+        return super().estimated_stepping_batches
+
     def predict(
         self,
         model: LightningModule | None = None,
@@ -39,10 +53,13 @@ class Trainer(LightningTrainer):
     ) -> torch.Tensor:
         """Write predicted class and class probabilities of every image to a CSV file.
 
+        Columns: index and label, or file and index; predicted; p0, p1, ... Classes are numbers there; where they have
+        names, as in a folder of pictures, ``label_name`` and ``predicted_name`` say them.
+
         Args:
             images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set,
                 and then the CSV file has the labels as well.
-            output: file to write; one that exists is left alone.
+            output: file to write, whole or not at all; one that exists is left alone.
             ckpt_path: checkpoint of the weights to use.
             weights_only: whether to read tensors and plain values only from the checkpoint.
 
@@ -51,8 +68,8 @@ class Trainer(LightningTrainer):
         """
         if self.world_size > 1:
             raise UserError(f"predict writes one file on one device, got {self.world_size}; use --trainer.devices 1")
-        if output.exists():
-            raise UserError(f"{output} exists and is left as it is; name another file with --output")
+        output = expanded(output)
+        _check_that_it_is_free(output)
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
         own = None
@@ -60,14 +77,43 @@ class Trainer(LightningTrainer):
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
         probabilities = torch.cat(parts)
+        names = datamodule.class_names if getattr(datamodule, "has_names", False) else None
         if own is None:
             head = ["index", "label"]
-            rows = enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist())
+            rows = list(enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()))
         else:
-            head, rows = ["file", "index"], iter(own.sources)
-        with output.open("x", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow([*head, "predicted", *(f"p{c}" for c in range(probabilities.shape[1]))])
-            for first, row in zip(rows, probabilities.tolist(), strict=True):
-                writer.writerow([*first, max(range(len(row)), key=row.__getitem__), *(f"{p:.6g}" for p in row)])
+            head, rows = ["file", "index"], own.sources
+        content = _table(head, rows, probabilities, names)
+        _check_that_it_is_free(output)
+        try:
+            write_whole(output, content)
+        except OSError as fault:
+            raise Fault(f"{output} cannot be written: {fault.strerror}") from fault
         return probabilities
+
+
+def _table(
+    head: list[str], rows: Sequence[tuple[Any, int]], probabilities: torch.Tensor, names: Sequence[str] | None
+) -> bytes:
+    """The lines of ``predictions.csv``: ``rows`` begin them, under ``head``."""
+    labelled = names is not None and head[-1] == "label"
+    named = ["predicted_name"] if names is not None else []
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    numbers = (f"p{c}" for c in range(probabilities.shape[1]))
+    writer.writerow([*head, *(["label_name"] if labelled else []), "predicted", *named, *numbers])
+    for first, row in zip(rows, probabilities.tolist(), strict=True):
+        predicted = max(range(len(row)), key=row.__getitem__)
+        label = [names[first[1]]] if labelled else []
+        name = [names[predicted]] if named else []
+        writer.writerow([*first, *label, predicted, *name, *(f"{p:.6g}" for p in row)])
+    return text.getvalue().encode()
+
+
+def _check_that_it_is_free(output: Path) -> None:
+    try:
+        exists = output.exists()
+    except OSError as fault:
+        raise UserError(f"{output} cannot be written: {fault.strerror}") from fault
+    if exists:
+        raise UserError(f"{output} exists and is left as it is; name another file with --output")

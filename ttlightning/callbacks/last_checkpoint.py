@@ -13,7 +13,10 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from ttlightning.checkpoints import read_checkpoint
 from ttlightning.errors import Stopped, UserError
+from ttlightning.runs import weights_sha256
+from ttlightning.steps import is_whole_step, who_begins_epochs
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,7 +27,13 @@ class LastCheckpoint(Checkpoint):
     Args:
         every_n_steps: optimizer steps between two checkpoints within an epoch, counted at the end of a call of
             ``data.steps_per_call``; by default only the ends of epochs have one.
+
+    Raises:
+        UserError: where ``every_n_steps`` is below 1; at the start of training, where a callback does something at the
+            start of epochs, so that a run cannot go on within one.
     """
+
+    looks_at_steps = False  # a call of many steps is one to it
 
     def __init__(self, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
@@ -32,11 +41,22 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.file: Path | None = None
         self._saved_at = 0
+        self._begins_epochs: str | None = None
         self._asked: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
 
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out whether a run can go on within an epoch."""
+        self._begins_epochs = who_begins_epochs(trainer, pl_module)
+        if self._begins_epochs is not None and self.every_n_steps is not None:
+            raise UserError(
+                f"last_checkpoint.every_n_steps is {self.every_n_steps}, but {self._begins_epochs} acts when an epoch "
+                "starts, so that a run can go on from the ends of epochs only: set --last_checkpoint.every_n_steps null"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = trainer.global_step
+        self.check(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self._ask) for number in SIGNALS}
 
@@ -44,7 +64,11 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         asked = self._asked_anywhere(trainer)
-        if trainer.is_last_batch:  # the end of the epoch has one with everything in it
+        if trainer.is_last_batch or not is_whole_step(trainer, batch_idx):
+            return  # the end of the epoch has a checkpoint with everything in it
+        if self._begins_epochs is not None:
+            if asked:
+                self._stop(trainer, asked)
             return
         due = self.every_n_steps is not None and trainer.global_step - self._saved_at >= self.every_n_steps
         if asked or due:
@@ -59,6 +83,20 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore_handlers()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
+        if self.file is None:
+            return
+        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_behind(pl_module)):
+            self._save(trainer)
+
+    def _is_behind(self, pl_module: LightningModule) -> bool:
+        """Whether the file has other weights than the network, or is not there."""
+        if not self.file.exists():
+            return True
+        kept = weights_sha256(read_checkpoint(self.file)["state_dict"])
+        return kept != weights_sha256(pl_module.state_dict())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()

@@ -79,6 +79,8 @@ class RankCheck(Callback):
         self.latest: dict[str, Any] = {}
         self._certificate: dict[str, Any] | None = None
         self._lines = 0
+        self._weights = ""
+        """weights_sha256 of the weights that were checked last"""
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,14 +94,15 @@ class RankCheck(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        if self.latest.get("step") != trainer.global_step:
+        weights = weights_sha256(pl_module.state_dict())
+        if self._weights != weights:  # others than those of the last check: by later steps, or by a callback
             self._check(trainer, pl_module)
         # a run that went on from its end has none at hand
         found = self._certificate or certify_now(pl_module.format, self.sketch_size)
         if self.directory is None or found is None:
             return
         certificate = found | {
-            "weights_sha256": weights_sha256(pl_module.state_dict()),
+            "weights_sha256": weights,
             "checkpoint": "../checkpoints/last.ckpt",
         }
         (self.directory / "certificate.json").unlink(missing_ok=True)  # of a process that was stopped right after
@@ -108,10 +111,12 @@ class RankCheck(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Enough to go on: the latest check as text, because its integers outgrow what a checkpoint may hold."""
-        return {"lines": self._lines, "seconds": self.seconds, "latest": json.dumps(self.latest)}
+        latest = json.dumps(self.latest)
+        return {"lines": self._lines, "seconds": self.seconds, "latest": latest, "weights": self._weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.latest = float(state_dict["seconds"]), dict(json.loads(state_dict["latest"]))
+        self._weights = state_dict.get("weights", "")
         if rank_zero_only.rank != 0 or self.directory is None or not (self.directory / "checks.jsonl").exists():
             return
         lines = (self.directory / "checks.jsonl").read_bytes().splitlines(keepends=True)[: state_dict["lines"]]
@@ -123,6 +128,7 @@ class RankCheck(Callback):
             return
         started = time.perf_counter()
         format = pl_module.format
+        self._weights = weights_sha256(pl_module.state_dict())
         self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.latest |= measure_ranks(format, self.sketch_size, self.bond_tolerance, self.seed)
         self._certificate = certify_now(format, self.sketch_size) if certify else None

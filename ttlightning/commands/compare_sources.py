@@ -14,7 +14,7 @@ from wandb.apis.normalize import normalize_exceptions
 
 from ttlightning.commands.rerun import read_run
 from ttlightning.errors import UserError
-from ttlightning.provenance import scrub
+from ttlightning.masking import scrub
 from ttlightning.records import ACCURACIES, CURVES, Record
 from ttlightning.runs import read_json
 

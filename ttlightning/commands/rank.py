@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
+from ttlightning.output import print_whole
 from ttlightning.rank import (
     can_be_written,
     chain_parameters,
@@ -144,7 +145,7 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
-    Console().print(table)
+    print_whole(table)
     print(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ttlightning.checkpoints import TrainedNetwork, checkpoint_file, read_network
 from ttlightning.commands.parser import VerbParser
@@ -24,7 +25,7 @@ def main(args: Sequence[str]) -> int:
         try:
             content = read_certificate(file)
             network = find_network(content, file, options.checkpoint)
-            with Console(stderr=True).status(f"counting {file.name}"):
+            with Console(stderr=True).status(f"counting {escape(file.name)}"):
                 if network is None:
                     verify(content)
                 else:
