@@ -10,9 +10,14 @@ import argparse
 import time
 from pathlib import Path
 
-import torch
-
-from ttlightning.checkpoints import CONFIG_KEY, NETWORK_KEY, checkpoint_file, read_chain, read_checkpoint
+from ttlightning.checkpoints import (
+    CONFIG_KEY,
+    NETWORK_KEY,
+    SafeCheckpointIO,
+    checkpoint_file,
+    read_chain,
+    read_checkpoint,
+)
 from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, write_certificate
 from ttlightning.rank.verification import read_certificate, verify
 
@@ -33,7 +38,8 @@ def main() -> None:
         weights = options.output / f"{run.parent.name}.ckpt"
         if not weights.exists():
             content = read_checkpoint(checkpoint_file(run))
-            torch.save({key: content[key] for key in ("state_dict", NETWORK_KEY, CONFIG_KEY)}, weights)
+            kept = {key: content[key] for key in ("state_dict", NETWORK_KEY, CONFIG_KEY)}
+            SafeCheckpointIO().save_checkpoint(kept, weights)
         file = weights.with_suffix(".json")
         if not file.exists():
             started = time.perf_counter()

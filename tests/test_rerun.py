@@ -175,6 +175,6 @@ def test_runs_that_cannot_be_repeated(finished):
     assert "runs/debug/0 is not finished" in command("rerun", "runs/debug/0", code=2).stderr
     (run / "kept.json").rename(run / "result.json")
     (run / "config.yaml").write_text("[]")
-    assert "is not a run's configuration" in command("rerun", "runs/debug/0", code=2).stderr
+    assert "is no mapping of names to values" in command("rerun", "runs/debug/0", code=2).stderr
     (run / "provenance.json").unlink()
     assert [path.name for path in run.parent.iterdir()] == ["0"]

@@ -278,13 +278,13 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
     command("fit", *LONG)
     usual = Classifier._losses
 
-    def losses(self, batch, step):
+    def losses(self, batch):
         if self.training and self.trainer.global_step == 5:
             services = [number for number, line in descendants(os.getpid()).items() if "wandb-core" in line]
             assert services
             for number in services:
                 os.kill(number, signal.SIGKILL)
-        return usual(self, batch, step)
+        return usual(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "_losses", losses)
@@ -346,10 +346,10 @@ def test_the_first_epoch_after_a_resume_has_its_own_seconds(command, monkeypatch
     monkeypatch.setattr(progress.time, "perf_counter", lambda: 1e6 + clock())
     usual = Classifier._losses
 
-    def losses(self, batch, step):
+    def losses(self, batch):
         if self.training and self.trainer.global_step == 12:
             os.kill(os.getpid(), signal.SIGTERM)
-        return usual(self, batch, step)
+        return usual(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "_losses", losses)

@@ -35,10 +35,10 @@ def test_nothing_that_lies_there_is_begun_from(command):
 def test_usr1_leaves_nothing_in_the_working_directory_and_queues_nothing(command, monkeypatch, tmp_path):
     usual = Classifier._losses
 
-    def losses(self, batch, step):
+    def losses(self, batch):
         if self.training and self.trainer.global_step == 3:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return usual(self, batch, step)
+        return usual(self, batch)
 
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\ntouch {tmp_path}/queued\n")
     (tmp_path / "scontrol").chmod(0o755)

@@ -12,6 +12,7 @@ from ttlightning.configs import find_config
 from ttlightning.errors import UserError
 from ttlightning.paths import expanded
 from ttlightning.runs import latest_run, runs_root
+from ttlightning.trust import ForeignConfig, config_text
 
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
@@ -48,13 +49,14 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
     path = expanded(wanted)
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
         done[place] = str(path)
-        return done if configs else [*done[:1], "--config", str(path / "config.yaml"), *done[1:]]
+        file = path / "config.yaml"
+        return done if configs else [*done[:1], "--config", ForeignConfig(config_text(file), file), *done[1:]]
     done[place] = str(checkpoint_file(path))
     if not configs:
         content = read_checkpoint(Path(done[place]))
         if CONFIG_KEY not in content:
             raise UserError(f"{done[place]} has no configuration inside; name one with --config")
-        done[1:1] = ["--config", content[CONFIG_KEY]]
+        done[1:1] = ["--config", ForeignConfig(content[CONFIG_KEY], Path(done[place]))]
     return done
 
 

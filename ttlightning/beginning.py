@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY, read_checkpoint
 from ttlightning.errors import UserError
 from ttlightning.paths import expanded
 from ttlightning.records import NOT_THE_EXPERIMENT
+from ttlightning.trust import config_text, read_mapping
 
 NEWEST: Final = "last"
 """What ``--ckpt_path`` may say instead of a path: the newest run of this configuration."""
@@ -61,7 +60,7 @@ def how_to_begin(place: Path, config: Mapping[str, Any]) -> Beginning:
         began = kept["ckpt_path"] and how_to_begin(expanded(kept["ckpt_path"]), config)
         return began._replace(run=run) if began else Beginning(run)
     content = read_checkpoint(place)
-    trained = yaml.safe_load(content[CONFIG_KEY]) if CONFIG_KEY in content else None
+    trained = read_mapping(content[CONFIG_KEY], place) if CONFIG_KEY in content else None
     if kept is not None and trained is not None and (edited := first_difference(kept, trained)) is not None:
         raise UserError(
             f"{run / 'config.yaml'} says {edited}, which is not what the run's checkpoint was trained with: restore "
@@ -118,8 +117,14 @@ def depends_on_length(config: Mapping[str, Any]) -> bool:
 
 def epochs_done(content: Mapping[str, Any]) -> int:
     """Whole epochs behind a checkpoint of Lightning's."""
-    at_the_end = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    return int(content["epoch"]) + int(at_the_end)
+    try:
+        at_the_end = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+        return int(content["epoch"]) + int(at_the_end)
+    except (KeyError, TypeError) as fault:
+        raise UserError(
+            f"the checkpoint does not fit what is to go on from it, or was changed: it does not say how many epochs it "
+            f"has behind it ({type(fault).__name__}: {fault})"
+        ) from fault
 
 
 def newest_run(root: Path, experiment: str, config: Mapping[str, Any], verb: str) -> Path:
@@ -149,13 +154,7 @@ def newest_run(root: Path, experiment: str, config: Mapping[str, Any], verb: str
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as fault:
-        raise UserError(f"{file} cannot be read: {' '.join(str(fault).split())}") from fault
-    if not isinstance(content, dict):
-        raise UserError(f"{file} is not a run's configuration")
-    return content
+    return read_mapping(config_text(file), file)
 
 
 def _entries(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,8 @@
 """Checkpoints: written whole or not at all, read without unpickling anything but tensors, held against the network."""
 
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
@@ -15,6 +17,7 @@ from ttlightning.formats import ScoreTensor
 from ttlightning.paths import expanded
 from ttlightning.rank.limits import out_of_range
 from ttlightning.runs import weights_sha256, write_whole
+from ttlightning.seals import Damaged, check_seal, seal
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Where a checkpoint keeps the complete configuration of its run, as YAML."""
@@ -26,21 +29,37 @@ NETWORK_KEY: Final = "ttlightning_network"
 RUN_KEY: Final = "ttlightning_run"
 """Where it keeps how far the run directory's tables had come."""
 
+COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
+"""What Lightning's loops call their counters."""
+
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's, but a process that dies while it writes leaves the older file, and nothing is unpickled."""
+    """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
+
+    Nothing is unpickled.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), content.getvalue())
+        write_whole(Path(path), seal(content.getvalue()))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
+
+        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
+        """
+        file = Path(path)
+        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
+            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
+        file.unlink(missing_ok=True)
 
 
 class TrainedNetwork(NamedTuple):
@@ -63,24 +82,104 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """The checkpoint's contents: tensors and plain values only.
+    """The checkpoint's contents: tensors and plain values only, on the CPU.
 
     Raises:
         UserError: a damaged file, one that holds pickled objects, or one that is no Lightning checkpoint.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        sealed = file.read_bytes()
+        check_seal(sealed)
+        content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
     except UnpicklingError as fault:
         raise UserError(
             f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
             "so that a file from elsewhere cannot run code"
         ) from fault
-    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
-        reason = " ".join(str(fault).split())[:120]
-        raise UserError(f"{file} is not a whole checkpoint ({reason}); use an earlier one of its folder") from fault
+    except Exception as fault:  # a forged pickle can make torch's reader raise whatever it likes
+        reason = " ".join(str(fault).split())[:120] or type(fault).__name__
+        way_out = "use an earlier one of its folder" if isinstance(fault, Damaged) else "is it a checkpoint?"
+        raise UserError(f"{file} is not a whole checkpoint ({reason}); {way_out}") from fault
+    check_content(content, file)
+    return content
+
+
+def check_content(content: Any, file: Path) -> None:
+    """Raise ``UserError`` where an entry that this package or Lightning reads is not of the kind that they write."""
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{file} is not a checkpoint of a training run: it has no state_dict")
-    return content
+    for name, (holds, what) in ENTRIES.items():
+        if name in content and not holds(content[name]):
+            raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {what}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_version(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?", value) is not None
+    )
+
+
+def _is_weights(value: Any) -> bool:
+    """Names and dense tensors that are all there: one that repeats its entries would grow when it is copied."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and type(tensor) is Tensor
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        for name, tensor in value.items()
+    )
+
+
+def _is_loops(value: Any) -> bool:
+    """Progress is a mapping at every level, and what counts there counts with numbers."""
+    if not isinstance(value, dict):
+        return False
+    for name, entry in value.items():
+        if name in COUNTS:
+            holds = _is_count(entry)
+        elif isinstance(entry, dict) or str(name).endswith("progress"):
+            holds = _is_loops(entry)
+        else:
+            holds = True
+        if not holds:
+            return False
+    return True
+
+
+def _is_progress(value: Any) -> bool:
+    metrics = value.get("metrics") if isinstance(value, dict) else None
+    return (
+        isinstance(metrics, dict)
+        and all(isinstance(name, str) and type(found) is float for name, found in metrics.items())
+        and _is_count(value.get("rows"))
+        and type(value.get("seconds")) in (int, float)
+    )
+
+
+def _is_sums(value: Any) -> bool:
+    return _is_weights({"": value}) and value.dtype == torch.float64 and value.ndim == 2 and value.shape[1] == 3
+
+
+ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "state_dict": (_is_weights, "tensors by their names"),
+    "epoch": (_is_count, "a number of epochs"),
+    "global_step": (_is_count, "a number of steps"),
+    "pytorch-lightning_version": (_is_version, "a version"),
+    "loops": (_is_loops, "a state by the loops' names"),
+    "callbacks": (lambda value: isinstance(value, dict), "a state by the callbacks' names"),
+    "optimizer_states": (lambda value: isinstance(value, list), "a list of states"),
+    "lr_schedulers": (lambda value: isinstance(value, list), "a list of states"),
+    CONFIG_KEY: (lambda value: isinstance(value, str), "text"),
+    RUN_KEY: (_is_progress, "what a run had come to"),
+    SUMS_KEY: (_is_sums, "a row of three sums for each process"),
+}
+"""Entry: whether a value is of its kind, and what kind that is."""
 
 
 def read_network(file: Path) -> TrainedNetwork:
@@ -99,25 +198,16 @@ def read_network(file: Path) -> TrainedNetwork:
         raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
     if reason := out_of_range(**{size: network[size] for size in sizes}):
         raise UserError(f"{file}: {reason}")
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or not _is_whole(value):
-            raise UserError(f"{file} is damaged: {key!r} is not a whole tensor")
     try:
         with torch.device("meta"):
             format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
-    except RuntimeError as fault:
-        raise UserError(f"{file} is damaged: it names a {name} of more numbers than there can be") from fault
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # sizes that no network has
+        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault
     weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != {key: value.shape for key, value in format.named_parameters()}:
         raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
     return TrainedNetwork(weights, format.sites, weights_sha256(state))
-
-
-def _is_whole(value: Tensor) -> bool:
-    """Whether its numbers are all there: a view that repeats them claims more than the file has."""
-    strided = value.layout == torch.strided and value.device.type == "cpu"
-    return strided and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def read_chain(file: Path) -> TrainedNetwork:

@@ -43,6 +43,7 @@ from ttlightning.paths import expanded
 from ttlightning.runs import check_experiment_name, runs_root
 from ttlightning.steps import KeptCheckpoints, check_place
 from ttlightning.trainer import Trainer
+from ttlightning.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
 
 TRAINER_DEFAULTS = {
     "max_epochs": 20,
@@ -68,6 +69,8 @@ class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and ends with exit code 2."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if name := refused_name(message, ex):
+            raise NotTrusted(name) from ex
         raise UserError(" ".join(message.split()) + self._way_out(message))
 
     def _way_out(self, message: str) -> str:
@@ -106,7 +109,8 @@ class CLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         verbs = "; ".join(f"{name}: {text[0].lower()}{text[1:-1]}" for name, (text, _) in VERBS.items())
-        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}.")
+        trust = "A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME."
+        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}. {trust}")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
@@ -129,7 +133,8 @@ class CLI(LightningCLI):
             parser.link_arguments("seed_everything", f"{part}.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
+        check_foreign(parser, args)
+        self.config = parser.parse_args([str(word) for word in args])
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: a checkpoint's configuration is a config file of its own, see ``complete_arguments``."""
@@ -183,6 +188,7 @@ class CLI(LightningCLI):
             self.begin.data_sha256,
             self.hidden,
         )
+        self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
 
     def _dump(self, options: Any) -> str:
@@ -303,7 +309,9 @@ def _run(args: Sequence[str]) -> None:
     try:
         if args and args[0] in VERBS:
             sys.exit(VERBS[args[0]][1](args[1:]))
-        CLI(complete_arguments(args))
+        words, names = take_trusted(args)
+        with trusting(names):
+            CLI(complete_arguments(words))
     except Fault as fault:
         _end(fault, 1)
     except Exception as fault:

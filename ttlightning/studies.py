@@ -30,6 +30,16 @@ from ttlightning.comparison import estimate
 from ttlightning.errors import UserError, exit_code
 from ttlightning.output import drop_unread_output
 from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
+from ttlightning.trust import (
+    ForeignConfig,
+    check_foreign,
+    config_text,
+    names_to_trust,
+    option_for,
+    read_mapping,
+    take_trusted,
+    trusting,
+)
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 """Entries of a configuration that are compared otherwise, or that say nothing of a result."""
@@ -118,10 +128,24 @@ def run_script(main: Callable[[], None]) -> None:
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
     """What ``config.yaml`` of ``fit`` with these words would hold; ``UserError`` where fit would not take them."""
-    with _READING:
-        reader = _reader()
-        options = reader.parser.parse_args(complete_arguments(["fit", *words])).fit
+    words, names = take_trusted(words)
+    with _READING, trusting(names):
+        reader, complete = _reader(), complete_arguments(["fit", *words])
+        check_foreign(reader.parser, complete)
+        options = reader.parser.parse_args([str(word) for word in complete]).fit
         return yaml.safe_load(reader._dump(options))
+
+
+def check_config(text: str, source: Path) -> None:
+    """Raise ``UserError`` where the configuration of a run names what is neither listed nor trusted."""
+    with _READING:
+        check_foreign(_reader().parser, ["fit", ForeignConfig(text, source)])
+
+
+def trust_again(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The option with which ``fit --ckpt_path`` takes up a run of this configuration, which is the user's own."""
+    with _READING:
+        return tuple(option_for(names_to_trust(_reader().parser, "fit", yaml.safe_dump(dict(config)))).split())
 
 
 def find_run(experiment: str, seed: int, config: Mapping[str, Any]) -> Path | None:
@@ -130,9 +154,11 @@ def find_run(experiment: str, seed: int, config: Mapping[str, Any]) -> Path | No
     for file in (runs_root() / experiment).glob("*/config.yaml"):
         if not file.parent.name.isdigit():
             continue
-        theirs = yaml.safe_load(file.read_text())
-        same = isinstance(theirs, dict) and theirs.get("seed_everything") == seed
-        if same and essence(theirs) == essence(config):
+        try:
+            theirs = read_mapping(config_text(file), file)
+        except UserError:  # whatever it is, not this configuration
+            continue
+        if theirs.get("seed_everything") == seed and essence(theirs) == essence(config):
             found.append(((file.parent / "result.json").is_file(), int(file.parent.name), file.parent))
     return max(found)[2] if found else None
 
@@ -172,7 +198,8 @@ class _Crew:
             while run is not None and not (run / "result.json").is_file() and not self.stopped and _is_written(run):
                 time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
             if run is None or not (run / "result.json").is_file():
-                words = ("--ckpt_path", str(run)) if run else ("--experiment", job.experiment, *job.words)
+                again = ("--ckpt_path", str(run), *trust_again(config)) if run else ()
+                words = again or ("--experiment", job.experiment, *job.words)
                 code, said = self._start(words if run else (*words, f"--seed_everything={job.seed}"))
                 if code:
                     return self._report(job, Outcome(job, None, said or f"exit code {code}"), of)

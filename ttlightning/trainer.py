@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from ttlightning import signals, slurm
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, UserError
 from ttlightning.paths import expanded
+from ttlightning.restoring import CheckpointConnector
 from ttlightning.runs import write_whole
 from ttlightning.steps import steps_of_a_run
 
@@ -30,23 +30,6 @@ class NoSignals(_SignalConnector):
 
     def register_signal_handlers(self) -> None:
         pass
-
-
-class OnlyWhatIsNamed(_CheckpointConnector):
-    """Begins with the checkpoint that is named, and with none where none is.
-
-    Lightning's own, where none is named, takes what it finds: an ``hpc_ckpt_*.ckpt`` that another job has left in the
-    working directory, or the file of an ``OnExceptionCheckpoint``.
-    """
-
-    @property
-    def _hpc_resume_path(self) -> None:
-        return None
-
-    def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, model_provided: bool, model_connected: bool) -> Any:
-        if ckpt_path is None and model_provided:
-            return None
-        return super()._parse_ckpt_path(state_fn, ckpt_path, model_provided, model_connected)
 
 
 class Trainer(LightningTrainer):
@@ -65,7 +48,7 @@ class Trainer(LightningTrainer):
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
         self._signal_connector = NoSignals(self)
-        self._checkpoint_connector = OnlyWhatIsNamed(self)
+        self._checkpoint_connector = CheckpointConnector(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         # Lightning makes torch ask the driver whether there is a GPU, which every optimizer step does: where there is
@@ -124,8 +107,8 @@ class Trainer(LightningTrainer):
             rows = list(enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()))
         else:
             head, rows = ["file", "index"], own.sources
-        content = _table(head, rows, probabilities, names)
         signals.hold("when the predictions are written")
+        content = _table(head, rows, probabilities, names)
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)

@@ -121,7 +121,7 @@ class RankCheck(Callback):
         return {"lines": self._lines, "seconds": self.seconds, "latest": latest, "weights": self._weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seconds, self.latest = state_dict["seconds"], json.loads(state_dict["latest"])
+        self.seconds, self.latest = float(state_dict["seconds"]), dict(json.loads(state_dict["latest"]))
         self._weights = state_dict.get("weights", "")
         if rank_zero_only.rank != 0 or self.directory is None or not (self.directory / "checks.jsonl").exists():
             return

@@ -25,6 +25,7 @@ from ttlightning.loggers import MetricsTable, Record
 from ttlightning.masking import MASK, Masked, masked, masked_keys
 from ttlightning.paths import command
 from ttlightning.provenance import differences, masked_provenance
+from ttlightning.trust import option_for
 
 
 class RunDirectory(Callback):
@@ -48,6 +49,7 @@ class RunDirectory(Callback):
         self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
         self.hidden = list(hidden)
         self.going_on, self.path, self.data_sha256 = going_on, going_on, data_sha256
+        self.trusted: list[str] = []
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._validated = ""
@@ -120,7 +122,8 @@ class RunDirectory(Callback):
     def how_it_goes_on(self) -> str:
         """What a run that is stopped now has, and the command that goes on with it."""
         kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
-        return f"{self.path} has {kept}; it goes on with: {command('fit', '--ckpt_path', self.path)}"
+        words = ("fit", "--ckpt_path", self.path, *option_for(self.trusted).split())
+        return f"{self.path} has {kept}; it goes on with: {command(*words)}"
 
     def finish_record(self, exit_code: int = 0) -> None:
         """Let W&B's service write what it has, and end."""

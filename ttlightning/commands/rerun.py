@@ -27,6 +27,7 @@ from ttlightning.masking import refuse_masked
 from ttlightning.paths import command, expanded
 from ttlightning.provenance import changes_bits, differences, provenance, unknown
 from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
+from ttlightning.trust import config_text, option_for, read_mapping, take_trusted, trusting
 
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
@@ -59,8 +60,11 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="run directory, such as runs/eq/0")
     parser.add_argument("--check-only", action="store_true", help="compare environment and data; run nothing")
     parser.add_argument("--root", type=Path | None, help="folder of the data sets, if not that of the run")
-    options = parser.parse_args(args)
-    return check(options) if options.check_only else rerun(options)
+    parser.add_argument("--trust", type=str | None, help="classes and modules that its configuration may name, a.B,c")
+    words, names = take_trusted(args)
+    options = parser.parse_args(words)
+    with trusting(names):
+        return check(options) if options.check_only else rerun(options, names)
 
 
 def check(options: Namespace) -> int:
@@ -73,17 +77,21 @@ def check(options: Namespace) -> int:
     return int(any(difference.changes_bits for difference in differences(before, now)))
 
 
-def rerun(options: Namespace) -> int:
+def rerun(options: Namespace, trusted: Sequence[str] = ()) -> int:
     """Run again in a new directory, and compare."""
+    from ttlightning.studies import check_config  # needs the command line, which needs this
+
     run: Path = options.run
     config, result = read_run(run, options.root)
     refuse_masked(config, f"start it with it: {command('fit', '--config', run / 'config.yaml')} --{{}} ...")
+    check_config(yaml.safe_dump(config, sort_keys=False), run / "config.yaml")
     before = read_provenance(run)
     show(before, here(config, before, fetch=True))
     again = create_run_directory(runs_root(), config["experiment"])
     (again / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     # The directory is one whose run was stopped before it began: fit fills it.
-    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again))
+    trust = option_for(trusted).split()
+    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again), *trust)
     if code:
         print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
         return code
@@ -147,9 +155,9 @@ def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, An
             f"{run} is not finished, it has no result.json; it goes on with: {command('fit', '--ckpt_path', run)}"
         )
     try:
-        config = yaml.safe_load((run / "config.yaml").read_text())
+        config = read_mapping(config_text(run / "config.yaml"), run / "config.yaml")
         place = config["data"]["root"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as fault:
+    except (KeyError, TypeError) as fault:
         raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
     if root is not None:
         config["data"]["root"] = str(root)
