@@ -34,22 +34,23 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
+from ttlightning.formats.derivatives import gradients
+from ttlightning.formats.recurrence import chain_by_operations
 
 SOURCES: Final = tuple(
     Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
 )
 OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
-SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
 VECTORS: Final = 64  # bytes of a block of samples
 ARITHMETIC_PER_THREAD: Final = 2_000_000
 """Multiply-adds of a pass below which another thread costs more than it brings."""
 SITES_FOR_SEGMENTS = 128
 """Sites from which on not all states are kept for the way back."""
 KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
+_NO_EXPONENT: Final = torch.empty(0, dtype=torch.bool)
 _TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -62,8 +63,8 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("features", "first", "interior", "last")),
         *((name, ctypes.c_void_p) for name in ("x", "h", "scales", "adjoints", "exponent", "scores", "dscores")),
         *((name, ctypes.c_void_p) for name in ("dfeatures", "dfirst", "dinterior", "dlast")),
-        *((name, ctypes.c_void_p) for name in ("window", "carry")),
-        *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay", "in_window")),
+        *((name, ctypes.c_void_p) for name in ("window", "replayed", "carry")),
+        *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay")),
     ]
 
 
@@ -88,14 +89,13 @@ class NativeChain(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
-        exponent = torch.empty(len(features), dtype=torch.int32)
+        exponent = torch.empty(len(features), dtype=torch.int32, device="cpu")
         ctx.mark_non_differentiable(exponent)
         return _forward(ctx, features, first, interior, last, differentiable, exponent), exponent
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(ctx, scores), None
+        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
 
 
 class NativeChainValues(torch.autograd.Function):
@@ -108,9 +108,8 @@ class NativeChainValues(torch.autograd.Function):
         return _forward(ctx, features, first, interior, last, differentiable, None)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(ctx, scores), None
+        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
 
 
 def _forward(
@@ -123,48 +122,53 @@ def _forward(
     exponent: Tensor | None,
 ) -> Tensor:
     """The scores; where there is no place for the exponents, multiplied by their powers of two."""
-    if not features.dtype == first.dtype == interior.dtype == last.dtype:
-        raise UserError(f"features are {features.dtype}, the cores {first.dtype}: bring both to one type")
-    if not first.device == interior.device == last.device == features.device:
-        raise UserError(f"features are on {features.device}, the cores on {first.device}")
-    features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
-    shapes = features.shape, first.shape, interior.shape, last.shape
+    inputs = features, first, interior, last
     keep = KEEP_TWO
     if differentiable and any(ctx.needs_input_grad):
         keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
-    plan = _plan(*shapes, features.dtype, keep)
-    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8)
-    scores = features.new_empty(features.shape[0], last.shape[2])
+    plan = _plan(*(t.shape for t in inputs), features.dtype, keep)
+    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
+    scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
+    arguments, _straight = _arguments(plan, inputs, memory, exponent)
+    arguments.scores = scores.data_ptr()
+    arguments.threads = _threads(plan.arithmetic)
+    plan.forward(ctypes.byref(arguments))
+    # No address outlives this call: what is saved may be packed, moved or computed anew before the way back.
+    ctx.save_for_backward(*inputs, _NO_EXPONENT if exponent is None else exponent, memory)
+    ctx.plan = plan
+    return scores
+
+
+def _backward(
+    ctx: Any, scores: Tensor, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], exponent: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of features and cores. What was saved is read, never written."""
+    plan, scores = ctx.plan, scores.resolve_neg().contiguous()
+    kept, exponent = others[0].contiguous(), exponent.contiguous()
+    arguments, straight = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
+    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
+    found = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in straight)
+    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
+    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
+    arguments.replayed = memory.data_ptr() + plan.offset_replayed
+    arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in found)
+    arguments.threads = _threads(2 * plan.arithmetic)
+    plan.backward(ctypes.byref(arguments))
+    return found
+
+
+def _arguments(
+    plan: "_Plan", inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor | None
+) -> tuple[_Arguments, tuple[Tensor, ...]]:
+    """Sizes and addresses, and the tensors that must live as long as these addresses are used."""
+    straight = tuple(t.resolve_neg().contiguous() for t in inputs)
     arguments = _Arguments.from_buffer_copy(plan.arguments)
     place = memory.data_ptr()
     arguments.x, arguments.h, arguments.window, arguments.scales = (place + offset for offset in plan.offsets_forward)
     arguments.plain = exponent is None
     arguments.exponent = place + plan.offset_exponent if exponent is None else exponent.data_ptr()
-    arguments.features, arguments.first = features.data_ptr(), first.data_ptr()
-    arguments.interior, arguments.last = interior.data_ptr(), last.data_ptr()
-    arguments.scores = scores.data_ptr()
-    arguments.threads = _threads(plan.arithmetic)
-    plan.forward(ctypes.byref(arguments))
-    # The pointers stay right: autograd keeps what it saves where it is.
-    ctx.save_for_backward(memory, first, interior, last, *([] if exponent is None else [exponent]))
-    ctx.arguments, ctx.plan = arguments, plan
-    return scores
-
-
-def _backward(ctx: Any, scores: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of features and cores."""
-    _memory, first, interior, last = ctx.saved_tensors[:4]
-    arguments, plan, scores = ctx.arguments, ctx.plan, scores.contiguous()
-    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8)
-    dfeatures = scores.new_empty(plan.features)
-    dfirst, dinterior, dlast = torch.empty_like(first), torch.empty_like(interior), torch.empty_like(last)
-    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
-    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
-    arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
-    arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
-    arguments.threads = _threads(2 * plan.arithmetic)
-    plan.backward(ctypes.byref(arguments))
-    return dfeatures, dfirst, dinterior, dlast
+    arguments.features, arguments.first, arguments.interior, arguments.last = (t.data_ptr() for t in straight)
+    return arguments, straight
 
 
 class _Plan(NamedTuple):
@@ -172,13 +176,13 @@ class _Plan(NamedTuple):
 
     arguments: bytes
     """Of ``_Arguments``: the sizes, without a pointer."""
-    features: torch.Size
     bytes_forward: int
     offsets_forward: tuple[int, ...]
     """Of x, h, window and scales, in bytes."""
     offset_exponent: int
     bytes_backward: int
     offset_adjoints: int
+    offset_replayed: int
     arithmetic: int
     """Multiply-adds of the way there."""
     forward: Callable[[Any], None]
@@ -204,7 +208,7 @@ def _plan(
     # The last segment may be followed by the last site, the first begins with the first one.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
-    columns = [sites * modes, states * rank, window * rank, (sites - 1) // SITES_PER_SCALE]
+    columns = [sites * modes, states * rank, window * rank, sites - 1]
     *offsets, end = itertools.accumulate((number * padded * size for size in columns), initial=0)
     arguments = _Arguments(
         sites=sites,
@@ -220,12 +224,12 @@ def _plan(
     )
     return _Plan(
         bytes(arguments),
-        features,
         bytes_forward=end + 4 * padded,
         offsets_forward=tuple(offsets),
         offset_exponent=end,
-        bytes_backward=number * (rank * padded + adjoints * batch * width),
-        offset_adjoints=number * rank * padded,
+        bytes_backward=number * (rank * padded * (1 + window) + adjoints * batch * width),
+        offset_adjoints=number * rank * padded * (1 + window),
+        offset_replayed=number * rank * padded,
         arithmetic=batch * sites * modes * rank**2,
         forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
         backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
