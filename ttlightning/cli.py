@@ -170,6 +170,11 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
             raise UserError("data.virtual_devices sums gradients that float16 would need scaled: use bf16-mixed or 32")
+        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
+            raise UserError(
+                f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
+                "32-true, bf16-mixed or 64-true"
+            )
         for name, harmless in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
             value = getattr(self.trainer, name)
             if not self.model.automatic_optimization and value != harmless:

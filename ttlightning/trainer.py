@@ -54,7 +54,7 @@ class Trainer(LightningTrainer):
         if images is not None:
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
-        probabilities = torch.cat(parts)
+        probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
         if own is None:
             head = ["index", "label"]
             rows = enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist())
@@ -63,6 +63,6 @@ class Trainer(LightningTrainer):
         with output.open("x", newline="") as file:
             writer = csv.writer(file)
             writer.writerow([*head, "predicted", *(f"p{c}" for c in range(probabilities.shape[1]))])
-            for first, row in zip(rows, probabilities.tolist(), strict=True):
-                writer.writerow([*first, max(range(len(row)), key=row.__getitem__), *(f"{p:.6g}" for p in row)])
+            for first, said, row in zip(rows, predicted.tolist(), probabilities.tolist(), strict=True):
+                writer.writerow([*first, said, *(f"{p:.6g}" for p in row)])
         return probabilities

@@ -11,39 +11,29 @@ sqrt(d) sites, and compute a segment's others again on the way back: O(sqrt(d)) 
 Threads share the samples on the way there and back, and the rows of the cores for their gradients, so that their number
 changes no bit of any result.
 
-The library is built by the C compiler of the machine (``CC``, or cc, gcc, clang on the path) for its processor, and
-kept in ``$XDG_CACHE_HOME/ttlightning`` (``~/.cache/ttlightning``) under a hash of source, compiler and processor.
-Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's operations compute the chain, see ``contraction.py``.
+How the library is built and kept: native_library.py. Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's
+operations compute the chain, see ``contraction.py``.
 """
 
 import ctypes
 import functools
-import hashlib
 import itertools
 import math
 import os
-import platform
 import shlex
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.formats import native_library
 from ttlightning.formats.derivatives import gradients
+from ttlightning.formats.native_library import compiler_command, version
 from ttlightning.formats.recurrence import chain_by_operations
 
-SOURCES: Final = tuple(
-    Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
-)
-OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
-FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 VECTORS: Final = 64  # bytes of a block of samples
 ARITHMETIC_PER_THREAD: Final = 2_000_000
 """Multiply-adds of a pass below which another thread costs more than it brings."""
@@ -75,8 +65,17 @@ def serves(features: Tensor) -> bool:
 
 def kernel_name() -> str:
     """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``; whether GPUs have ``triton``."""
-    name = "torch" if kernel() is None else f"native ({_version(tuple(_compiler() or ()))})"
+    name = "torch" if kernel() is None else f"native ({version(tuple(compiler_command() or ()))})"
     return f"{name}, triton on GPUs" if os.environ.get("TTLIGHTNING_KERNEL") == "triton" else name
+
+
+def compiler_description() -> str | None:
+    """Version of the compiler, and the command with all options, of the kernel in use; None without a kernel."""
+    compiled, compiler = kernel(), compiler_command()
+    if compiled is None or compiler is None:
+        return None
+    openmp = bool(ctypes.c_int.in_dll(compiled, "chain_has_openmp").value)
+    return f"{version(tuple(compiler))}: {shlex.join(native_library.command(compiler, openmp))}"
 
 
 class NativeChain(torch.autograd.Function):
@@ -242,79 +241,29 @@ def _threads(arithmetic: int) -> int:
 
 @functools.cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine has no C compiler.
+    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch``, or the machine cannot compile or load one.
 
     Raises:
         UserError: where ``TTLIGHTNING_KERNEL`` is none of ``native``, ``torch`` and ``triton``; where it is ``native``
-            and there is no compiler; where the compiler fails.
+            and there is no compiler, or no folder to load a library from; where the compiler fails, or is told to break
+            the rules of floating-point arithmetic.
     """
     wanted = os.environ.get("TTLIGHTNING_KERNEL", "")
     if wanted not in ("", "native", "torch", "triton"):
         raise UserError(f"TTLIGHTNING_KERNEL is {wanted!r}, it must be native, torch or triton (which is for GPUs)")
     if wanted == "torch":
         return None
-    compiler = _compiler()
-    if compiler is None:
-        lack = "no C compiler (CC, cc, gcc or clang)"
-        if wanted == "native":
-            raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
-        warnings.warn(f"{lack} on this machine: training on the CPU takes several times as long", stacklevel=2)
-        return None
-    return ctypes.CDLL(str(_build(compiler)))
-
-
-def _build(compiler: list[str]) -> Path:
-    """Path of the shared library, compiled unless it is in the cache."""
-    identity = [_version(tuple(compiler)), _processor(), *FLAGS, *(source.read_text() for source in SOURCES)]
-    name = f"chain-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:20]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttlightning"
-    try:
-        if (folder / name).is_file():
-            return folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        target = Path(tempfile.mkdtemp(dir=folder)) / name
-    except OSError:  # a home that cannot be written: a private copy, which the process leaves behind
-        folder, target = Path(), Path(tempfile.mkdtemp(prefix="ttlightning-")) / name
-    command = [*compiler, *FLAGS, "-o", str(target), str(SOURCES[0]), "-lm"]
-    for more in ([OPENMP], []):
-        built = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-        if built.returncode == 0:
-            break
-    if built.returncode != 0:
-        shutil.rmtree(target.parent, ignore_errors=True)
-        reason = next((line for line in built.stderr.splitlines() if "error" in line), built.stderr.strip()[:200])
-        raise UserError(f"{shlex.join(compiler)} cannot compile the chain kernel: {reason} (TTLIGHTNING_KERNEL=torch)")
-    if folder == Path():
-        return target
-    target.replace(folder / name)  # whoever comes first or last, everyone finds a whole file
-    target.parent.rmdir()
-    return folder / name
-
-
-def _compiler() -> list[str] | None:
-    if named := os.environ.get("CC"):
-        return shlex.split(named)
-    return next(([found] for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-
-
-@functools.cache
-def _version(compiler: tuple[str, ...]) -> str:
-    """First line of what the compiler says of itself."""
-    try:
-        said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as fault:
-        raise UserError(f"the C compiler {shlex.join(compiler)} does not run: {fault}") from fault
-    return said.partition("\n")[0].strip()
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(told)])
+    compiler = compiler_command()
+    lack = "no C compiler (CC, cc, gcc or clang)"
+    if compiler is not None:
+        try:
+            return native_library.load(compiler)
+        except OSError as fault:
+            lack = f"no folder to load a compiled kernel from ({fault})"
+    if wanted == "native":
+        raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
+    warnings.warn(f"{lack} on this machine: training on the CPU takes several times as long", stacklevel=2)
+    return None
 
 
 def _up(number: int, multiple: int) -> int:

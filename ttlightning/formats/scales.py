@@ -52,6 +52,20 @@ def scale_by_power_of_two(
     return values * third * third * _power_of_two(exponent - 2 * part, values.dtype)
 
 
+def below_the_largest(
+    mantissa: Float[Tensor, "batch width"], exponent: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch width"]:
+    """By how much every score lies below the largest of its sample: softmax and cross-entropy know no more of them.
+
+    The differences of the mantissas are taken before the scale returns, so that scores out of range have them too, and
+    scores in range have them to the bit; -inf where a difference is out of range, never 0 where there is one; NaN for
+    all scores of a sample of which one is inf or NaN.
+    """
+    below = mantissa - mantissa.amax(1, keepdim=True)
+    scaled = scale_by_power_of_two(below, exponent)
+    return torch.where(below < 0, scaled.clamp(max=-torch.finfo(scaled.dtype).tiny), scaled)
+
+
 def _power_of_two(exponent: Int[Tensor, "*rows"], dtype: torch.dtype) -> Float[Tensor, "*rows 1"]:
     """2**exponent as a column, written into the exponent bits; past the range of normal numbers, its nearest end."""
     integer, bias, fraction_bits = LAYOUTS[dtype]
