@@ -24,7 +24,7 @@ def data(tmp_path, write_mnist):
 
 def scaled_classifier(data, kind, size):
     """Scores times ``size``, and what float64 says of their mantissas, which no size changes."""
-    features, format = partial(PatchFeatureMap, modes=5), partial(kind, rank=4)
+    features, format = partial(PatchFeatureMap, modes=5), partial(kind, rank=4, initialization="gaussian")
     model = Classifier(data.sites, data.patch_dim, data.classes, features=features, format=format, seed=4)
     last = model.format.last if kind is TensorTrain else model.format.root
     with torch.no_grad():
