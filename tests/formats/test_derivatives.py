@@ -160,6 +160,18 @@ def test_hooks_change_no_bit(kind, sites, dtype, hooks):
             assert_same_bits(found, expected)
 
 
+@pytest.mark.parametrize("hooks", [(torch.Tensor.half, torch.Tensor.float), (lambda t: t, lambda t: t.flatten()[:1])])
+def test_hooks_that_give_back_something_else_are_refused(hooks):
+    """The compiled kernel would read memory that is not there."""
+    if native.kernel() is None:
+        pytest.skip("this machine has no C compiler")
+    format, features = made(TensorTrain, 9, torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        loss = format(features).sum()
+    with pytest.raises(UserError, match="a hook on saved tensors has given back other types, sizes or devices"):
+        loss.backward()
+
+
 @pytest.mark.parametrize("sites", [2, 3, 9])
 def test_second_derivatives_are_the_oracles(kind, sites):
     """By autograd.functional, by a penalty on the gradient, and what a penalty says of the parameters."""

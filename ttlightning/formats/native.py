@@ -134,7 +134,7 @@ def _forward(
     plan.forward(ctypes.byref(arguments))
     # No address outlives this call: what is saved may be packed, moved or computed anew before the way back.
     ctx.save_for_backward(*inputs, _NO_EXPONENT if exponent is None else exponent, memory)
-    ctx.plan = plan
+    ctx.keep = keep
     return scores
 
 
@@ -142,8 +142,11 @@ def _backward(
     ctx: Any, scores: Tensor, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], exponent: Tensor
 ) -> tuple[Tensor, ...]:
     """The gradients of features and cores. What was saved is read, never written."""
-    plan, scores = ctx.plan, scores.resolve_neg().contiguous()
-    kept, exponent = others[0].contiguous(), exponent.contiguous()
+    kept, exponent, scores = others[0].contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
+    same = [t.ndim for t in inputs] == [3, 2, 4, 3] and all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
+    plan = _plan(*(t.shape for t in inputs), scores.dtype, ctx.keep) if same else None
+    if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
+        raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
     arguments, straight = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
     memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
     found = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in straight)
