@@ -52,7 +52,7 @@ from ttlightning import (
     TensorTrain,
 )
 from ttlightning.formats.native import kernel_name
-from ttlightning.provenance import cpu_name
+from ttlightning.machine import cpu_name
 
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
-from ttlightning.provenance import cpu_name
+from ttlightning.machine import cpu_name
 
 
 class Settings(Callback):

@@ -20,12 +20,8 @@ import torch
 
 from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker
 from ttlightning.rank import generic_odd_even_rank, generic_tree_rank
-from ttlightning.rank.certificate import (
-    LARGEST_SAMPLE,
-    checkpoint_certificate,
-    generic_certificate,
-    sampled_certificate,
-)
+from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
+from ttlightning.rank.limits import LARGEST
 from ttlightning.rank.literal import literal_matricizations
 from ttlightning.rank.modular import PRIMES, Residues, rank_modulo
 
@@ -87,7 +83,7 @@ def compare_others(entries: int, seed: int) -> tuple[int, int]:
     for kind, modes, rank, sites in itertools.product(OTHERS, (2, 4, 8), range(1, 7), range(2, 13)):
         size = modes ** (sites // 2)
         tree = kind is not CanonicalPolyadic
-        if modes**sites > 2**entries or size > LARGEST_SAMPLE or (tree and sites & (sites - 1)):
+        if modes**sites > 2**entries or size > LARGEST["size"] or (tree and sites & (sites - 1)):
             continue
         state = draw_other(kind, modes, rank, sites, seed)
         generic = generic_tree_rank(modes, rank, sites) if tree else min(rank, size)

@@ -1,46 +1,48 @@
-"""Is it the same again? Every property that this project promises, tried out, as one table.
+"""Is it the same again? Every property that this project promises, tried on every shipped recipe, as one table.
 
-    python scripts/reproducibility.py [--kills 24] [--quick] [--output results/reproducibility]
+    python scripts/reproducibility.py [--quick] [--output results/reproducibility]
 
-Reruns; runs killed by SIGKILL, SIGTERM and SIGINT at random moments and resumed; 1, 2 and 4 processes; other numbers of
-threads; a disk that fills up, and one that is read-only (where this user may mount one); runs started at one moment.
-Writes the table as Markdown and everything behind it as JSON, a section at a time: a stopped script goes on with the
-next. It takes about 15 minutes; --quick kills one run only. Data: MNIST where it is, else mnist5k, which the kills are
-tried on.
+Reruns; every recipe, in 1 and 2 processes, with 1 and 16 steps in a call, stopped by SIGKILL, SIGTERM and SIGINT in its
+first, its middle and its last epoch and resumed; 1, 2 and 4 processes; other numbers of threads; a disk that fills up,
+and one that is read-only (where this user may mount one); runs started at one moment. Writes the table as Markdown and
+everything behind it as JSON, a section at a time: a stopped script goes on with the next. --quick stops one recipe.
+Data: MNIST where it is, else mnist5k, which the stops are tried on.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import multiprocessing
 import os
-import random
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from ttlightning.cli import main
-from ttlightning.provenance import cpu_name
+from ttlightning.configs import available_configs, find_config
+from ttlightning.machine import cpu_name
 from ttlightning.runs import read_json, write_json
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
          "--model.patch_dropout=0.1", "--trainer.log_every_n_steps=3", "--rank_check.every_n_epochs=2"]  # fmt: skip
-KINDS = (
-    [],
-    ["--data.steps_per_call=4"],
-    ["--data.steps_per_call=4", "--last_checkpoint.every_n_steps=7"],
-    ["--last_checkpoint.every_n_steps=5", "--model.format=TensorTrain", "--data.virtual_devices=2"],
-)
-"""Steps made by Lightning or by us, checkpoints at epochs' ends or within, both kinds of cores."""
+STOPS = (
+    (0.08, signal.SIGKILL), (0.25, signal.SIGTERM), (0.42, signal.SIGKILL), (0.58, signal.SIGINT),
+    (0.75, signal.SIGTERM), (0.95, signal.SIGKILL),
+)  # fmt: skip
+"""When a run of three epochs is stopped, as a part of all rows of its table, and how: before and after checkpoints."""
 FILES = ("metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml")
 
 Row = tuple[str, str, int, str]  # property, how it was tried, trials, result
@@ -60,15 +62,15 @@ def command(root: Path, *words: str, check: bool = True, **environment: str) -> 
     command = [sys.executable, "-m", "ttlightning", *words]
     done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
+        raise SystemExit(f"{shlex.join(command)} ended with exit code {done.returncode}\n{done.stderr}")
     return done
 
 
-def child(root: Path, words: list[str]) -> multiprocessing.Process:
+def child(root: Path, words: list[str], surroundings: Mapping[str, str] | None = None) -> multiprocessing.Process:
     """The same as a fork of this process, which has everything imported: a process of its own all the same."""
 
     def run() -> None:
-        os.environ |= {"TTLIGHTNING_RUNS": str(root), "WANDB_MODE": "disabled"}
+        os.environ |= {"TTLIGHTNING_RUNS": str(root), "WANDB_MODE": "disabled", **(surroundings or {})}
         with (root / "log").open("a") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
@@ -94,61 +96,109 @@ def rows(run: Path) -> int:
     return table.read_bytes().count(b"\n") if table.exists() else 0
 
 
-def kill_and_resume(root: Path, kind: list[str], whole: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Stop a run at one or two random moments, let it go on to its end, and compare it with the one never stopped."""
-    chance = random.Random(seed)
-    root.mkdir()
-    run, words, stops = root / "debug" / "0", [*SMALL, *kind], []
-    last = whole["metrics.csv"].count("\n")
-    for _ in range(chance.choice((1, 2))):
-        target, wait = chance.randint(rows(run), last), chance.random() * 0.1
-        process = child(root, words)
-        while process.is_alive() and rows(run) < target:
-            time.sleep(0.001)
-        time.sleep(wait)
-        number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+def ranks(root: Path, words: list[str], world: int) -> list[multiprocessing.Process]:
+    """A run in one process, or in several as torchrun starts them."""
+    if world == 1:
+        return [child(root, words)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "GROUP_RANK": "0",
+               "LOCAL_WORLD_SIZE": str(world), "TORCHELASTIC_RUN_ID": "stops", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return [child(root, words, meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+
+
+def stop(root: Path, run: Path, words: list[str], world: int, row: int, number: signal.Signals) -> dict[str, Any]:
+    """Start a run, wait for a row of its table, and stop it: all its processes by SIGKILL, the last one by others."""
+    processes = ranks(root, words, world)
+    while processes[0].is_alive() and rows(run) < row:
+        time.sleep(0.0005)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    for process in processes if number == signal.SIGKILL else processes[-1:]:
         if process.is_alive():
             os.kill(process.pid, number)
+    for process in processes:
         process.join()
-        stops.append({"signal": number.name, "row": rows(run), "of": last, "exit_code": process.exitcode})
-        words = ["fit", "--ckpt_path", str(run)] if (run / "config.yaml").exists() else words
+    return {"signal": number.name, "row": rows(run), "checkpoint": written > 0, "exit_code": processes[0].exitcode}
+
+
+def stopped_and_resumed(folder: Path, words: list[str], world: int) -> dict[str, Any]:
+    """A run to its end; the same, stopped six times, twice in its first, its middle and its last epoch, and resumed."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    for root in (whole, stopped):
+        root.mkdir(parents=True)
+    finish(whole, words, world)
+    last, run, stops, now = rows(whole / "r/0"), stopped / "r/0", [], words
+    for part, number in STOPS:
+        stops.append(stop(stopped, run, now, world, max(1, int(part * last)), number))
+        if (run / "config.yaml").exists():
+            now = ["fit", "--ckpt_path", str(run)]
         if (run / "result.json").exists():
             break
     if not (run / "result.json").exists():
-        fit(root, *words)
-    same = outcome(run) == whole
-    return {"kind": kind, "seed": seed, "stops": stops, "bitwise": same}
+        finish(stopped, now, world)
+    one, two = outcome(whole / "r/0"), outcome(run)
+    differ = [name for name in one if one[name] != two[name]]
+    return {"words": words, "processes": world, "rows": last, "stops": stops, "bitwise": not differ, "differ": differ}
 
 
-def kills(folder: Path, trials: int) -> Section:
-    wholes = []
-    for number, kind in enumerate(KINDS[:trials]):
-        fit(folder / f"whole{number}", *SMALL, *kind)
-        wholes.append(outcome(folder / f"whole{number}/debug/0"))
-    found = [
-        kill_and_resume(folder / f"kill{t}", KINDS[t % len(KINDS)], wholes[t % len(KINDS)], t) for t in range(trials)
-    ]
-    stopped = [stop for trial in found for stop in trial["stops"]]
-    names = sorted({stop["signal"] for stop in stopped})
-    counts = ", ".join(f"{sum(stop['signal'] == name for stop in stopped)} {name}" for name in names)
-    how = f"stopped at random moments ({counts}), resumed by fit --ckpt_path; weights, metrics.csv, checks, certificate"
-    return [("exact resume", how, trials, verdict([t["bitwise"] for t in found]))], found
+def finish(root: Path, words: list[str], world: int) -> None:
+    """A run to its end."""
+    processes = ranks(root, words, world)
+    for process in processes:
+        process.join()
+    if any(process.exitcode for process in processes):
+        raise SystemExit(f"{words} ended with {[p.exitcode for p in processes]}\n{(root / 'log').read_text()}")
+
+
+def recipes() -> list[tuple[str, list[str]]]:
+    """Every shipped recipe; and the formats that none of them has, in the one that is for all formats."""
+    found: list[tuple[str, list[str]]] = [(name, []) for name in available_configs()]
+    others = ("CanonicalPolyadic", "HierarchicalTucker", "SharedHierarchicalTucker")
+    return found + [("paper/k18_widths.yaml", [f"--model.format={name}"]) for name in others]
+
+
+def stops(folder: Path, quick: bool) -> Section:
+    """Every recipe in 1 and 2 processes, with 1 and with 16 steps in a call: its schedule, augmentation, everything."""
+    table, detail = [], []
+    for name, options in [("toy/moons.yaml", [])] if quick else recipes():
+        config = yaml.safe_load(find_config(name).read_text())["data"]
+        digits = isinstance(config, str) or config["dataset"] in ("mnist", "mnist5k")
+        found = []
+        for world, steps in ((1, 16),) if quick else itertools.product((1, 2), (1, 16)):
+            words = ["fit", f"--config={name}", *options, "--experiment=r", "--trainer.max_epochs=3",
+                     f"--data.steps_per_call={steps}", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu",
+                     f"--last_checkpoint.every_n_steps={16 if digits else 4}", f"--trainer.devices={world}",
+                     *(["--data.dataset=mnist5k"] if digits else []),
+                     *(["--trainer.strategy=ddp"] if world > 1 else [])]  # fmt: skip
+            folder_of_it = folder / f"{len(detail)}"
+            found.append(stopped_and_resumed(folder_of_it, words, world))
+            detail.append(found[-1])
+            shutil.rmtree(folder_of_it)
+        times = [stop["signal"] for trial in found for stop in trial["stops"]]
+        counts = ", ".join(f"{times.count(name)} {name}" for name in sorted(set(times)))
+        how = f"1 and 2 processes, 1 and 16 steps in a call; stopped {len(times)} times ({counts})"
+        title = " ".join(["exact resume:", name, *(word.partition("=")[2] for word in options)])
+        table.append((title, how, len(found), verdict([trial["bitwise"] for trial in found])))
+        print(" | ".join(map(str, table[-1])), flush=True)
+    return table, detail
 
 
 def verdict(same: list[bool]) -> str:
     return f"{sum(same)} of {len(same)} bitwise identical"
 
 
-def reruns(folder: Path, trials: int) -> Section:
-    same: list[bool] = []
-    for seed in range(trials):
-        words = [*SMALL, *KINDS[seed % len(KINDS)], f"--seed_everything={seed}"]
-        fit(folder / "reruns", *words)
-        same.append(
-            command(folder / "reruns", "rerun", f"{folder}/reruns/debug/{2 * seed}", check=False).returncode == 0
-        )
-    how = "python -m ttlightning rerun RUN; kinds of runs and seeds as they come"
-    return [("bitwise rerun", how, trials, verdict(same))], same
+def reruns(folder: Path, quick: bool) -> Section:
+    """Every recipe, its first epoch, again by the command."""
+    codes: dict[str, int] = {}
+    for number, (name, options) in enumerate(recipes()[:1] if quick else recipes()):
+        words = ["fit", f"--config={name}", *options, "--experiment=r", "--trainer.max_epochs=1"]
+        fit(folder / f"reruns{number}", *words)
+        again = command(folder / f"reruns{number}", "rerun", f"{folder}/reruns{number}/r/0", check=False)
+        codes[" ".join([name, *options])] = again.returncode
+    how = "every recipe, one epoch: python -m ttlightning rerun RUN"
+    return [("bitwise rerun", how, len(codes), verdict([code == 0 for code in codes.values()]))], codes
 
 
 def threads(folder: Path) -> Section:
@@ -279,8 +329,7 @@ def report(found: dict[str, Any]) -> str:
 
 def run_all() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=24)
-    parser.add_argument("--quick", action="store_true", help="one killed run")
+    parser.add_argument("--quick", action="store_true", help="one recipe, stopped")
     parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md; what is there is not tried again")
     options = parser.parse_args()
     quick, file = options.quick, options.output.with_suffix(".json") if options.output else None
@@ -288,14 +337,14 @@ def run_all() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sections: dict[str, Callable[[], Section]] = {
-            "reruns": lambda: reruns(folder, 4),
-            "kills": lambda: kills(folder, 1 if quick else options.kills),
+            "reruns": lambda: reruns(folder, quick),
+            "stops": lambda: stops(folder, quick),
             "worlds": lambda: worlds(folder),
             "threads": lambda: threads(folder),
             "disk": lambda: full_disk(folder),
             "at once": lambda: at_once(folder, 4),
         }
-        for section in ("kills",) if quick else sections:
+        for section in ("stops",) if quick else sections:
             if section not in found:
                 rows, detail = sections[section]()
                 found[section] = {

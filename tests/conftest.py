@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 from torchvision.io import write_jpeg, write_png
 
+from ttlightning.classifier import Classifier
 from ttlightning.cli import main
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
@@ -141,6 +142,10 @@ class CommandLine:
     def result(self, run: str) -> dict:
         return json.loads((self.folder / "runs" / run / "result.json").read_text())
 
+    def steps(self, run: str) -> int:
+        """Optimizer steps that a run has made, as its last checkpoint has it."""
+        return torch.load(self.folder / "runs" / run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+
 
 def assert_one_line(errors: str, message: str) -> None:
     """What a user's mistake leaves on stderr."""
@@ -158,3 +163,38 @@ def command(
     folder = tmp_path / "work"
     folder.mkdir()
     return CommandLine(folder, write_mnist(tmp_path / "data"), monkeypatch, capfd)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL in a test that stays in its process: nothing of ours catches it."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Does something right before a given step of training, once."""
+
+    def at(step: int, action: Callable[[], None]) -> None:
+        whole = Classifier._losses
+
+        def losses(self, batch):
+            if self.training and self.trainer.global_step == step:
+                monkeypatch.setattr(Classifier, "_losses", whole)
+                action()
+            return whole(self, batch)
+
+        monkeypatch.setattr(Classifier, "_losses", losses)
+
+    return at
+
+
+def contents(run: Path) -> dict:
+    """Everything of a run that must come out the same again, without the times."""
+    result = json.loads((run / "result.json").read_text())
+    del result["seconds"], result["rank_check_seconds"]
+    files = ["metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml"]
+    files += [file.relative_to(run).as_posix() for file in sorted(run.glob("figures/*.csv"))]
+    return {"result": result} | {name: (run / name).read_text() for name in files}

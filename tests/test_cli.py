@@ -147,6 +147,8 @@ def test_without_the_data_and_without_network_it_trains_on_mnist5k_and_says_so(c
     assert [p.name for p in (command.folder / "runs/eq").iterdir()] == ["0"]
 
 
+CYCLE = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.1")
+
 MISTAKES = [
     (["fit", "--config", "equal.yaml"], "'equal.yaml' is not in"),
     (["fit", *SMALL, "--data.patchsize=7"], "did you mean data.patch_size"),
@@ -170,11 +172,27 @@ MISTAKES = [
     (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
     (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be at least 0"),
     (["fit", "--config=toy/moons.yaml", "--data.augmentation.shift=1"], "moons has points: leave it out"),
-    (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.gradient_clip_val=1"], "set --data.steps_per_call 1"),
-    (["fit", *SMALL, "--data.steps_per_call=2", "--trainer.accumulate_grad_batches=2"], "set --data.steps_per_call 1"),
+    (["fit", *SMALL, "--model.optimizer.lr=-1"], "model.optimizer cannot be made: Invalid learning rate: -1"),
+    (["fit", *SMALL, *CYCLE, "--model.scheduler.pct_start=7"], "model.scheduler cannot be made: Expected float"),
+    (["fit", *SMALL, *CYCLE, "--model.scheduler.total_steps=2"], "has total_steps 2 and the run makes 3 steps"),
     (
-        ["fit", *SMALL, "--data.steps_per_call=2", "--checkpoint.save_top_k=1", "--checkpoint.every_n_train_steps=4"],
-        "set --data.steps_per_call 1",
+        [
+            "fit",
+            *SMALL,
+            *CYCLE,
+            "--model.scheduler.total_steps=1",
+            "--trainer.max_epochs=2",
+            "--model.scheduler_interval=epoch",
+        ],
+        "has total_steps 1 and the run makes 2 epochs",
+    ),
+    (
+        ["fit", *SMALL, "--trainer.strategy=ddp_spawn", "--trainer.devices=2", "--trainer.accelerator=cpu"],
+        "starts processes by spawn",
+    ),
+    (
+        ["fit", *SMALL, "--trainer.strategy=ddp_fork", "--trainer.devices=2", "--trainer.accelerator=cpu"],
+        "starts processes by fork",
     ),
     (["fit", *SMALL, "--checkpoint.monitor=val/acc"], "add --checkpoint.save_top_k 1"),
     (["fit", *SMALL, "--checkpoint.every_n_train_steps=4"], "add --checkpoint.save_top_k 1"),
@@ -213,7 +231,7 @@ def test_a_damaged_data_file(command):
     file = command.data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:1000])
     done = command("fit", *SMALL, "--data.offline_fallback=mnist5k", code=2)
-    assert "corrupt or truncated" in done.stderr
+    assert_one_line(done.stderr, "MNIST/raw/train-images-idx3-ubyte is truncated: 1,000 bytes")
     assert not (command.folder / "runs").exists()
 
 

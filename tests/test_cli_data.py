@@ -1,12 +1,16 @@
 """The command line with pictures of the user's own, and with points: training on them, predicting them."""
 
 import csv
+import errno
+import json
+import os
 import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import assert_one_line
+from lightning.pytorch import Trainer as LightningTrainer
 from torchvision.datasets.mnist import read_image_file
 from torchvision.io import write_png
 
@@ -53,10 +57,64 @@ def test_a_folder_of_pictures(command, write_pictures):
     assert [row["file"] for row in own] == ["insects/test/bee/00.png", "insects/test/bee/01.png"]
     found, expected = ([[float(row[f"p{c}"]) for c in range(3)] for row in rows] for rows in (own, test[2:4]))
     assert np.array(found) == pytest.approx(np.array(expected), rel=1e-4)
+    names = ["ant", "bee", "cat"]
+    assert all(row["predicted_name"] == names[int(row["predicted"])] for row in test + own)
+    assert [row["label_name"] for row in test] == [name for name in names for _ in range(2)]
+    run = command.folder / "runs/debug/0"
+    assert json.loads((run / "provenance.json").read_text())["dataset"]["classes"] == names
+    confusion = list(csv.DictReader((run / "figures/confusion.csv").open()))
+    assert [(row["label"], row["label_name"]) for row in confusion] == list(zip("012", names, strict=True))
+    for row in csv.DictReader((run / "figures/mistakes.csv").open()):
+        assert (row["label_name"], row["predicted_name"]) == tuple(names[int(row[c])] for c in ("label", "predicted"))
+
+    write_pictures(command.folder / "pets", ("ant", "bee", "cow"))
+    for verb in (["test"], ["validate"], ["predict", "--output=pets.csv"], ["fit", "--trainer.max_epochs=2"]):
+        refused = command(*verb, "--ckpt_path=runs/debug/0", "--data.root=pets", code=2)
+        assert_one_line(refused.stderr, "trained on other classes: number 2 is 'cat' there and 'cow' in the data here")
+    assert not (command.folder / "pets.csv").exists()
+
+    for part in ("train", "test"):
+        (root / part / "cat").rename(root / part / "cow")
+    done = command("rerun", "runs/debug/0", "--check-only", code=1)
+    assert 'differs     dataset.classes: ["ant", "bee", "cat"] -> ["ant", "bee", "cow"]' in done.stdout
+    for part in ("train", "test"):
+        (root / part / "cow").rename(root / part / "cat")
+
     (root / "train/cat/03.JPEG").write_bytes(b"damaged")
     refused = command("fit", *small, code=2)
     assert_one_line(refused.stderr, "insects/train/cat/03.JPEG is no picture, or is damaged")
     assert [p.name for p in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_predictions_are_written_whole_or_not_at_all(command, monkeypatch):
+    """A fault while they are written leaves nothing, nor does a name that a table cannot have; what another process has
+    written meanwhile is left alone."""
+    command("fit", *SMALL)
+    output, folder = command.folder / "predictions.csv", command.folder / "digits"
+    folder.mkdir()
+    write_png(torch.zeros(1, 28, 28, dtype=torch.uint8), str(folder / "x.png"))
+    (folder / "x.png").rename(folder / os.fsdecode(b"caf\xe9.png"))
+    refused = command("predict", "--ckpt_path=runs/debug/0", "--images=digits", code=2)
+    assert_one_line(refused.stderr, "digits/caf\\xe9.png is no name in UTF-8")
+    assert not list(command.folder.glob("predictions*"))
+
+    def full(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert_one_line(command("predict", "--ckpt_path=runs/debug/0", code=1).stderr, "No space left on device")
+    assert not list(command.folder.glob("predictions*"))
+    whole = LightningTrainer.predict
+
+    def slow(*words):
+        output.write_text("another's")
+        return whole(*words)
+
+    monkeypatch.setattr(LightningTrainer, "predict", slow)
+    refused = command("predict", "--ckpt_path=runs/debug/0", code=2)
+    assert_one_line(refused.stderr, "predictions.csv exists and is left as it is")
+    assert output.read_text() == "another's"
 
 
 def test_points(command):
@@ -78,7 +136,7 @@ def test_points(command):
     [
         ("absent.png", None, "absent.png does not exist"),
         ("damaged.png", b"not a picture", "damaged.png is no picture, or is damaged"),
-        ("short", bytes([0, 0, 8, 3, 0, 0]), "short is no IDX file of images, or is damaged"),
+        ("short", bytes([0, 0, 8, 3, 0, 0]), "short is truncated: 6 bytes, and 16 by its header"),
         ("empty", "folder", "empty has no pictures"),
         ("large.png", torch.zeros(1, 30, 40, dtype=torch.uint8), "large.png is 40 pixels wide and 30 high"),
     ],

@@ -55,7 +55,12 @@ def test_a_generic_certificate_from_making_to_forging(command):
     (command.folder / "forged.json").write_text(text.replace("375", "376"))
     both = command("verify", str(file), "forged.json", code=1)
     assert [line.split()[0] for line in both.stdout.splitlines()] == ["holds", "REJECTED"]
-    assert "cannot be read" in command("verify", "absent.json", code=2).stderr
+    (command.folder / "other.json").write_text("{}")
+    words = ("verify", "absent.json", "forged.json", "other.json", str(file))
+    lines = command(*words, code=2).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["UNCHECKED", "REJECTED", "UNCHECKED", "holds"]
+    assert "cannot be read: No such file" in lines[0]
+    assert "not a rank certificate" in lines[2]
 
 
 def test_a_run_is_certified(command):
@@ -80,7 +85,7 @@ def test_a_run_is_certified(command):
     command("certify", "runs/debug/0", "--sampled=4")
     assert "CP-rank at least 4" in command("verify", "runs/debug/0/rank/certificate-sampled-4.json").stdout
     (run / "checkpoints" / "last.ckpt").rename(command.folder / "moved.ckpt")
-    assert "name it with --checkpoint" in command("verify", "again.json", code=2).stderr
+    assert "name it with --checkpoint" in command("verify", "again.json", code=2).stdout
     assert command("verify", "again.json", "--checkpoint=moved.ckpt").stdout.startswith("holds")
 
 
@@ -107,7 +112,9 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
     assert refused.count("\n") == 1
     assert "use --sampled K" in refused
     assert not (command.folder / "plain.json").exists()
-    assert "tell 16 combinations apart" in command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
+    assert (
+        "the largest for 4 sites of 5 modes is 16" in command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
+    )
     command("certify", "runs/debug/0", "--sampled=8", "--seed=5", "--output=eight.json")
     text = (command.folder / "eight.json").read_text()
     assert f"CP-rank at least {min(8, certified)} each" in command("verify", "eight.json").stdout
@@ -125,7 +132,8 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
         "certify renamed.ckpt --sampled=8",
         "verify eight.json --checkpoint=renamed.ckpt",
     ):
-        assert "its weights are not those of the TensorTrain" in command(*words.split(), code=2).stderr
+        done = command(*words.split(), code=2)
+        assert "its weights are not those of the TensorTrain" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -145,6 +153,14 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
         ("certify --modes=5 --tt-rank=3 --order=8 --sampled=4", "name a run directory"),
         ("certify --modes=0 --tt-rank=3 --order=8", "modes is 0"),
         ("certify --modes=5 --tt-rank=3 --order=8 --seed=-1", "--seed is -1"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --seed=9223372036854775808", "--seed is 9223372036854775808"),
+        ("certify --modes=5 --tt-rank=3 --order=1000000000000", "sites is 1000000000000, the limit is 100,000"),
+        ("certify --modes=5 --tt-rank=3 --order=" + "9" * 5000, 'Parser key "order"'),
+        ("rank --modes 5 --order 1000000000000", "--order is 1000000000000, the limit is 100,000"),
+        ("rank --modes " + "9" * 5000, "must be a number"),
+        ("rank --modes 1:1000 --tt-rank 1:1000 --order 2:9", "ask for 8,000,000 rows"),
+        ("rank --modes 17 --tt-rank 16 --order 800 --measure", "certify --modes 17 --tt-rank 16 --order 800"),
+        ("rank --modes 9000 --tt-rank 95 --order 8 --measure", "in all; leave --measure out\n"),
         ("certify --modes=5 --tt-rank=3 --order=8 --output=none/c.json", "none is not a folder"),
     ],
 )
@@ -153,6 +169,20 @@ def test_refused_in_one_line(command, words, why):
     assert why in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(command.folder.iterdir())
+
+
+def test_ranks_beyond_any_float_are_drawn(command):
+    command("rank", "--modes=17", "--tt-rank=16", "--order=2,800,3000", "--figure=f.png")
+    assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "9" * 5000, "x", "1" * 200_000])
+def test_a_table_with_damaged_numbers_is_one_line(command, number):
+    head = "modes,tt_rank,order,k18,a24,generic,measured,shallow_parameters,seed"
+    (command.folder / "t.csv").write_text(f"{head}\n5,3,8,81,16,{number},,1.5,0\n")
+    done = command("rank", "--modes=5", "--order=8", "--output=t.csv", "--figure=f.png", code=2)
+    assert "t.csv cannot be read as a table" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_ranks_beyond_any_float_are_shown(command):

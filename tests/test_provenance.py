@@ -9,25 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttlightning.provenance import differences, provenance, scrub, scrubbed
-
-
-def test_secrets_and_the_home_folder_are_masked(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/ada")
-    monkeypatch.setenv("SOME_API_KEY", "0123456789abcdef")
-    monkeypatch.setenv("MONKEY", "monkey")  # too short to be one
-    assert scrub("--key=0123456789abcdef at /home/ada/data") == "--key=*** at ~/data"
-    assert scrub("/home/adam /home/ada /srv/home/ada /home/ada.old") == "/home/adam ~ /srv/home/ada /home/ada.old"
-    assert scrub("a monkey") == "a monkey"
-    assert scrubbed({"argv": ["/home/ada/x", 3, None], "n": {"m": "0123456789abcdef"}}) == {
-        "argv": ["~/x", 3, None],
-        "n": {"m": "***"},
-    }
-
-
-def test_a_home_that_is_the_root_masks_nothing(monkeypatch):
-    monkeypatch.setenv("HOME", "/")
-    assert scrub("/data and / and /runs") == "/data and / and /runs"
+from ttlightning.provenance import differences, provenance, unknown
 
 
 def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
@@ -49,6 +31,9 @@ def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
     fit = [sys.executable, "-m", "ttlightning", "fit"]
     done = subprocess.run([*fit, *words], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "masked" in line] == [
+        "ttlightning: masked as *** in what this run writes: $DB_PASSWORD"
+    ]
     for secret in (*secrets.values(), str(home)):
         assert secret not in done.stdout + done.stderr
         for file in (folder / "runs").rglob("*"):
@@ -71,7 +56,7 @@ def test_what_a_record_says():
     found = record()
     assert set(found) == {
         "started", "argv", "git", "ttlightning", "packages", "requirements_lock_sha256", "image_digest", "python",
-        "platform", "cpu", "gpus", "threads", "kernel", "world_size", "dataset",
+        "platform", "cpu", "gpus", "threads", "kernel", "world_size", "dataset", "source_sha256", "numerics",
     }  # fmt: skip
     assert len(found["requirements_lock_sha256"]) == 64
     assert set(found["packages"]) >= {"torch", "lightning", "numpy"}
@@ -93,6 +78,58 @@ def test_differences_come_by_importance():
     assert [d.name for d in found] == ["dataset.sha256", "packages.torch", "packages.wandb", "python"]
     assert [d.changes_bits for d in found] == [True, True, False, False]
     assert differences(then, then) == []
+
+
+def test_what_an_older_version_did_not_record_is_unknown_and_no_difference(monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    now = record()
+    then = {name: value for name, value in now.items() if name not in ("numerics", "source_sha256")}
+    assert differences(then, now) == []
+    assert set(unknown(then, now)) >= {"source_sha256", "numerics.instructions", "numerics.variables.MKL_CBWR"}
+    assert unknown(now, now) == unknown(now, then) == []
+    then = now | {"numerics": {name: value for name, value in now["numerics"].items() if name != "blas"}}
+    assert (unknown(then, now), differences(then, now)) == (["numerics.blas"], [])
+
+
+def test_a_variable_that_was_not_set_is_a_difference(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    without = record()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    with_it = record()
+    for then, now, values in ((without, with_it, (None, "SSE41")), (with_it, without, ("SSE41", None))):
+        [found] = differences(then, now)
+        assert (found.name, found.then, found.now) == ("numerics.variables.ONEDNN_MAX_CPU_ISA", *values)
+        assert found.changes_bits
+        assert unknown(then, now) == []
+
+
+def test_a_record_without_a_checkout_is_known_to_have_had_none():
+    now = record() | {"git": {"commit": "abc", "dirty_diff_sha256": None}}
+    then = now | {"git": None}
+    assert [(d.name, d.now) for d in differences(then, now)] == [("git.commit", "abc")]
+    assert unknown(then, now) == unknown(now, then) == []
+
+
+def test_the_cause_of_other_bits_is_named(monkeypatch):
+    """In another process, torch was told to use fewer instructions."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    code = "import json, test_provenance; print(json.dumps(test_provenance.record()))"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = differences(json.loads(done.stdout), record())
+    assert {d.name: d.then for d in found} == {
+        "numerics.torch_capability": "DEFAULT",
+        "numerics.variables.ATEN_CPU_CAPABILITY": "default",
+    }
+
+
+def test_instructions_that_went_and_came_are_named():
+    now, then = record(), record()
+    now["numerics"]["instructions"], then["numerics"]["instructions"] = "amx_tile avx2 fma", "avx2 avx512f fma"
+    [found] = differences(then, now)
+    assert str(found) == "numerics.instructions: now without avx512f, also amx_tile"
+    assert found.changes_bits
 
 
 def test_a_package_that_only_one_record_knows():

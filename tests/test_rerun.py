@@ -6,6 +6,7 @@ import shutil
 import sys
 
 import pytest
+import torch
 import yaml
 
 from ttlightning.cli import main
@@ -107,6 +108,50 @@ def test_check_only_runs_nothing(finished):
     assert [line.split()[1] for line in lines] == ["dataset.sha256:", "cpu:", "python:"]
     assert "(can change the weights)" in lines[0]
     assert [path.name for path in run.parent.iterdir()] == ["0"]
+
+
+def test_a_record_of_an_older_version(finished):
+    """What it does not speak of is said, and is no difference."""
+    command, run = finished
+    change(run / "provenance.json", lambda record: [record.pop(name) for name in ("numerics", "source_sha256")])
+    lines = command("rerun", "--check-only", "runs/debug/0").stdout.splitlines()
+    assert lines[0] == "environment and data are as they were, as far as they are recorded"
+    assert lines[1].startswith("unknown     the run's provenance.json does not speak of source_sha256, numerics.instr")
+    assert len(lines) == 2
+    change(run / "provenance.json", lambda record: record.pop("dataset"))
+    assert "is not what a run leaves: it has no dataset" in command("rerun", "runs/debug/0", code=2).stderr
+    assert [path.name for path in run.parent.iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(
+    ("known", "silent", "said"),
+    [
+        (["a", "b"], ["c"], "what differed beforehand and can change the weights: a, b"),
+        ([], ["c"], "what can have differed, and the run's provenance.json does not speak of: c"),
+        ([], [], "nothing that is recorded and can change the weights differed: the cause is another"),
+    ],
+)
+def test_why_it_can_have_come_out_otherwise(known, silent, said):
+    assert rerun.cause(known, silent) == said
+
+
+def test_the_cause_is_named(finished, in_this_process):
+    """By the check, and again beside a verdict."""
+    command, run = finished
+
+    def another_machine(record):
+        record["numerics"] |= {"torch_capability": "OTHER", "variables": {"ATEN_CPU_CAPABILITY": "other"}}
+
+    change(run / "provenance.json", another_machine)
+    capability = torch.backends.cpu.get_cpu_capability()
+    lines = command("rerun", "--check-only", "runs/debug/0", code=1).stdout.splitlines()
+    assert [line for line in lines if "OPENBLAS" not in line] == [
+        f'differs     numerics.torch_capability: "OTHER" -> "{capability}" (can change the weights)',
+        'differs     numerics.variables.ATEN_CPU_CAPABILITY: "other" -> null (can change the weights)',
+    ]
+    change(run / "result.json", lambda result: result.update(weights_sha256="0" * 64))
+    said = command("rerun", "runs/debug/0", code=3).stdout.splitlines()[-1]
+    assert said.strip().startswith("what differed beforehand and can change the weights: numerics.torch_capability")
 
 
 def test_data_that_lie_elsewhere(finished, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from conftest import Killed, contents, kill
 
 from ttlightning import UserError
 from ttlightning.classifier import Classifier
@@ -27,41 +28,6 @@ FIGURES = 2
 """Rows that W&B has beside those of metrics.csv: objects after training, and after the test."""
 
 STEPS_OF_AN_EPOCH = 9  # 180 training images
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL in a test that stays in its process: nothing of ours catches it."""
-
-
-@pytest.fixture
-def at_step(monkeypatch):
-    """Does something right before a given step of training, once."""
-
-    def at(step, action):
-        whole = Classifier._losses
-
-        def losses(self, batch, epoch_step):
-            if self.training and self.trainer.global_step == step:
-                monkeypatch.setattr(Classifier, "_losses", whole)
-                action()
-            return whole(self, batch, epoch_step)
-
-        monkeypatch.setattr(Classifier, "_losses", losses)
-
-    return at
-
-
-def kill():
-    raise Killed
-
-
-def contents(run: Path) -> dict:
-    """Everything that must come out the same, without the times."""
-    result = json.loads((run / "result.json").read_text())
-    del result["seconds"], result["rank_check_seconds"]
-    files = ("metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml")
-    files += tuple(f"figures/{name}.csv" for name in ("confusion", "mistakes", "spectrum"))
-    return {"result": result} | {name: (run / name).read_text() for name in files}
 
 
 @pytest.mark.parametrize(

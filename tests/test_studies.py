@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -150,12 +151,14 @@ def test_the_gpus_that_the_environment_leaves(monkeypatch):
     assert studies._gpus() == ["3", "5"]
 
 
-def test_ctrl_c_reaches_the_runs_and_begins_no_other(fits, monkeypatch, capsys):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)])
+def test_a_signal_reaches_the_runs_and_begins_no_other(fits, monkeypatch, capsys, number, code):
     started = []
 
     def start(words, environment):
-        code = "import signal, sys; signal.signal(2, lambda *_: sys.exit(130)); print(flush=True); signal.pause()"
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
+        ends = f"signal.signal({int(number)}, lambda *_: sys.exit({code}))"
+        lines = f"import signal, sys; {ends}; print(flush=True); signal.pause()"
+        process = subprocess.Popen([sys.executable, "-c", lines], stdout=-1, stderr=-1, text=True)
         process.stdout.readline()
         started.append(process)
         return process
@@ -167,14 +170,14 @@ def test_ctrl_c_reaches_the_runs_and_begins_no_other(fits, monkeypatch, capsys):
         while not started:
             time.sleep(0.01)
         time.sleep(0.2)
-        os.kill(pid, 2)
+        os.kill(pid, number)
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(SystemExit) as stop:
         make_runs([Job("a", WORDS, seed) for seed in range(3)], 1)
-    assert stop.value.code == 130
-    assert [process.returncode for process in started] == [130]
-    assert capsys.readouterr().err == "stopped by SIGINT; the same command goes on\n"
+    assert stop.value.code == code
+    assert [process.returncode for process in started] == [code]
+    assert capsys.readouterr().err == f"stopped by {number.name}; the same command goes on\n"
 
 
 def test_the_newest_of_the_finished_runs_is_found(tmp_path, monkeypatch):

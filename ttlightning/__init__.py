@@ -4,20 +4,19 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ttlightning.errors import UserError
-from ttlightning.features import PatchFeatureMap
-from ttlightning.formats import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    ScoreTensor,
-    SharedHierarchicalTucker,
-    TensorTrain,
-)
-
 if TYPE_CHECKING:
     from ttlightning.classifier import Classifier
     from ttlightning.data.datamodule import PatchDataModule
+    from ttlightning.errors import UserError
+    from ttlightning.features import PatchFeatureMap
+    from ttlightning.formats import (
+        CanonicalPolyadic,
+        EqualCoreTensorTrain,
+        HierarchicalTucker,
+        ScoreTensor,
+        SharedHierarchicalTucker,
+        TensorTrain,
+    )
 
 __version__ = version("ttlightning")
 __all__ = [
@@ -33,11 +32,18 @@ __all__ = [
     "UserError",
 ]
 
-_NEEDS_LIGHTNING = {"Classifier": "ttlightning.classifier", "PatchDataModule": "ttlightning.data.datamodule"}
+_ROOMS = {
+    "Classifier": "classifier",
+    "PatchDataModule": "data.datamodule",
+    "PatchFeatureMap": "features",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs Lightning when it is asked for: formats and ranks are a library without it."""
-    if name in _NEEDS_LIGHTNING:
-        return getattr(import_module(_NEEDS_LIGHTNING[name]), name)
+    """Import what is asked for when it is: formats without Lightning, and signals before torch."""
+    if name in __all__:
+        return getattr(import_module(f"ttlightning.{_ROOMS.get(name, 'formats')}"), name)
+    if name in ("errors", "features", "formats"):
+        return import_module(f"ttlightning.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,14 +6,12 @@ A checkpoint has its configuration inside, and a run directory has it beside: it
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
+from ttlightning.beginning import NEWEST
 from ttlightning.checkpoints import CONFIG_KEY, checkpoint_file, read_checkpoint
 from ttlightning.configs import find_config
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 from ttlightning.runs import latest_run, runs_root
-
-LAST = "last"
 
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
@@ -43,13 +41,11 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             done += ["--config", str(configs[-1])]
     if place is None:
         return done
-    if wanted == LAST:
-        if experiment is None and configs:
-            contents = [yaml.safe_load(config.read_text()) for config in reversed(configs)]
-            names = (c["experiment"] for c in contents if isinstance(c, dict) and "experiment" in c)
-            experiment = next(names, experiment_name(configs))
+    if wanted == NEWEST:
+        if configs:  # which run has this configuration is known when all of it has been read
+            return done
         wanted = str(latest_run(runs_root(), experiment))
-    path = Path(wanted).expanduser()
+    path = expanded(wanted)
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
         done[place] = str(path)
         return done if configs else [*done[:1], "--config", str(path / "config.yaml"), *done[1:]]
@@ -65,27 +61,3 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
 def experiment_name(configs: Sequence[str | Path]) -> str:
     """What an experiment is called that nobody has named: after its configs."""
     return "+".join(Path(str(path)).stem for path in configs) or "default"
-
-
-def run_that_goes_on(place: Path, config: str) -> Path | None:
-    """The run at ``place`` (its directory or last checkpoint), if it was stopped and its configuration is ``config``.
-
-    None for any other checkpoint: that is where a new run begins. Where a run itself began, its ``ckpt_path``, is not
-    compared.
-
-    Raises:
-        UserError: where the run of this configuration is finished.
-    """
-    run = place if place.is_dir() else place.parent.parent
-    last = place.is_dir() or (place.parent.name, place.name) == ("checkpoints", "last.ckpt")
-    file = run / "config.yaml"
-    if not last or not file.is_file():
-        return None
-    theirs, ours = (yaml.safe_load(text) | {"ckpt_path": None} for text in (file.read_text(), config))
-    if theirs != ours:
-        return None
-    if (run / "result.json").exists():
-        raise UserError(
-            f"{run} is finished, there is nothing to go on with; train longer, in a new run, with --trainer.max_epochs"
-        )
-    return run

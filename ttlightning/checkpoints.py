@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.paths import expanded
+from ttlightning.rank.limits import out_of_range
 from ttlightning.runs import weights_sha256, write_whole
 
 CONFIG_KEY: Final = "ttlightning_config"
@@ -53,7 +55,7 @@ class TrainedNetwork(NamedTuple):
 
 def checkpoint_file(path: Path) -> Path:
     """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
-    path = path.expanduser()
+    path = expanded(path)
     file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
@@ -73,7 +75,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
             "so that a file from elsewhere cannot run code"
         ) from fault
-    except (RuntimeError, EOFError, OSError, ValueError) as fault:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError) as fault:
         reason = " ".join(str(fault).split())[:120]
         raise UserError(f"{file} is not a whole checkpoint ({reason}); use an earlier one of its folder") from fault
     if not isinstance(content, dict) or "state_dict" not in content:
@@ -95,13 +97,27 @@ def read_network(file: Path) -> TrainedNetwork:
     name, state = network.get("format"), content["state_dict"]
     if name not in formats.__all__ or name == "ScoreTensor":
         raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
-    with torch.device("meta"):
-        format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
+    if reason := out_of_range(**{size: network[size] for size in sizes}):
+        raise UserError(f"{file}: {reason}")
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or not _is_whole(value):
+            raise UserError(f"{file} is damaged: {key!r} is not a whole tensor")
+    try:
+        with torch.device("meta"):
+            format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
+    except RuntimeError as fault:
+        raise UserError(f"{file} is damaged: it names a {name} of more numbers than there can be") from fault
     weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
     shapes = {key: value.shape for key, value in weights.items()}
     if shapes != {key: value.shape for key, value in format.named_parameters()}:
         raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
     return TrainedNetwork(weights, format.sites, weights_sha256(state))
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether its numbers are all there: a view that repeats them claims more than the file has."""
+    strided = value.layout == torch.strided and value.device.type == "cpu"
+    return strided and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def read_chain(file: Path) -> TrainedNetwork:

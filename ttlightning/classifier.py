@@ -6,16 +6,16 @@ score_y(x_1, ..., x_d) = < W_y, f(x_1) o f(x_2) o ... o f(x_d) >                
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Real
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ttlightning.checkpoints import NETWORK_KEY, SUMS_KEY
 from ttlightning.data.sampler import Batch, Shard
@@ -25,8 +25,14 @@ from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor
 from ttlightning.formats.scales import below_the_largest
 from ttlightning.metrics import LossAndAccuracy
 from ttlightning.randomness import keep_mask, keyed_global_generator
+from ttlightning.steps import STEPS_KEY, steps_of_a_run, who_looks_at_steps, who_looks_at_the_backward_pass
 
 Stage = Literal["train", "val", "test"]
+
+FOLLOWS_A_METRIC: Final = (
+    "model.scheduler is ReduceLROnPlateau, which follows a metric that checkpoints do not hold: use a schedule of "
+    "steps or epochs, such as OneCycleLR, CosineAnnealingLR or ExponentialLR"
+)
 
 Seen = tuple[Tensor, Tensor, Tensor]
 """Of one batch: the sum of its losses, its scores, its labels."""
@@ -54,9 +60,9 @@ class Classifier(LightningModule):
         patch_dropout: probability with which a whole patch is blanked during training [K18, Sec. 6.2 keeps 0.8].
         pixel_mean: grey that is subtracted from pixels in [0, 1], and that a blanked patch has. A feature map's b can
             undo it, so it changes how training goes and not what can be said.
-        steps_per_call: optimizer steps in one call of ``training_step``, as many as the data puts into a call. From two
-            on, the steps are made here and not by Lightning (manual optimization), and callbacks have no hooks around
-            the backward pass.
+        steps_per_call: most optimizer steps in one call of ``training_step``, as many as the data puts into a call.
+            From two on, the steps are made here and not by Lightning (manual optimization); where anything looks at
+            single steps or at the backward pass, ``setup`` sets it to 1, here and in the data.
         virtual_devices: V > 1 sums the gradient over V fixed slices of the global batch in a fixed order, so that every
             number of devices that divides V trains the same network to the bit.
         seed: key of the initialization and of the dropout masks.
@@ -84,10 +90,14 @@ class Classifier(LightningModule):
         super().__init__()
         if not 0 <= patch_dropout < 1:
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
+        if ReduceLROnPlateau in (scheduler, getattr(scheduler, "func", None), *getattr(scheduler, "args", ())):
+            raise UserError(FOLLOWS_A_METRIC)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.pixel_mean, self.seed = patch_dropout, pixel_mean, seed
         self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
         self.automatic_optimization = steps_per_call == virtual_devices == 1
+        self.looks_at_steps: str | None = None
+        """what made ``setup`` set steps_per_call to 1"""
         with keyed_global_generator(seed, "initialization"):
             self.features = features(patch_dim)
             self.format = format(sites, self.features.modes, classes)
@@ -99,6 +109,26 @@ class Classifier(LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.trainer.datamodule is not None:
+            self.choose_steps(self.trainer, self.trainer.datamodule)
+
+    def choose_steps(self, trainer: Trainer, data: LightningDataModule) -> None:
+        """Let many steps share a call, or, where anything looks at single ones, make each by itself.
+
+        Raises:
+            UserError: where something needs Lightning's own backward pass and ``virtual_devices`` replaces it.
+        """
+        if self.virtual_devices > 1 and (name := who_looks_at_the_backward_pass(trainer)):
+            raise UserError(
+                f"{name} needs the backward pass that Lightning makes, and data.virtual_devices is "
+                f"{self.virtual_devices}, which makes its own: set --data.virtual_devices 1"
+            )
+        if self.steps_per_call > 1 and (name := who_looks_at_steps(trainer, self, data)):
+            self.looks_at_steps = name
+            self.steps_per_call = data.steps_per_call = 1
+            self.automatic_optimization = self.virtual_devices == 1
 
     def forward(
         self,
@@ -117,7 +147,8 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
         """The loss of a batch; or, where the steps are made here, all steps of a call."""
         if self.automatic_optimization:
-            loss, seen = self._training_loss(batch, batch_idx)
+            self._check_place(batch, batch_idx)
+            loss, seen = self._training_loss(batch)
             self.metrics["train_metrics"].update(*seen)
             return loss
         backward = self._backward if self.virtual_devices == 1 else self._backward_in_slices
@@ -127,8 +158,9 @@ class Classifier(LightningModule):
         for step, part in enumerate(parts, start=batch_idx * self.steps_per_call):
             if self.trainer.global_step == self.trainer.max_steps:
                 break
+            self._check_place(part, step)
             optimizer.zero_grad()
-            all_seen += backward(part, step)
+            all_seen += backward(part)
             optimizer.step()
             if scheduler is not None and self.scheduler_interval == "step":
                 scheduler.step()
@@ -139,15 +171,23 @@ class Classifier(LightningModule):
             )
         return None
 
-    def _backward(self, batch: Batch, step: int) -> list[Seen]:
-        loss, seen = self._training_loss(batch, step)
+    def _check_place(self, batch: Batch, step: int) -> None:
+        """That the data and the trainer are at the same place: not so, a resumed run would train on other batches."""
+        if (batch.epoch, batch.step) != (self.current_epoch, step):
+            raise Fault(
+                f"batch {batch.step + 1} of epoch {batch.epoch + 1} came at step {step + 1} of epoch "
+                f"{self.current_epoch + 1}: something made the data loader before the checkpoint's place was restored"
+            )
+
+    def _backward(self, batch: Batch) -> list[Seen]:
+        loss, seen = self._training_loss(batch)
         if self.trainer.world_size == 1 and type(self.trainer.precision_plugin) is Precision:
             loss.backward()  # all that Lightning's own would do, but for hooks of every callback at every step
         else:
             self.manual_backward(loss)
         return [seen]
 
-    def _backward_in_slices(self, batch: Batch, step: int) -> list[Seen]:
+    def _backward_in_slices(self, batch: Batch) -> list[Seen]:
         """The same gradient, whatever the number of devices: V slices, each by itself, and their sum as a binary tree.
 
         grad = (1 / B) sum_v grad_v,   v = 1, ..., V,   added as ((1 + 2) + (3 + 4)) + ...
@@ -156,7 +196,7 @@ class Classifier(LightningModule):
         first = own * self.trainer.global_rank
         parameters, rows, all_seen = list(self.parameters()), [], []
         for device in range(first, first + own):
-            losses, seen = self._losses(batch.slice_of(Shard(device, self.virtual_devices)), step)
+            losses, seen = self._losses(batch.slice_of(Shard(device, self.virtual_devices)))
             gradients = torch.autograd.grad(losses / batch.global_size, parameters)
             rows.append(torch.cat([losses.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))
             all_seen.append(seen)
@@ -171,22 +211,23 @@ class Classifier(LightningModule):
         self._log_now_and_then(loss[0] / batch.global_size)
         return all_seen
 
-    def _training_loss(self, batch: Batch, step: int) -> tuple[Tensor, Seen]:
+    def _training_loss(self, batch: Batch) -> tuple[Tensor, Seen]:
         """This device's part of the mean loss over the global batch, and what the metrics want of it."""
-        losses, seen = self._losses(batch, step)
+        losses, seen = self._losses(batch)
         # Devices average their gradients; each takes its share of the mean over the global batch.
         loss = losses * (self.trainer.world_size / batch.global_size)
         self._log_now_and_then(loss.detach())
         return loss, seen
 
-    def _losses(self, batch: Batch, step: int) -> tuple[Tensor, Seen]:
-        """The sum of the samples' losses; ``step`` counts from the start of the epoch."""
-        scores = self(batch.patches, self._keep(batch, step))
+    def _losses(self, batch: Batch) -> tuple[Tensor, Seen]:
+        """The sum of the samples' losses."""
+        scores = self(batch.patches, self._keep(batch))
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
         return losses, (losses.detach(), scores.detach(), batch.labels)
 
     def _log_now_and_then(self, loss: Tensor) -> None:
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps
+        if every and (self.trainer.global_step + 1) % every == 0:
             self._log_step(loss)
 
     def _log_step(self, loss: Tensor) -> None:
@@ -249,6 +290,7 @@ class Classifier(LightningModule):
         """Say what network this is, for those who read the weights without building it; keep the epoch's sums."""
         if not all(p.isfinite().all() for p in self.parameters()):
             raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
+        checkpoint[STEPS_KEY] = self.steps_per_call
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
         sizes = {name: getattr(self.format, name) for name in ("sites", "modes", "rank", "classes")}
         checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
@@ -263,43 +305,54 @@ class Classifier(LightningModule):
         self.metrics["train_metrics"].start_from(mine)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except (TypeError, ValueError) as fault:
+            raise UserError(f"model.optimizer cannot be made: {fault}") from fault
         if self.scheduler is None:
             return optimizer
-        scheduler = self._complete(self.scheduler)(optimizer)
+        complete = self._complete(self.scheduler)
+        try:
+            scheduler = complete(optimizer)
+        except (TypeError, ValueError, AttributeError) as fault:
+            raise UserError(f"model.scheduler cannot be made: {fault}") from fault
+        self._check_length(scheduler)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise UserError(FOLLOWS_A_METRIC)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval},
         }
 
+    def _check_length(self, scheduler: LRScheduler) -> None:
+        """Raise ``UserError`` where a schedule ends before the run does: it would stop the run in its middle."""
+        steps, data = getattr(scheduler, "total_steps", None), self.trainer.datamodule
+        if steps is None or data is None:
+            return
+        asked = self.trainer.max_epochs
+        if self.scheduler_interval == "step":
+            asked = steps_of_a_run(self.trainer, data.batches)
+        if asked is not None and asked > steps:
+            raise UserError(
+                f"model.scheduler has total_steps {steps} and the run makes {asked} {self.scheduler_interval}s: "
+                "leave total_steps null, or ask for as many"
+            )
+
     def _complete(self, scheduler: SchedulerFactory) -> SchedulerFactory:
         """Fill in ``total_steps`` where the schedule has such an argument and nobody has set it."""
         if not isinstance(scheduler, partial) or scheduler.keywords.get("total_steps", 0) is not None:
             return scheduler
-        epochs = self.trainer.max_epochs or 0
-        steps = epochs if self.scheduler_interval == "epoch" else self._total_steps()
+        if self.scheduler_interval == "epoch":
+            return partial(scheduler, total_steps=self.trainer.max_epochs or 0)
+        data = self.trainer.datamodule
+        steps = self.trainer.estimated_stepping_batches if data is None else steps_of_a_run(self.trainer, data.batches)
         return partial(scheduler, total_steps=steps)
 
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        trainer = self.trainer
-        steps = trainer.estimated_stepping_batches
-        if self.steps_per_call > 1 and trainer.max_epochs > 0:  # then Lightning has counted calls
-            a_pass = min(trainer.num_training_batches * self.steps_per_call, len(trainer.train_dataloader.batches))
-            steps = a_pass * trainer.max_epochs
-            if trainer.max_steps >= 0:
-                steps = min(steps, trainer.max_steps)
-        if steps == math.inf:
-            raise UserError("a schedule with total_steps: null needs trainer.max_epochs or trainer.max_steps")
-        return int(steps)
-
-    def _keep(self, batch: Batch, batch_idx: int) -> Bool[Tensor, "batch sites"] | None:
+    def _keep(self, batch: Batch) -> Bool[Tensor, "batch sites"] | None:
         """This device's rows of the dropout mask of the global batch."""
         if self.patch_dropout == 0:
             return None
-        mask = keep_mask(
-            batch.global_size, self.format.sites, self.patch_dropout, self.seed, self.current_epoch, batch_idx
-        )
+        mask = keep_mask(batch.global_size, self.format.sites, self.patch_dropout, self.seed, batch.epoch, batch.step)
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
 
     def _evaluate(self, stage: Stage, batch: Batch) -> Float[Tensor, "batch classes"]:

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import wandb
 import yaml
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from jsonargparse.typing import register_type
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.enums import StrEnum
 from rich.console import Console
 
-from ttlightning import formats
-from ttlightning.arguments import complete_arguments, experiment_name, run_that_goes_on
+from ttlightning import formats, signals
+from ttlightning.arguments import complete_arguments, experiment_name
+from ttlightning.beginning import NEWEST, Beginning, how_to_begin, newest_run
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
@@ -30,13 +33,15 @@ from ttlightning.callbacks.run_directory import RunDirectory
 from ttlightning.callbacks.run_figures import RunFigures
 from ttlightning.callbacks.wandb_run import WandbOptions
 from ttlightning.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
-from ttlightning.classifier import Classifier
+from ttlightning.classifier import FOLLOWS_A_METRIC, Classifier
 from ttlightning.commands import VERBS
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
-from ttlightning.provenance import scrubbed
-from ttlightning.runs import check_experiment_name
+from ttlightning.masking import masked, refuse_masked, without_secrets
+from ttlightning.paths import expanded
+from ttlightning.runs import check_experiment_name, runs_root
+from ttlightning.steps import KeptCheckpoints, check_place
 from ttlightning.trainer import Trainer
 
 TRAINER_DEFAULTS = {
@@ -51,6 +56,10 @@ TRAINER_DEFAULTS = {
 }
 
 
+# That config.yaml can hold what Lightning's own callbacks have as defaults.
+register_type(torch.device, str, torch.device)
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 """What a file system says that takes no more, or never did."""
 
@@ -64,6 +73,8 @@ class Parser(LightningArgumentParser):
     def _way_out(self, message: str) -> str:
         """The names that come nearest to one that is unknown."""
         unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
+        if "ReduceLROnPlateau" in message:
+            return f"; {FOLLOWS_A_METRIC}"
         if unknown is None:
             return ""
         if unknown[1] == "model.format":
@@ -108,7 +119,7 @@ class CLI(LightningCLI):
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(KeptCheckpoints, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         named = {"filename": "{epoch}-{step}", "enable_version_counter": False, "save_top_k": 0}
         parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
@@ -127,9 +138,15 @@ class CLI(LightningCLI):
         options = self.config[self.subcommand]
         if options.experiment is None:
             options.experiment = experiment_name(options.config or [])
-        if options.ckpt_path is not None:
-            options.ckpt_path = str(Path(options.ckpt_path).expanduser())
         check_experiment_name(options.experiment)
+        if options.ckpt_path == NEWEST:
+            config = yaml.safe_load(self._dump(options))
+            run = newest_run(runs_root(), options.experiment, config, self.subcommand)
+            last = run / "checkpoints" / "last.ckpt"
+            options.ckpt_path = str(run if self.subcommand == "fit" and not last.exists() else checkpoint_file(run))
+        if options.ckpt_path is not None:
+            options.ckpt_path = str(expanded(options.ckpt_path))
+        refuse_masked(options.as_dict())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config[self.subcommand]
@@ -139,7 +156,8 @@ class CLI(LightningCLI):
             if options.figures:
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         given = self._get(self.config_init, "trainer").callbacks or []
-        plugins = [*(self._get(self.config_init, "trainer").plugins or []), SafeCheckpointIO()]
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
         if self.subcommand != "fit":
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
@@ -147,25 +165,41 @@ class CLI(LightningCLI):
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
         """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
-        config, run, given = self._dump(options), None, Path(options.ckpt_path or "")
+        config, self.begin = self._dump(options), Beginning()
         if options.ckpt_path is not None:
-            run = run_that_goes_on(given, config)
-            if run is None and given.is_dir():
-                raise UserError(f"{given} has no checkpoint, and another configuration: leave --config and options out")
-        if run is not None:
-            config = (run / "config.yaml").read_text()
-            if given.is_dir():  # it had written no checkpoint: from where it began, a checkpoint or nothing
-                begun = yaml.safe_load(config)["ckpt_path"]
-                options.ckpt_path = begun and str(checkpoint_file(Path(begun)))
-        self.config_init.fit.ckpt_path = options.ckpt_path
+            self.begin = how_to_begin(Path(options.ckpt_path), yaml.safe_load(config))
+        if self.begin.run is not None:
+            config = (self.begin.run / "config.yaml").read_text()
+        file = self.begin.state or self.begin.weights
+        options.ckpt_path = file and str(file)
+        self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
         recording = WandbOptions(**options.wandb.as_dict())
-        self.run_directory = RunDirectory(options.experiment, config, recording, recording.chosen_mode(), going_on=run)
+        self.run_directory = RunDirectory(
+            options.experiment,
+            config,
+            recording,
+            recording.chosen_mode(),
+            self.begin.run,
+            self.begin.data_sha256,
+            self.hidden,
+        )
         return self.run_directory
 
     def _dump(self, options: Any) -> str:
-        """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing."""
-        text = self._parser("fit").dump(options, skip_none=False, format="yaml")
-        return yaml.safe_dump(scrubbed(yaml.safe_load(text)), sort_keys=False)
+        """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing.
+
+        Raises:
+            UserError: where a value has no form that a file could give back.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="(?s).*Unable to serialize instance")
+            try:
+                text = self._parser(self.subcommand).dump(options, skip_none=False, format="yaml")
+            except Warning as fault:
+                raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
+        found = masked(yaml.safe_load(text))
+        self.hidden = found.names
+        return yaml.safe_dump(found.content, sort_keys=False)
 
     def before_fit(self) -> None:
         if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
@@ -175,13 +209,17 @@ class CLI(LightningCLI):
                 f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
                 "32-true, bf16-mixed or 64-true"
             )
-        for name, harmless in (("accumulate_grad_batches", 1), ("gradient_clip_val", None)):
-            value = getattr(self.trainer, name)
-            if not self.model.automatic_optimization and value != harmless:
+        if (start := getattr(self.trainer.strategy, "_start_method", "popen")) != "popen":
+            raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.check(self.trainer, self.model)
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
                 raise UserError(
-                    f"trainer.{name} is {value}, Lightning does that where it makes the steps: set "
-                    "--data.steps_per_call 1 and --data.virtual_devices 1"
+                    f"{type(callback).__name__} replaces a setting by one that no config records, so that the run "
+                    "could not be repeated: try values of data.batch_size or model.optimizer.init_args.lr as runs"
                 )
+        self.model.choose_steps(self.trainer, self.datamodule)
         asked = self.config.fit.checkpoint
         wishes = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
         if wish := next((name for name in wishes if asked[name] and asked.save_top_k == 0), None):
@@ -189,13 +227,13 @@ class CLI(LightningCLI):
                 f"checkpoint.{wish} is {asked[wish]}, but nothing is kept beside last.ckpt: add "
                 "--checkpoint.save_top_k 1"
             )
-        for name in ("every_n_train_steps", "train_time_interval"):
-            if asked[name] and not self.model.automatic_optimization:
-                raise UserError(
-                    f"checkpoint.{name} is {asked[name]}, Lightning does that where it makes the "
-                    "steps: set --data.steps_per_call 1, or use --last_checkpoint.every_n_steps"
-                )
-        self._check_checkpoint(needed=False)
+        content = self._check_checkpoint(needed=False)
+        if self.begin.state is not None:
+            check_place(content, self.begin.state, self.model)
+        if self.begin.weights is not None:
+            self.model.load_state_dict(content["state_dict"])
+            if rank_zero_only.rank == 0:
+                print(f"begins      with the weights of {self.begin.weights}; optimizer, schedule and epochs are new")
         self._choose_threads()
 
     def before_validate(self) -> None:
@@ -217,12 +255,18 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.interrupted or self.trainer.fast_dev_run:
             return
+        if (
+            not self.run_directory.is_validated(self.model)
+            and self.datamodule.has_validation()
+            and self.trainer.limit_val_batches
+        ):
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         if self.config.fit.test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
-            wandb.finish()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True)
+            self.run_directory.finish_record()
+            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
 
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
@@ -233,43 +277,62 @@ class CLI(LightningCLI):
         if on_cpu and "OMP_NUM_THREADS" not in os.environ and (virtual > 1 or arithmetic < ARITHMETIC_FOR_THREADS):
             torch.set_num_threads(1)
 
-    def _check_checkpoint(self, needed: bool = True) -> None:
+    def _check_checkpoint(self, needed: bool = True) -> dict[str, Any]:
+        """The content of the checkpoint that is named, which must be one of this network."""
         path = self.config[self.subcommand].get("ckpt_path")
         if path is None:
             if needed:
                 raise UserError(
                     f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
                 )
-            return
+            return {}
         file = Path(path)
-        check_fits(read_checkpoint(file), self.model, file)
+        content = read_checkpoint(file)
+        check_fits(content, self.model, file)
+        self.datamodule.check_classes(content, file)
+        return content
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    with signals.listening():
+        try:
+            _run(sys.argv[1:] if args is None else args)
+        except Stopped as stop:
+            # Lightning kills rank 0 as soon as another rank that it has started ends otherwise than with 0
+            _end(stop, 0 if signals.is_launched_rank() else stop.exit_code)
+
+
+def _run(args: Sequence[str]) -> None:
     quieten_libraries()
     try:
-        args = sys.argv[1:] if args is None else args
         if args and args[0] in VERBS:
             sys.exit(VERBS[args[0]][1](args[1:]))
         CLI(complete_arguments(args))
-    except (UserError, MisconfigurationException) as mistake:
-        _end(mistake, 2)
-    except Stopped as stop:
-        _end(stop, stop.exit_code)
     except Fault as fault:
         _end(fault, 1)
-    except OSError as fault:
-        if fault.errno not in NO_ROOM:
-            raise
-        _end(fault, 1)
+    except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+            _end(fault, 1)
+        number = signals.asked() or (signal.SIGTERM if signals.rank_zero_is_gone() else None)
+        if number is not None:  # what else has been stopped, another rank, was missed before this one was through
+            stop = Stopped(number, f"({type(fault).__name__}: {fault})")
+            stop.__notes__ = getattr(fault, "__notes__", [])
+            raise stop from fault
+        if isinstance(fault, UserError | MisconfigurationException):
+            _end(fault, 2)
+        if isinstance(fault, torch.distributed.DistError) or "gloo/transport" in str(fault):
+            fault.args = (f"another of the run's processes is gone ({str(fault).split('. ')[0]})",)
+            _end(fault, 1)
+        raise
 
 
-def _end(reason: Exception, code: int) -> NoReturn:
+def _end(reason: BaseException, code: int) -> NoReturn:
     """One line, with what has been noted on the way, and the exit code."""
     if rank_zero_only.rank == 0:
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        print(f"ttlightning: {' '.join(line.split())}", file=sys.stderr)
+        parts = (part.strip() for part in without_secrets(line).splitlines())
+        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -283,6 +346,7 @@ def quieten_libraries() -> None:
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
     for expected in (
+        "The `srun` command is available on your system but is not used",  # a login node is where one tries things
         ".*LeafSpec.*",  # Lightning's own use of torch, and the next
         ".*distributed.nn.functional.all_gather is deprecated",
         "Total length of `list` across ranks is zero",  # no validation split

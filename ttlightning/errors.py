@@ -18,9 +18,17 @@ class Fault(RuntimeError):
     """
 
 
-class Stopped(Exception):
-    """A signal asked the run to stop, and it has: after a whole step, with a checkpoint. Exit code 128 + signal."""
+class Stopped(BaseException):
+    """A signal asked the command to stop, and it has; in training after a whole step, with a checkpoint.
 
-    def __init__(self, asked: signal.Signals, where: str) -> None:
-        super().__init__(f"stopped by {asked.name} {where}, with a checkpoint")
-        self.exit_code = 128 + asked
+    No fault, so that nothing which catches faults takes it for one.
+    """
+
+    def __init__(self, asked: signal.Signals, where: str = "") -> None:
+        super().__init__(f"stopped by {asked.name} {where}".rstrip())
+        self.exit_code = exit_code(asked)
+
+
+def exit_code(asked: signal.Signals) -> int:
+    """130 after SIGINT, 143 after SIGTERM and after SIGUSR1, which is the same wish: one code says "queue me again"."""
+    return 128 + (signal.SIGINT if asked == signal.SIGINT else signal.SIGTERM)

@@ -29,13 +29,21 @@ TITLE: Final = 0.35
 MOST_COUNTS: Final = 20
 """Classes up to which every count is written into its field."""
 
+LONGEST_NAME: Final = 20
+"""Characters of a class's name beside the confusions."""
+
 NOTHING: Final = 1e-16
 """Singular values below it, relative to the largest, are rounding; they are left out of the figure."""
 
 
-def draw_confusion(counts: Int[Tensor, "classes classes"]) -> "Figure":
-    """How often each class (row) was taken for each other one (column); colour is for the mistakes alone."""
-    figure, axes = _figure(5.9, 5.0, left=0.6, right=0.1, below=0.5)
+def draw_confusion(counts: Int[Tensor, "classes classes"], names: Sequence[str] | None = None) -> "Figure":
+    """How often each class (row) was taken for each other one (column); colour is for the mistakes alone.
+
+    Classes are called by their ``names``, of which the first ``LONGEST_NAME`` characters are shown, else by number.
+    """
+    named = names is not None and len(counts) <= MOST_COUNTS
+    room = 0.07 * min(LONGEST_NAME, max(map(len, names))) if names is not None and named else 0.0
+    figure, axes = _figure(5.9 + room, 5.0 + room, left=0.6 + room, right=0.1, below=0.5 + room)
     table, classes = counts.numpy(), len(counts)
     right = np.eye(classes, dtype=bool)
     mistakes = np.ma.masked_where(right | (table == 0), table)
@@ -47,6 +55,10 @@ def draw_confusion(counts: Int[Tensor, "classes classes"]) -> "Figure":
             text = f"{count:,}" if count else ""
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axes.set(xticks=range(classes), yticks=range(classes))
+    if named:
+        short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names or ()]
+        axes.set_xticklabels(short, rotation=90, parse_math=False)
+        axes.set_yticklabels(short, parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     total, correct = int(table.sum()), int(table.trace())
@@ -57,17 +69,26 @@ def draw_confusion(counts: Int[Tensor, "classes classes"]) -> "Figure":
 
 
 def draw_mistakes(images: UInt8[Tensor, "samples channels height width"], captions: Sequence[str], of: int) -> "Figure":
-    """Images with a line below each, in the order given; ``of`` how many mistakes they were chosen from."""
+    """Images with a line or two below each, in the order given; ``of`` how many mistakes they were chosen from."""
     samples, _, height, width = images.shape
     columns, rows = min(COLUMNS, samples), math.ceil(samples / COLUMNS)
-    margin, below = max(1, round(0.12 * width)), round(0.4 * height)
+    lines = 1 + max(caption.count("\n") for caption in captions)
+    margin, below = max(1, round(0.12 * width)), round((0.15 + 0.25 * lines) * height)
     tall, wide = height + below, width + 2 * margin
     canvas = np.full((rows * tall, columns * wide, 3), 255, dtype=np.uint8)
     figure, axes = _figure(max(3.5, TILE * columns), TITLE + TILE * rows * tall / wide)
     for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
         top, left = place // columns * tall, place % columns * wide + margin
         canvas[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
-        axes.text(left + (width - 1) / 2, top + height + 0.1 * below, caption, ha="center", va="top", fontsize=8)
+        axes.text(
+            left + (width - 1) / 2,
+            top + height + 0.1 * below,
+            caption,
+            ha="center",
+            va="top",
+            fontsize=8,
+            parse_math=False,
+        )
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(f"the surest {samples} of {of:,} mistakes" if samples < of else f"mistakes: {of:,}", fontsize=10)

@@ -1,17 +1,57 @@
-"""metrics.csv: Lightning's table of logged values, which here can go on where a stopped run left it."""
+"""Lightning's loggers: metrics.csv, which can go on where a stopped run left it, and W&B, which may die on the way."""
 
+import contextlib
 import csv
 import io
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.runs import write_whole
+
+
+def is_lost(fault: Exception) -> bool:
+    """Whether W&B says that its service does not answer: a process of its own, which may be killed on its own."""
+    return isinstance(fault, ConnectionError | EOFError) or type(fault).__module__.partition(".")[0] == "wandb"
+
+
+class Record(WandbLogger):
+    """W&B's record of a run. Nothing hangs on it: where its service dies, one line says so and the run goes on."""
+
+    def __init__(self, run: Any) -> None:
+        super().__init__(experiment=run)
+        self._is_lost = False
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.attempt(lambda: super(Record, self).log_metrics(metrics, step))
+
+    def log_hyperparams(self, params: Any) -> None:
+        self.attempt(lambda: super(Record, self).log_hyperparams(params))
+
+    def attempt(self, action: Callable[[], object]) -> None:
+        """Do what needs the service, as long as there is one."""
+        if self._is_lost:
+            return
+        try:
+            action()
+        except Exception as fault:
+            if not is_lost(fault):
+                raise
+            self._is_lost = True
+            print(
+                f"ttlightning: W&B's service is gone ({fault}), its record of the run stops here; the run directory "
+                "has everything",
+                file=sys.stderr,
+            )
+            with contextlib.suppress(ConnectionError):  # or W&B would try again at the very end, with a traceback
+                wandb.teardown()
 
 
 class MetricsTable(CSVLogger):

@@ -3,22 +3,41 @@
 <root>/<experiment>/<n>/  config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/
 """
 
+import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import re
+import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
+import torch
 from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
+
+NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What a file system says that has no locks."""
 
 
 def runs_root() -> Path:
-    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory."""
-    return Path(os.environ.get("TTLIGHTNING_RUNS") or "runs")
+    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory.
+
+    Raises:
+        UserError: where its path is not UTF-8, which W&B's files and the command line's options must be.
+    """
+    root = expanded(os.environ.get("TTLIGHTNING_RUNS") or "runs")
+    try:
+        str(root.absolute()).encode()
+    except UnicodeEncodeError as fault:
+        raise UserError(
+            f"runs would lie in {os.fsencode(root.absolute())!r}, which is not UTF-8; set $TTLIGHTNING_RUNS"
+        ) from fault
+    return root
 
 
 def create_run_directory(root: Path, experiment: str) -> Path:
@@ -66,13 +85,38 @@ def lock_run(run: Path) -> IO[bytes]:
     Raises:
         UserError: where another process has it.
     """
-    file = (run / "config.yaml").open("rb")
+    config = run / "config.yaml"
+    file = config.open("r+b" if os.access(config, os.W_OK) else "rb")  # NFS locks only what is open to be written
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as fault:
         file.close()
         raise UserError(f"{run} is being written by another process; wait for it, or stop it first") from fault
     return file
+
+
+def lock(file: IO[Any], operation: int) -> None:
+    """``flock``; on a file system that has no locks (some network and cluster ones), a warning and no lock.
+
+    Raises:
+        BlockingIOError: where another process has the lock and the operation is not to wait for it.
+    """
+    try:
+        fcntl.flock(file, operation)
+    except OSError as fault:
+        if fault.errno not in NO_LOCKS:
+            raise
+        _warn_that_there_are_no_locks(fault.strerror)
+
+
+@functools.cache
+def _warn_that_there_are_no_locks(reason: str) -> None:
+    """Once a process."""
+    warnings.warn(
+        f"the file system of the runs has no locks ({reason}): nothing keeps two processes from writing to one run, "
+        "so start each only once",
+        stacklevel=4,
+    )
 
 
 def check_experiment_name(name: str) -> str:
@@ -83,12 +127,20 @@ def check_experiment_name(name: str) -> str:
 
 
 def weights_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names."""
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
+
+    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
+    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
+    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
+    two states with one hash would be a collision of SHA-256.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.numpy().tobytes())
+        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        plain = name.isprintable() and not {" ", '"'} & set(name)
+        title = name if plain else json.dumps(name, ensure_ascii=False)
+        digest.update(f"{title} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -120,7 +172,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text())
     except FileNotFoundError as fault:
         raise UserError(f"{path} does not exist; name the directory of a finished run, such as runs/eq/0") from fault
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         raise UserError(f"{path} cannot be read: {fault}") from fault
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object")

@@ -4,6 +4,7 @@ A run is known by its experiment's name, its seed and its configuration. One tha
 that was begun goes on where it stopped, and two processes never make the same one.
 """
 
+import collections
 import contextlib
 import fcntl
 import functools
@@ -22,11 +23,13 @@ from typing import Any, Final, NamedTuple
 import torch
 import yaml
 
+from ttlightning import signals
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
-from ttlightning.errors import UserError
-from ttlightning.runs import check_experiment_name, lock_run, read_json, runs_root
+from ttlightning.errors import UserError, exit_code
+from ttlightning.output import drop_unread_output
+from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 """Entries of a configuration that are compared otherwise, or that say nothing of a result."""
@@ -34,7 +37,8 @@ INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+_THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
+"""For each file of ``_alone``, which of this process's threads is inside."""
 
 
 class Job(NamedTuple):
@@ -66,7 +70,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     """Make what is not there yet, ``side_by_side`` at a time, and say on stderr how it goes; the outcomes in order.
 
     By default as many as there are GPUs, else cores. With GPUs each run has one for itself; on a CPU the runs share
-    the cores equally. Ctrl-C and SIGTERM stop the runs with a checkpoint each and end the program.
+    the cores equally. Ctrl-C, SIGTERM and SIGUSR1 stop the runs with a checkpoint each and end the program.
 
     Raises:
         UserError: before anything runs, where an option is none of ``fit``.
@@ -86,7 +90,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
         outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]], len(jobs)), jobs))
     if crew.stopped is not None:
         print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
-        sys.exit(128 + crew.stopped)
+        sys.exit(exit_code(crew.stopped))
     return outcomes
 
 
@@ -103,7 +107,8 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """``main`` of a script; a user's mistake is one line and exit code 2."""
+    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
+    drop_unread_output()
     try:
         main()
     except UserError as mistake:
@@ -181,7 +186,7 @@ class _Crew:
         try:
             with self._guard:
                 if self.stopped is not None:
-                    return 128 + self.stopped, "not begun"
+                    return exit_code(self.stopped), "not begun"
                 process = start_fit(words, place)
                 self._running.add(process)
             if self.stopped is not None:  # meanwhile
@@ -202,18 +207,11 @@ class _Crew:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM go on to all runs, and no other one is begun."""
-        if threading.current_thread() is not threading.main_thread():
+        """Inside, signals go on to all runs, and no other one is begun."""
+        with signals.given_to(self._stop):
             yield
-            return
-        handlers = {number: signal.signal(number, self._stop) for number in SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
 
-    def _stop(self, number: int, frame: Any) -> None:
+    def _stop(self, number: int) -> None:
         self.stopped = signal.Signals(number)
         for process in tuple(self._running):
             process.send_signal(number)
@@ -222,27 +220,32 @@ class _Crew:
 def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     """``python -m ttlightning fit`` in a session of its own, where the terminal's Ctrl-C does not reach it twice."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], env=os.environ | environment, text=True,
+        [sys.executable, "-m", "ttlightning", "fit", *words], text=True,
+        env=os.environ | environment | signals.followed(),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Inside, no other thread or process is inside for this file; it is there for as long."""
+    """Inside, no other thread or process is inside for this file; it is there for as long.
+
+    Where the file system has no locks, ``runs.lock`` warns, and only threads of this process are kept out.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        lock = file.open("w")
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(FileNotFoundError):
-            if file.stat().st_ino == os.fstat(lock.fileno()).st_ino:
-                break
-        lock.close()  # the one before has taken the file away
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-        lock.close()
+    with _THREADS[file]:
+        while True:
+            claim = file.open("w")
+            lock(claim, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if file.stat().st_ino == os.fstat(claim.fileno()).st_ino:
+                    break
+            claim.close()  # the one before has taken the file away
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+            claim.close()
 
 
 def _is_written(run: Path) -> bool:

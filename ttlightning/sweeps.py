@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -61,7 +62,8 @@ def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
         if runs is None or runs < 1:
             raise UserError(f"{file} draws at random: say how many runs with --runs 20")
         return Sweep(words, [{o: _draw(file, o, how, key, n) for o, how in parameters.items()} for n in range(runs)])
-    raise UserError(f"{file} has method {method!r}, which needs W&B's server: wandb sweep {file}; here: grid, random")
+    command = f"wandb sweep {shlex.quote(str(file))}"
+    raise UserError(f"{file} has method {method!r}, which needs W&B's server: {command}; here: grid, random")
 
 
 def read_options(texts: Sequence[str]) -> list[Choice]:

@@ -147,6 +147,36 @@ def test_verdicts_of_devices_are_gathered_in_order(monkeypatch):
         assert found.scores.dtype == torch.float32
 
 
+def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
+    """In the figures, whatever matplotlib makes of a dollar sign otherwise, in the tables and in W&B's chart."""
+    figures = RunFigures()
+    figures.directory, figures.wandb_run = tmp_path, object()
+    names = ("ant", "$\\frac$ of a very long name", "a_b^")
+    scores = torch.eye(3)[[1, 1, 2, 0]]
+    found = Verdicts(torch.arange(4), torch.tensor([0, 1, 2, 2]), scores)
+    drawn = []
+    whole = module.draw_mistakes
+    monkeypatch.setattr(module, "draw_mistakes", lambda *args: drawn.append(args) or whole(*args))
+    chart = figures._show_confusion(found, names)["test/confusion"]
+    counts = {(actual, said): count for actual, said, count in chart.table.data if count}
+    assert counts == {
+        (names[0], names[1]): 1,
+        (names[1], names[1]): 1,
+        (names[2], names[2]): 1,
+        (names[2], names[0]): 1,
+    }
+    assert rows(tmp_path / "confusion.csv") == [
+        {"label": "0", "label_name": names[0], "0": "0", "1": "1", "2": "0"},
+        {"label": "1", "label_name": names[1], "0": "0", "1": "1", "2": "0"},
+        {"label": "2", "label_name": names[2], "0": "1", "1": "0", "2": "1"},
+    ]
+    pictures = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    table = figures._show_mistakes(found, pictures, names)["test/mistakes_table"]
+    assert [row[:5] for row in table.data] == [[0, 0, names[0], 1, names[1]], [3, 2, names[2], 0, names[0]]]
+    assert [row["predicted_name"] for row in rows(tmp_path / "mistakes.csv")] == [names[1], names[0]]
+    assert drawn[0][1] == ["ant as $\\frac…\n58%", "a_b^ as ant\n58%"]
+
+
 def test_data_that_are_no_pictures(tmp_path):
     """Points of a plane: a table of mistakes, and no picture of any."""
     figures = RunFigures()

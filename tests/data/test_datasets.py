@@ -1,7 +1,7 @@
 """Data sets: torchvision's files, small and in the same format; what is corrupt and what is absent."""
 
 import pickle
-import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,20 +102,21 @@ def test_a_folder_of_pictures(tmp_path, write_pictures):
 
 
 def test_grey_pictures_of_a_folder(tmp_path, write_pictures):
-    """All grey is one channel; one that is grey among coloured ones shows the same colour; transparency is dropped."""
+    """All grey is one channel; one that is grey among coloured ones shows the same colour, one saved as RGB among grey
+    ones the same grey."""
     root = write_pictures(tmp_path / "grey", classes=("ant", "bee"))
     for file in root.rglob("*.*"):
         write_png(decode_image(str(file), ImageReadMode.GRAY), str(file.with_suffix(".png")))
         if file.suffix != ".png":
             file.unlink()
     grey = read_dataset("image_folder", root)
+    Image.fromarray(grey.train.images[5, 0].numpy()).convert("RGB").save(root / "train/bee/01.png")
+    assert read_dataset("image_folder", root).sha256() == grey.sha256()
     assert grey.train.images.shape == (8, 1, 8, 8)
     root = write_pictures(tmp_path / "mixed", classes=("ant", "bee"))
     Image.fromarray(grey.train.images[1, 0].numpy()).save(root / "train/ant/01.jpg", format="png")
-    Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(root / "train/bee/00.png")
     images = read_dataset("image_folder", root).train.images
     assert torch.equal(images[1], grey.train.images[1].expand(3, 8, 8))
-    assert images[4, :, 0, 0].tolist() == [1, 2, 3]
 
 
 FAULTS = {
@@ -125,7 +126,7 @@ FAULTS = {
     "empty": "bee has no pictures",
     "truncated": "02.png is no picture, or is damaged",
     "no bytes": "02.png is no picture, or is damaged",
-    "deep": "02.png has torch.uint16 pixels",
+    "deep": "02.png has 16 bits for each channel",
     "size": "02.png is 9 pixels wide and 8 high, but .*ant.00.jpg is 8 by 8",
     "colour": "01.jpg is coloured, but .*ant.00.jpg is grey",
 }
@@ -167,24 +168,6 @@ def test_the_hash_is_of_the_content_and_not_of_the_path(tmp_path, write_mnist):
     assert first.sha256() == second.sha256()
     second.test.labels[0] += 1
     assert first.sha256() != second.sha256()
-
-
-@pytest.mark.parametrize("part", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
-def test_damaged_files_are_named_and_never_replaced_by_a_fallback(tmp_path, write_mnist, part, damage):
-    file = write_mnist(tmp_path) / "MNIST" / "raw" / part
-    content = file.read_bytes()
-    file.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "garbage": b"x" * len(content)}[damage])
-    fetch_dataset("mnist", tmp_path, offline_fallback="mnist5k")
-    with pytest.raises(UserError, match=rf"mnist.*{re.escape(str(tmp_path / 'MNIST'))} is corrupt or truncated"):
-        read_dataset("mnist", tmp_path, offline_fallback="mnist5k")
-
-
-def test_labels_of_another_file(tmp_path, write_mnist):
-    raw = write_mnist(tmp_path) / "MNIST" / "raw"
-    (raw / "train-labels-idx1-ubyte").write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
-    with pytest.raises(UserError, match="200 images and 50 labels"):
-        read_dataset("mnist", tmp_path)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -253,3 +236,52 @@ def test_the_data_module(tmp_path, write_mnist):
     assert not every & held_out
     assert not test & (every | held_out)
     assert len(every | held_out) == 200
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [(0.999, "of 200 training samples that is 200, which leaves none to train on; use 0, or 0.005 to 0.99"),
+     (0.002, "of 200 training samples that is 0, which leaves none to validate on")],
+)  # fmt: skip
+def test_a_validation_share_that_leaves_nothing(tmp_path, write_mnist, share, message):
+    """Refused where there is to be validation; the test set does not depend on it."""
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=14, validation=share)
+    for stage in ("fit", "validate"):
+        with pytest.raises(UserError, match=f"data.validation is {share}, {message}"):
+            data.setup(stage)
+    data.setup("test")
+    assert data.describe()["test"] == 50
+
+
+def test_the_home_folder_in_the_data_root(tmp_path, write_mnist, monkeypatch):
+    monkeypatch.setenv("HOME", str(write_mnist(tmp_path / "home/data").parent))
+    monkeypatch.setenv("TTLIGHTNING_DATA", "~/data")
+    for root in (None, Path("~/data")):
+        data = PatchDataModule("mnist", root, patch_size=14)
+        data.setup("fit")
+        assert data.root == tmp_path / "home/data"
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setenv("TTLIGHTNING_DATA", "~nobody-of-that-name/data")
+    with pytest.raises(UserError, match="no home folder that ~ could stand for"):
+        PatchDataModule("mnist", patch_size=14)
+
+
+def test_names_of_classes(tmp_path, write_mnist, write_pictures):
+    """Those of a folder are in the checkpoint and in the record of the data, and others are refused."""
+    insects = PatchDataModule("image_folder", write_pictures(tmp_path / "a"), patch_size=4)
+    insects.setup("fit")
+    assert insects.class_names == ("ant", "bee", "cat")
+    assert insects.describe()["classes"] == ["ant", "bee", "cat"]
+    state = insects.state_dict()
+    insects.load_state_dict(state)
+    insects.check_classes({}, "older")
+    others = PatchDataModule("image_folder", write_pictures(tmp_path / "b", ("ant", "bee", "cow")), patch_size=4)
+    with pytest.raises(UserError, match="trained on other classes: number 2 is 'cat' there and 'cow' in the data here"):
+        others.load_state_dict(state)
+    with pytest.raises(UserError, match=r"x.ckpt was trained on other classes"):
+        others.check_classes({"PatchDataModule": state}, "x.ckpt")
+    digits = PatchDataModule("mnist", write_mnist(tmp_path / "c"), patch_size=14)
+    digits.setup("fit")
+    assert digits.class_names == tuple("0123456789")
+    assert "classes" not in digits.describe()
+    digits.check_classes({"PatchDataModule": {"classes": list("0123456789")}}, "a folder of digits")

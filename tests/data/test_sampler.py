@@ -1,11 +1,19 @@
 """Batches: functions of (seed, epoch), sliced over devices without overlap or padding."""
 
+from itertools import islice
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Callback
 
+from ttlightning import Classifier, PatchDataModule
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, permutation, validation_split
+from ttlightning.features import PatchFeatureMap
+from ttlightning.formats import TensorTrain
 from ttlightning.randomness import keep_mask
+from ttlightning.trainer import Trainer
 
 
 def numbered(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,3 +125,30 @@ def test_a_pass_goes_on_where_it_was(samples, batch, size, data):
     else:
         assert before + [[part.labels.tolist() for part in call] for call in resumed] == labels
         assert [[part.labels.tolist() for part in call] for call in resumed] == labels  # once only
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(("limit", "same"), [("overfit_batches", True), ("limit_train_batches", False)])
+def test_overfitting_shows_the_same_batches_in_every_epoch(tmp_path, write_mnist, size, limit, same):
+    """``overfit_batches`` does, to the order; ``limit_train_batches`` shows as many, and others."""
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=14, batch_size=16, steps_per_call=size)
+    model = Classifier(data.sites, data.patch_dim, data.classes, PatchFeatureMap, TensorTrain, steps_per_call=size)
+    seen = []
+
+    class Watch(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            seen.append([])
+
+        def on_train_batch_start(self, trainer, module, batch, index):
+            seen[-1].append(batch.patches)  # who looks at steps has a call for each
+
+    Trainer(
+        max_epochs=3, callbacks=[Watch()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu", use_distributed_sampler=False, **{limit: 2},
+    ).fit(model, datamodule=data)  # fmt: skip
+    assert [len(epoch) for epoch in seen] == [2] * 3
+    first, second, third = (torch.cat(epoch) for epoch in seen)
+    assert torch.equal(first, second) == torch.equal(second, third) == torch.equal(first, third) == same
+    whole = PatchDataModule("mnist", data.root, patch_size=14, batch_size=16)
+    whole.setup("fit")
+    assert torch.equal(first, torch.cat([batch.patches for batch in islice(whole.train_dataloader(), 2)]))

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.text import Text
 
 from ttlightning.formats import HierarchicalTucker, TensorTrain
 from ttlightning.rank import generic_odd_even_rank, generic_tree_rank, in_figures
@@ -28,6 +28,8 @@ class EpochProgress(ProgressBar):
         calls_per_refresh: training calls (steps, where a call makes one) between two movements of the bar.
     """
 
+    looks_at_steps = False  # it shows calls
+
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
@@ -36,6 +38,7 @@ class EpochProgress(ProgressBar):
         self._bar: Progress | None = None
         self._started = 0.0
         self._unreported: float | None = None
+        self._validated = False
 
     def enable(self) -> None:
         self._enabled = True
@@ -44,16 +47,26 @@ class EpochProgress(ProgressBar):
         self._enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.perf_counter()
         if self._is_shown(trainer):
-            self.console.print(describe_network(trainer, pl_module), soft_wrap=True)
+            self.console.print(describe_network(trainer, pl_module), soft_wrap=True, highlight=False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)
         self._started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """The bar begins here: an epoch that a resumed run goes on with has no start."""
+        if self._bar is not None:
+            return
         if self._is_shown(trainer) and self.console.is_terminal:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
-            self._bar.add_task(f"{trainer.current_epoch + 1}/{trainer.max_epochs}", total=int(self.total_train_batches))
+            self._bar.add_task(
+                f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+                total=int(self.total_train_batches),
+                completed=batch_idx,
+            )
             self._bar.start()
 
     def on_train_batch_end(
@@ -61,6 +74,9 @@ class EpochProgress(ProgressBar):
     ) -> None:
         if self._bar is not None and (batch_idx + 1) % self.calls_per_refresh == 0:
             self._bar.update(self._bar.task_ids[0], completed=batch_idx + 1)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._stop_bar()
@@ -78,10 +94,12 @@ class EpochProgress(ProgressBar):
         if seconds is None or not self._is_shown(trainer):
             return
         found, width = trainer.callback_metrics, len(str(trainer.max_epochs))
-        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in COLUMNS if key in found]
+        columns = [column for column in COLUMNS if column[0] in found and (self._validated or column[0] != "val/acc")]
+        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in columns]
+        self._validated = False  # an epoch without a validation has no value of its own
         values.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
-        self.console.print("   ".join(line), highlight=False)
+        self.console.print("   ".join(line), soft_wrap=True, highlight=False)
 
     def _is_shown(self, trainer: Trainer) -> bool:
         return self._enabled and trainer.is_global_zero
@@ -92,7 +110,7 @@ class EpochProgress(ProgressBar):
             self._bar = None
 
 
-def describe_network(trainer: Trainer, module: LightningModule) -> Table:
+def describe_network(trainer: Trainer, module: LightningModule) -> Text:
     """What is about to be trained, on what, and what its rank would ask of a shallow network."""
     format, features, data = module.format, module.features, trainer.datamodule.describe()
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
@@ -104,14 +122,16 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Table:
         "weights": f"{type(format).__name__}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
+    if module.looks_at_steps is not None:
+        rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
     if isinstance(format, TensorTrain | HierarchicalTucker):
         generic = generic_odd_even_rank if isinstance(format, TensorTrain) else generic_tree_rank
         units = generic(format.modes, format.rank, format.sites)
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
-    return _grid(rows)
+    return _lines(rows)
 
 
-def describe_result(result: dict[str, Any], run: Path | None) -> Table:
+def describe_result(result: dict[str, Any], run: Path | None) -> Text:
     """What came out: the test set's verdict, the ranks of the trained tensor, where everything lies."""
     metrics, rank = result["metrics"], result["rank"]
     rows = {}
@@ -126,8 +146,10 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Table:
     if "certified" in rank:
         rows["certified"] = f"CP-rank of every class tensor >= {in_figures(min(rank['certified']))}; "
         rows["certified"] += _beside_the_certified(rank)
+    if "not_certified" in rank:
+        rows["certified"] = f"nothing: {rank['not_certified']}"
     rows["run"] = str(run)
-    return _grid(rows)
+    return _lines(rows)
 
 
 def _beside_the_certified(rank: dict[str, Any]) -> str:
@@ -141,9 +163,7 @@ def _beside_the_certified(rank: dict[str, Any]) -> str:
     return f"seen in {size} x {size} scores" + (", which show no more" if min(rank["certified"]) == size else "")
 
 
-def _grid(rows: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(min_width=10)
-    for title, text in rows.items():
-        table.add_row(f"[bold]{title}[/bold]", text)
-    return table
+def _lines(rows: dict[str, str]) -> Text:
+    """A line each, title and text. A line is never cut, and a path in it is no markup, whatever is in brackets."""
+    titled = (Text.assemble((f"{title:<10}", "bold"), "  ", text) for title, text in rows.items())
+    return Text("\n").join(titled)

@@ -39,6 +39,7 @@ from ttlightning.rank import (
     stable_rank,
 )
 from ttlightning.rank.certificate import checkpoint_certificate, largest_grid, sampled_certificate, write_certificate
+from ttlightning.rank.limits import stated
 from ttlightning.rank.modular import PRIMES
 from ttlightning.rank.staircase import pair_matrix, pairs
 from ttlightning.runs import weights_sha256, write_whole
@@ -64,6 +65,9 @@ class RankCheck(Callback):
         rank/stable_rank, rank/entropy   of the sketch, mean over the classes; entropy in nats
         rank/tt_rank_min, rank/tt_rank_max   TT-rank in use, over the bonds
         rank/bond_entropy     mean over the bonds, in nats
+
+    A bound above 10^4000 is recorded as 10^4000, a lower bound too: longer integers cannot be read again. Of a network
+    beyond the limits of certificates the record has ``not_certified``, the reason.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class RankCheck(Callback):
         self.latest: dict[str, Any] = {}
         self._certificate: dict[str, Any] | None = None
         self._lines = 0
+        self._weights = ""
+        """weights_sha256 of the weights that were checked last"""
         self.seconds = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,26 +98,31 @@ class RankCheck(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        if self.latest.get("step") != trainer.global_step:
+        weights = weights_sha256(pl_module.state_dict())
+        if self._weights != weights:  # others than those of the last check: by later steps, or by a callback
             self._check(trainer, pl_module)
-        # a run that went on from its end has none at hand
-        found = self._certificate or certify_now(pl_module.format, self.sketch_size)
-        if self.directory is None or found is None:
+        if self._certificate is None:  # a run that went on from its end has none at hand
+            self._certify(pl_module.format)
+        if self.directory is None:
             return
-        certificate = found | {
-            "weights_sha256": weights_sha256(pl_module.state_dict()),
+        (self.directory / "certificate.json").unlink(missing_ok=True)  # of a process that was stopped right after
+        if self._certificate is None:
+            return
+        certificate = self._certificate | {
+            "weights_sha256": weights,
             "checkpoint": "../checkpoints/last.ckpt",
         }
-        (self.directory / "certificate.json").unlink(missing_ok=True)  # of a process that was stopped right after
         write_certificate(self.directory / "certificate.json", certificate)
         self.latest |= {"certificate": "rank/certificate.json", "statement": certificate["statement"]}
 
     def state_dict(self) -> dict[str, Any]:
         """Enough to go on: the latest check as text, because its integers outgrow what a checkpoint may hold."""
-        return {"lines": self._lines, "seconds": self.seconds, "latest": json.dumps(self.latest)}
+        latest = json.dumps(self.latest)
+        return {"lines": self._lines, "seconds": self.seconds, "latest": latest, "weights": self._weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.latest = state_dict["seconds"], json.loads(state_dict["latest"])
+        self._weights = state_dict.get("weights", "")
         if rank_zero_only.rank != 0 or self.directory is None or not (self.directory / "checks.jsonl").exists():
             return
         lines = (self.directory / "checks.jsonl").read_bytes().splitlines(keepends=True)[: state_dict["lines"]]
@@ -123,11 +134,12 @@ class RankCheck(Callback):
             return
         started = time.perf_counter()
         format = pl_module.format
+        self._weights = weights_sha256(pl_module.state_dict())
         self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.latest |= measure_ranks(format, self.sketch_size, self.bond_tolerance, self.seed)
-        self._certificate = certify_now(format, self.sketch_size) if certify else None
-        if self._certificate is not None:
-            self.latest |= describe_certificate(self._certificate, format)
+        self._certificate = None
+        if certify:
+            self._certify(format)
         if isinstance(format, TensorTrain):
             self.latest |= measure_staircase(format)
         for logger in trainer.loggers:
@@ -139,12 +151,24 @@ class RankCheck(Callback):
             self._lines += 1
         self.seconds += time.perf_counter() - started
 
+    def _certify(self, format: ScoreTensor) -> None:
+        """The certificate of the present weights and what the record says of it, or why there is none."""
+        try:
+            self._certificate = certify_now(format, self.sketch_size)
+        except UserError as why:
+            self.latest["not_certified"] = str(why)
+        if self._certificate is not None:
+            self.latest |= describe_certificate(self._certificate, format)
+
 
 def certify_now(format: ScoreTensor, size: int) -> dict[str, Any] | None:
     """The certificate of the present weights, from one prime; None for weights of NaN, and for formats not our own.
 
     Of a chain by the staircase, of another format from a sample of ``size`` x ``size`` scores, or of as many as are
     powers of two and as its modes tell apart.
+
+    Raises:
+        UserError: where the network is beyond the table of limits, or its weights are of a type without certificates.
     """
     state = {name: p.detach() for name, p in format.named_parameters()}
     if not all(p.isfinite().all() for p in state.values()):
@@ -161,7 +185,7 @@ def describe_certificate(certificate: dict[str, Any], format: ScoreTensor) -> di
     certified = certificate["cp_rank_at_least"]
     if isinstance(format, TensorTrain):
         units = shallow_parameters(min(certified), format.modes, format.sites)
-        return {"certified": certified, "shallow_over_chain": units // format.parameter_count()}
+        return {"certified": certified, "shallow_over_chain": stated(units // format.parameter_count())}
     most = {"cp_rank_at_most": format.rank} if isinstance(format, CanonicalPolyadic) else {}
     return {"certified": certified, "certified_size": certificate["size"]} | most
 
@@ -181,7 +205,9 @@ def measure_staircase(format: TensorTrain) -> dict[str, Any]:
     matrices = np.stack([pair_matrix(cores[even - 2], cores[odd - 2]) for even, odd in steps])
     values = np.linalg.svd(matrices, compute_uv=False)
     smallest = values[:, format.rank * min(format.modes, format.rank**2) - 1]
-    condition = values[:, 0] / np.maximum(smallest, np.finfo(float).tiny)
+    limits = np.finfo(float)
+    with np.errstate(over="ignore"):  # of a singular T the largest float, which JSON can hold
+        condition = np.minimum(values[:, 0] / np.maximum(smallest, limits.tiny), limits.max)
     return {"smallest_singular_value": smallest.tolist(), "condition": condition.tolist()}
 
 
@@ -202,13 +228,13 @@ def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, 
     if isinstance(format, CanonicalPolyadic):
         found["bound"] = min(r, n ** (d // 2))
     if isinstance(format, HierarchicalTucker):
-        found["bound"] = generic_tree_rank(n, r, d)
+        found["bound"] = stated(generic_tree_rank(n, r, d))
     if isinstance(format, TensorTrain):
         equal = isinstance(format, EqualCoreTensorTrain)
         spectra = bond_spectra(format.cores())
         found |= {
-            "bound": generic_odd_even_rank(n, r, d),
-            "bound_published": (cp_rank_bound_a24 if equal else cp_rank_bound_k18)(n, r, d),
+            "bound": stated(generic_odd_even_rank(n, r, d)),
+            "bound_published": stated((cp_rank_bound_a24 if equal else cp_rank_bound_k18)(n, r, d)),
             "tt_rank": [int(numerical_rank(s, bond_tolerance)) for s in spectra],
             "bond_entropy": [float(entropy(s)) for s in spectra],
         }

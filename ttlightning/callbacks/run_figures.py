@@ -21,12 +21,16 @@ from wandb.plot import CustomChart
 
 from ttlightning.figures import draw_confusion, draw_mistakes, draw_spectrum, png
 from ttlightning.formats import ScoreTensor, TensorTrain
+from ttlightning.loggers import Record
 from ttlightning.randomness import keyed_generator
 from ttlightning.rank import bond_spectra, equilibrate, sketch
 from ttlightning.runs import write_whole
 
 SHOWN: Final = 32
 """Mistakes that are shown."""
+
+LONGEST_NAME: Final = 7
+"""Characters of a class's name below a picture; the tables have all."""
 
 
 class Verdicts(NamedTuple):
@@ -68,6 +72,7 @@ class RunFigures(Callback):
         self.sketch_size, self.seed = sketch_size, seed
         self.directory: Path | None = None
         self.wandb_run: Any = None
+        self.record: Record | None = None
         self._seen: list[Verdicts] = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,24 +103,28 @@ class RunFigures(Callback):
         found = gather(self._seen, pl_module.format.classes, trainer.world_size, pl_module.device)
         self._seen = []
         if trainer.is_global_zero and len(found.index):
-            objects = self._show_confusion(found) | self._show_mistakes(found, trainer.datamodule.images.test.images)
+            data = trainer.datamodule
+            names = data.class_names if data.has_names else None
+            objects = self._show_confusion(found, names) | self._show_mistakes(found, data.images.test.images, names)
             self._log(trainer, objects)
 
-    def _show_confusion(self, found: Verdicts) -> dict[str, Any]:
+    def _show_confusion(self, found: Verdicts, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Classes by number, and by name where they have names."""
         classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
-        names = [str(name) for name in range(classes)]
+        numbers = [str(number) for number in range(classes)]
         counts = multiclass_confusion_matrix(predicted, found.labels, classes)
-        rows = ((label, *row) for label, row in enumerate(counts.tolist()))
-        self._write("confusion.csv", _table(("label", *names), rows))
-        self._write("confusion.png", png(draw_confusion(counts)))
+        said = [[name] for name in names] if names else [[]] * classes
+        rows = ((label, *said[label], *row) for label, row in enumerate(counts.tolist()))
+        self._write("confusion.csv", _table(("label", *(["label_name"] if names else []), *numbers), rows))
+        self._write("confusion.png", png(draw_confusion(counts, names)))
         if self.wandb_run is None:
             return {}
         chart = wandb.plot.confusion_matrix(
-            y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=names, title="Test set"
+            y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
         )
         return {"test/confusion": chart}
 
-    def _show_mistakes(self, found: Verdicts, images: Tensor) -> dict[str, Any]:
+    def _show_mistakes(self, found: Verdicts, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
         """A table, and the images where there are any: data of floats are none."""
         mistakes = found.surest_mistakes()
         shown = mistakes[:SHOWN]
@@ -124,11 +133,18 @@ class RunFigures(Callback):
         columns = ("index", "label", "predicted", "probability", *(f"p{name}" for name in range(scores.shape[1])))
         said = (index, labels, predicted, probabilities.amax(-1), probabilities)
         rows = [(*row, *every) for *row, every in zip(*(values.tolist() for values in said), strict=True)]
+        spoken = [(names[label], names[said]) if names else (str(label), str(said)) for _, label, said, *_ in rows]
+        if names:
+            columns = ("index", "label", "label_name", "predicted", "predicted_name", *columns[3:])
+            rows = [(r[0], r[1], pair[0], r[2], pair[1], *r[3:]) for r, pair in zip(rows, spoken, strict=True)]
         self._write("mistakes.csv", _table(columns, rows))
         drawn = images.dtype == torch.uint8 and len(index) > 0
-        captions = [f"{label} as {said}, {100 * sure:.0f}%" for _, label, said, sure, *_ in rows]
+        sure = [f"{100 * share:.0f}%" for share in probabilities.amax(-1).tolist()]
+        captions = [f"{label} as {said}, {share}" for (label, said), share in zip(spoken, sure, strict=True)]
         if drawn:
-            self._write("mistakes.png", png(draw_mistakes(images[index], captions, len(mistakes))))
+            lines = [f"{_short(a)} as {_short(b)}\n{share}" for (a, b), share in zip(spoken, sure, strict=True)]
+            below = lines if names else captions
+            self._write("mistakes.png", png(draw_mistakes(images[index], below, len(mistakes))))
         else:
             (self.directory / "mistakes.png").unlink(missing_ok=True)
         if self.wandb_run is None:
@@ -145,14 +161,21 @@ class RunFigures(Callback):
         write_whole(self.directory / name, content)
 
     def _log(self, trainer: Trainer, objects: dict[str, Any]) -> None:
-        if self.wandb_run is None:
-            return
+        if self.wandb_run is not None:
+            self.record.attempt(lambda: self._send(objects, trainer.global_step))
+
+    def _send(self, objects: dict[str, Any], step: int) -> None:
         for name, thing in objects.items():
             if isinstance(thing, CustomChart):
                 thing.table.bind_to_run(self.wandb_run, f"{name}_table", self.wandb_run.step)
             elif isinstance(thing, wandb.Table):  # what is bound to the run already does not become an artifact
                 thing.bind_to_run(self.wandb_run, name, self.wandb_run.step)
-        self.wandb_run.log(objects | {"trainer/global_step": trainer.global_step})
+        self.wandb_run.log(objects | {"trainer/global_step": step})
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the one beside it, in a line below a picture."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:

@@ -1,10 +1,12 @@
 """How a run is filed with Weights & Biases, so that its own pages compare runs without a click: tags and axes."""
 
+import math
 import os
 import secrets
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import wandb
 from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
@@ -19,6 +21,12 @@ from ttlightning.formats import (
 
 LONGEST_TAG: Final = 64
 """Characters of a tag that W&B takes."""
+
+PATIENCE: Final = 30.0
+"""Seconds that W&B has to answer in."""
+
+MODES: Final = ("offline", "online", "disabled")
+OLD_MODES: Final = {"dryrun": "offline", "run": "online"}
 
 KINDS: Final[tuple[tuple[type[ScoreTensor], str], ...]] = (
     (EqualCoreTensorTrain, "equal cores"),
@@ -68,7 +76,40 @@ class WandbOptions:
     def chosen_mode(self) -> Literal["offline", "online", "disabled"] | str:
         """The mode that the options, the environment or a sweep's agent asks for."""
         sweep = "WANDB_SWEEP_ID" in os.environ
-        return self.mode or os.environ.get("WANDB_MODE") or ("online" if sweep else "offline")
+        return self.mode or _mode_of_environment() or ("online" if sweep else "offline")
+
+
+def _mode_of_environment() -> str | None:
+    """``$WANDB_MODE`` in whatever case; ``UserError`` where it is none of W&B's. It is set the way W&B reads it."""
+    given = os.environ.get("WANDB_MODE")
+    if not given:
+        return None
+    mode = OLD_MODES.get(given.lower(), given.lower())
+    if mode not in MODES:
+        raise UserError(f"WANDB_MODE is {given!r}, it must be one of {', '.join(MODES)}")
+    os.environ["WANDB_MODE"] = mode
+    return mode
+
+
+def init_timeout() -> float:
+    """Seconds that W&B has to answer in before a run starts: ``$WANDB_INIT_TIMEOUT``, else 30."""
+    given = os.environ.get("WANDB_INIT_TIMEOUT") or str(PATIENCE)
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise UserError(f"WANDB_INIT_TIMEOUT is {given!r}, it must be a number of seconds above 0")
+    return seconds
+
+
+def wandb_mistake(fault: Exception, mode: str) -> str:
+    """Why W&B has begun no run: it did not answer, or a variable of its own is none that it takes."""
+    lines = str(fault).splitlines()
+    if isinstance(fault, wandb.Error):
+        return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
+    told = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
+    return f"W&B does not take its settings, look at the variables WANDB_*: {told}"
 
 
 def new_identifier() -> str:

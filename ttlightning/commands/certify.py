@@ -17,6 +17,7 @@ from ttlightning.rank.certificate import (
     sampled_certificate,
     write_certificate,
 )
+from ttlightning.rank.limits import out_of_range
 
 
 def main(args: Sequence[str]) -> int:
@@ -44,8 +45,8 @@ def main(args: Sequence[str]) -> int:
 def prepare(options: Any) -> tuple[Path, Any]:
     """The file to write, and what makes the certificate."""
     sizes = [options.modes, options.tt_rank, options.order]
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}, it must be at least 0")
+    if reason := out_of_range(seed=options.seed):
+        raise UserError(f"--{reason}")
     if options.source is None:
         if None in sizes:
             raise UserError("certify needs a run directory or a checkpoint, or all of --modes, --tt-rank and --order")

@@ -14,7 +14,7 @@ from wandb.apis.normalize import normalize_exceptions
 
 from ttlightning.commands.rerun import read_run
 from ttlightning.errors import UserError
-from ttlightning.provenance import scrub
+from ttlightning.masking import scrub
 from ttlightning.records import ACCURACIES, CURVES, Record
 from ttlightning.runs import read_json
 
@@ -171,7 +171,7 @@ def _record(
             date=started[:16].replace("T", " ") if started else None,
             curves={name: _curve(rows, name) for name in CURVES},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         why = f"there is no {fault}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(f"{place} does not hold what a finished run leaves: {why}") from fault
 

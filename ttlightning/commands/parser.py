@@ -31,7 +31,7 @@ def integers(name: str, text: str) -> list[int]:
     """``5``, ``2,4,8`` or ``2:12`` (both ends) as integers; ``UserError`` for anything else."""
     found: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?::(\d+))?", part.strip())
+        match = re.fullmatch(r"(\d{1,18})(?::(\d{1,18}))?", part.strip())
         if match is None:
             raise UserError(f"{name} is {text!r}, it must be a number, a list such as 2,4,8 or a range such as 2:12")
         start, end = int(match[1]), int(match[2] or match[1])

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
+from ttlightning.output import print_whole
 from ttlightning.rank import (
     can_be_written,
     chain_parameters,
@@ -22,9 +24,13 @@ from ttlightning.rank import (
     ratio,
     shallow_parameters,
 )
-from ttlightning.rank.bounds import MOST_DIGITS
+from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
 from ttlightning.rank.literal import LARGEST_MATRIX, literal_shape, measured_rank
+from ttlightning.rank.modular import PRIMES
 
+SIZES: Final = ("modes", "rank", "sites")
+"""The three sizes by their names in the table of limits."""
+MOST_ROWS: Final = 100_000
 COLUMNS: Final = {
     "modes": "n",
     "tt_rank": "r",
@@ -59,13 +65,14 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path | None, help="CSV to write; rows that it has already are kept")
     parser.add_argument("--figure", type=Path | None, help="PNG, SVG or PDF to write")
     options = parser.parse_args(args)
-    sizes = list(
-        itertools.product(
-            integers("--modes", options.modes),
-            integers("--tt-rank", options.tt_rank),
-            integers("--order", options.order),
-        )
-    )
+    ranges = [
+        integers("--modes", options.modes),
+        integers("--tt-rank", options.tt_rank),
+        integers("--order", options.order),
+    ]
+    if (rows := math.prod(map(len, ranges))) > MOST_ROWS:
+        raise UserError(f"--modes, --tt-rank and --order ask for {rows:,} rows, the limit is {MOST_ROWS:,}")
+    sizes = list(itertools.product(*ranges))
     check_sizes(sizes)
     if options.measure and len(sizes) == 1:
         check_memory(*sizes[0])
@@ -82,10 +89,10 @@ def main(args: Sequence[str]) -> int:
 
 
 def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
-    for name, index, least in (("--modes", 0, 1), ("--tt-rank", 1, 1), ("--order", 2, 2)):
-        smallest = min(size[index] for size in sizes)
-        if smallest < least:
-            raise UserError(f"{name} is {smallest}, it must be at least {least}")
+    for option, name, values in zip(("--modes", "--tt-rank", "--order"), SIZES, zip(*sizes, strict=True), strict=True):
+        for value in (min(values), max(values)):
+            if reason := out_of_range(**{name: value}):
+                raise UserError(option + reason.removeprefix(name))
     for modes, rank, order in sizes:
         if not can_be_written(generic_odd_even_rank(modes, rank, order)):
             raise UserError(f"--order is {order}: at n = {modes}, r = {rank} the rank has over {MOST_DIGITS:,} digits")
@@ -95,10 +102,13 @@ def check_memory(modes: int, rank: int, order: int) -> None:
     """``UserError`` where the literal matricization is too large."""
     rows, columns = literal_shape(modes, order)
     if rows * columns > LARGEST_MATRIX:
+        states = min(modes, rank)
+        slices = min(modes, states**2)
+        certify = f", or certify it: python -m ttlightning certify --modes {modes} --tt-rank {rank} --order {order}"
         raise UserError(
-            f"the matricization at n = {modes}, d = {order} has {rows:,} x {columns:,} entries, "
-            f"{8 * rows * columns / 2**30:,.1f} GiB; leave --measure out, or certify it: "
-            f"python -m ttlightning certify --modes {modes} --tt-rank {rank} --order {order}"
+            f"the matricization at n = {modes}, d = {order} has {in_figures(rows)} x {in_figures(columns)} entries, "
+            f"the limit is {LARGEST_MATRIX:,} in all; leave --measure out"
+            + (certify if staircase_excess(slices, states, order, PRIMES, slices) is None else "")
         )
 
 
@@ -144,7 +154,7 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
         table.add_column(title, justify="right")
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
-    Console().print(table)
+    print_whole(table)
     print(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
 
 
@@ -160,11 +170,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     for index, group in enumerate(groups):
         mine = [row for row in rows if tuple(row[name] for name in others) == group]
         for name, style in styles.items():
-            points = [(row[axis], row[name]) for row in mine if row[name] != ""]
+            points = [(row[axis], math.log10(row[name])) for row in mine if row[name] != ""]
             if points:
                 label = f"{name}: " + ", ".join(f"{o} {v}" for o, v in zip(others, group, strict=True))
                 axes.plot(*zip(*points, strict=True), style, color=f"C{index % 10}", label=label if index < 6 else None)
-    axes.set(yscale="log", xlabel=COLUMNS[axis], ylabel="CP-rank, lower bound")
+    axes.set(xlabel=COLUMNS[axis], ylabel="CP-rank, lower bound")
+    axes.yaxis.set_major_formatter("$10^{{{x:g}}}$")  # of the logarithm: a float ends at 1e308
     axes.legend(fontsize=6)
     try:
         figure.savefig(path, dpi=120)
@@ -192,9 +203,11 @@ def _read(path: Path, seed: int) -> dict[tuple[int, int, int], dict[str, Any]]:
             rows = []
             for row in reader:
                 numbers = {name: int(row[name]) for name in COLUMNS if name != "shallow_parameters" and row[name] != ""}
+                if min(numbers.values()) < 1:
+                    raise ValueError(f"line {reader.line_num} has a number below 1")
                 rows.append({"measured": "", **numbers, "shallow_parameters": float(row["shallow_parameters"])})
                 rows[-1]["seed"] = int(row["seed"])
-    except (OSError, ValueError, TypeError, UnicodeDecodeError) as fault:
+    except (OSError, ValueError, TypeError, csv.Error) as fault:
         raise UserError(f"{path} cannot be read as a table of this command: {fault}") from fault
     return {(row["modes"], row["tt_rank"], row["order"]): row for row in rows if row["seed"] == seed}
 

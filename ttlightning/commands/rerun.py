@@ -7,10 +7,8 @@ of the weights, and every value in ``metrics.csv``.
 import contextlib
 import csv
 import itertools
-import json
 import math
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,10 +19,13 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
+from ttlightning import signals
 from ttlightning.commands.parser import VerbParser
-from ttlightning.data.datasets import DatasetName, default_root, fetch_dataset, read_dataset
+from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.provenance import Difference, differences, provenance
+from ttlightning.masking import refuse_masked
+from ttlightning.paths import command, expanded
+from ttlightning.provenance import changes_bits, differences, provenance, unknown
 from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
 
 BITWISE: Final = "bitwise identical"
@@ -66,18 +67,19 @@ def check(options: Namespace) -> int:
     """Compare what the run was made from with what is here; 1 where something differs that can change the weights."""
     run: Path = options.run
     config, _ = read_run(run, options.root)
-    before = read_json(run / "provenance.json")
-    found = differences(before, here(config, before, fetch=False))
-    show(found)
-    return int(any(difference.changes_bits for difference in found))
+    before = read_provenance(run)
+    now = here(config, before, fetch=False)
+    show(before, now)
+    return int(any(difference.changes_bits for difference in differences(before, now)))
 
 
 def rerun(options: Namespace) -> int:
     """Run again in a new directory, and compare."""
     run: Path = options.run
     config, result = read_run(run, options.root)
-    before = read_json(run / "provenance.json")
-    show(differences(before, here(config, before, fetch=True)))
+    refuse_masked(config, f"start it with it: {command('fit', '--config', run / 'config.yaml')} --{{}} ...")
+    before = read_provenance(run)
+    show(before, here(config, before, fetch=True))
     again = create_run_directory(runs_root(), config["experiment"])
     (again / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     # The directory is one whose run was stopped before it began: fit fills it.
@@ -86,28 +88,49 @@ def rerun(options: Namespace) -> int:
         print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
         return code
     outcome = compare(run, again)
-    changed = differences(before, read_json(again / "provenance.json"))
+    now = read_json(again / "provenance.json")
+    changed, silent = differences(before, now), unknown(before, now)
     record = {
         "rerun_of": str(run),
         **outcome._asdict(),
         "weights_sha256": [result["weights_sha256"], read_json(again / "result.json")["weights_sha256"]],
         "differences": {d.name: [d.then, d.now] for d in changed},
+        "unknown": silent,
     }
     write_json(again / "rerun.json", record)
     print(f"verdict     {outcome}: {run} and {again}")
-    if outcome.verdict == DIFFERENT and (known := [d.name for d in changed if d.changes_bits]):
-        print(f"            what differed beforehand and can change the weights: {', '.join(known)}")
+    if outcome.verdict != BITWISE:
+        print(
+            f"            {cause([d.name for d in changed if d.changes_bits], [n for n in silent if changes_bits(n)])}"
+        )
     return EXIT_CODES[outcome.verdict]
 
 
-def start(*command: str) -> int:
-    """Exit code of a command that deals with signals itself: Ctrl-C reaches it anyway, SIGTERM is passed on."""
-    with subprocess.Popen(command) as process:
-        actions = {signal.SIGINT: lambda *_: None, signal.SIGTERM: lambda number, _: process.send_signal(number)}
-        handlers = {number: signal.signal(number, action) for number, action in actions.items()}
+def cause(known: Sequence[str], silent: Sequence[str]) -> str:
+    """Why the weights can have come out otherwise, as far as the two records say."""
+    if known:
+        return f"what differed beforehand and can change the weights: {', '.join(known)}"
+    if silent:
+        return f"what can have differed, and the run's provenance.json does not speak of: {', '.join(silent)}"
+    return "nothing that is recorded and can change the weights differed: the cause is another"
+
+
+def start(*words: str) -> int:
+    """Exit code of a command in a session of its own, to which the signals that come here are passed on, each once."""
+    early: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(number: int) -> None:
+        if process is None:
+            early.append(number)
+        else:
+            process.send_signal(number)
+
+    with signals.given_to(pass_on):
+        process = subprocess.Popen(words, env=os.environ | signals.followed(), start_new_session=True)
+        for number in early:
+            process.send_signal(number)
         code = process.wait()
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 
@@ -120,17 +143,28 @@ def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, An
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run directory: it has no config.yaml; name one such as runs/eq/0")
     if not (run / "result.json").is_file():
-        raise UserError(f"{run} is not finished, it has no result.json: fit --ckpt_path {run} goes on with it")
+        raise UserError(
+            f"{run} is not finished, it has no result.json; it goes on with: {command('fit', '--ckpt_path', run)}"
+        )
     try:
         config = yaml.safe_load((run / "config.yaml").read_text())
         place = config["data"]["root"]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as fault:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as fault:
         raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
     if root is not None:
         config["data"]["root"] = str(root)
-    elif place is not None and not Path(place).expanduser().is_dir():
+    elif place is not None and not os.path.isdir(os.path.expanduser(place)):  # noqa: PTH111, PTH112, ~ may be nowhere
         config["data"]["root"] = None  # another machine's folder: data are known by their content
     return config, read_json(run / "result.json")
+
+
+def read_provenance(run: Path) -> dict[str, Any]:
+    """What a run says it was made from, of this version or an older one; ``UserError`` where it does not say it."""
+    record = read_json(run / "provenance.json")
+    kinds = {"dataset": dict, "world_size": int, "threads": int}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
+        raise UserError(f"{run / 'provenance.json'} is not what a run leaves: it has no {wrong[0]}")
+    return record
 
 
 def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str, Any]:
@@ -140,26 +174,30 @@ def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[st
         fetch: whether to download data that are not here.
     """
     data = config["data"]
-    root = Path(data["root"]).expanduser() if data["root"] else default_root()
+    root = expanded(data["root"]) if data["root"] else default_root()
     name: DatasetName = data["dataset"]
     fallback: DatasetName | None = data["offline_fallback"]
     if fetch:
         fetch_dataset(name, root, fallback)
     images = read_dataset(name, root, fallback)
     dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
+    if "classes" in dataset:
+        dataset["classes"] = list(describe_dataset(images.name, root).names)
     record = provenance(dataset, before["world_size"])
     chosen = "OMP_NUM_THREADS" in os.environ or before["threads"] > 1  # one thread follows from the sizes
     return record | {"threads": torch.get_num_threads() if chosen else before["threads"]}
 
 
-def show(found: list[Difference]) -> None:
-    """A line for each difference, what can change the weights first."""
+def show(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """A line for each difference, what can change the weights first; a line for what cannot be compared."""
+    found, silent = differences(before, now), unknown(before, now)
     if not found:
         print("environment and data are as they were, as far as they are recorded")
     for difference in found:
-        then, now = (json.dumps(value) for value in (difference.then, difference.now))
         effect = "can change the weights" if difference.changes_bits else "changes no result"
-        print(f"differs     {difference.name}: {then} -> {now} ({effect})", flush=True)
+        print(f"differs     {difference} ({effect})", flush=True)
+    if silent:
+        print(f"unknown     the run's provenance.json does not speak of {', '.join(silent)}", flush=True)
 
 
 def compare(first: Path, second: Path) -> Comparison:

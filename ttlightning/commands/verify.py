@@ -5,46 +5,68 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from ttlightning.checkpoints import TrainedNetwork, checkpoint_file, read_network
 from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
-from ttlightning.rank.verification import Rejected, read_certificate, verify
+from ttlightning.rank.claims import Rejected, check_claims, read_certificate
+from ttlightning.rank.verification import verify
 
 
 def main(args: Sequence[str]) -> int:
-    """0 where every certificate holds, 1 where one is rejected."""
-    parser = VerbParser("verify", "Check certificates; exit code 1 where one does not hold.")
-    parser.add_argument("files", type=Path, nargs="+", help="certificates")
+    """A line for each file; the exit code is that of the worst: 0 holds, 1 rejected, 2 cannot be judged."""
+    parser = VerbParser(
+        "verify",
+        "Check certificates, a line for each. Exit code 0: all hold; 1: one is REJECTED, it claims what is not so; "
+        "2: one is UNCHECKED, it is no certificate, or what it speaks of cannot be read.",
+    )
+    parser.add_argument("files", type=str, nargs="+", help="certificates")
     parser.add_argument("--checkpoint", type=Path | None, help="run or checkpoint that they speak of, if it was moved")
     options = parser.parse_args(args)
-    rejected = 0
-    for file in options.files:
-        started = time.perf_counter()
-        try:
-            content = read_certificate(file)
-            network = find_network(content, file, options.checkpoint)
-            with Console(stderr=True).status(f"counting {file.name}"):
-                if network is None:
-                    verify(content)
-                else:
-                    verify(content, network.weights, network.sha256, network.sites)
-        except Rejected as why:
-            rejected += 1
-            print(f"REJECTED  {file}: {why}")
-        else:
-            print(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
-    return int(rejected > 0)
+    worst = 0
+    for file in options.files:  # as text: the parser's paths must be UTF-8
+        code, line = judge(Path(file), options.checkpoint)
+        print(line, flush=True)
+        worst = max(worst, code)
+    return worst
+
+
+def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
+    """What is to be said of one file, and its exit code."""
+    started = time.perf_counter()
+    try:
+        content = read_certificate(file)
+        check_claims(content)
+        network = find_network(content, file, checkpoint)
+        with Console(stderr=True).status(escape(_plain(f"counting {file.name}"))):
+            if network is None:
+                verify(content)
+            else:
+                verify(content, network.weights, network.sha256, network.sites)
+    except Rejected as why:
+        return 1, _plain(f"REJECTED  {file}: {why}")
+    except UserError as why:
+        return 2, _plain(f"UNCHECKED {file}: {why}")
+    return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
 def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedNetwork | None:
     """The network that a certificate speaks of: as given, or where the certificate says it lies."""
     if content["kind"] == "generic":
         return None
-    if given is None:
-        if not isinstance(content.get("checkpoint"), str):
-            raise Rejected("checkpoint is missing")
-        given = file.parent / str(content["checkpoint"])
-        if not given.exists():
-            raise UserError(f"{file} speaks of the checkpoint {given}, which is not there; name it with --checkpoint")
-    return read_network(checkpoint_file(given))
+    if given is None and "checkpoint" not in content:
+        raise Rejected("checkpoint is missing")
+    place = file.parent / str(content["checkpoint"]) if given is None else given
+    try:
+        if given is None and not place.exists():
+            raise UserError(f"it speaks of the checkpoint {place}, which is not there; name it with --checkpoint")
+        found = checkpoint_file(place)
+    except (OSError, RuntimeError) as fault:  # a name that is too long, a folder that is closed, nobody's home
+        raise UserError(f"the checkpoint {place} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
+    return read_network(found)
+
+
+def _plain(line: str) -> str:
+    """One line, whatever a file is called or holds: what cannot be printed is written as Python does."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

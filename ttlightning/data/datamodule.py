@@ -1,6 +1,8 @@
 """The DataModule: a data set as chains of patches, split, batched and sharded."""
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +16,7 @@ from ttlightning.data.datasets import (
     POINTS,
     DatasetName,
     ImageDataset,
+    Spec,
     default_root,
     describe_dataset,
     fetch_dataset,
@@ -21,8 +24,9 @@ from ttlightning.data.datasets import (
 )
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
-from ttlightning.data.sampler import Batch, Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 NONE: Final = Augmentation()
 
@@ -32,9 +36,9 @@ class PatchDataModule(LightningDataModule):
 
     Args:
         dataset: name of the data set.
-        root: folder of the data sets in torchvision's layout, or for ``image_folder`` the one that has
-            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; default
-            ``$TTLIGHTNING_DATA``, else ``data``.
+        root: folder of the data sets in torchvision's layout, or the one that has the IDX files, or for
+            ``image_folder`` the one that has ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one
+            size; default ``$TTLIGHTNING_DATA``, else ``data``.
         offline_fallback: data set to use, with a warning, where ``dataset`` is neither in ``root`` nor downloadable.
         patch_size: side of the square window, or its height and width, in pixels.
         stride: step of the window; default the patch size.
@@ -43,9 +47,9 @@ class PatchDataModule(LightningDataModule):
         repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
         augmentation: how far training images are moved, turned and stretched, anew in every epoch.
         batch_size: samples in a global batch, all devices together.
-        steps_per_call: training steps that the trainer makes in one call. Callbacks, and the trainer's own work of
-            about a millisecond, come once a call, and its limit_train_batches counts calls; what is computed does not
-            depend on it.
+        steps_per_call: most training steps that the trainer makes in one call, which saves its own work of about a
+            millisecond a step. Where a callback or an option looks at single steps, each has a call of its own. What
+            is computed does not depend on it.
         virtual_devices: V, a power of two: compute as V devices would, on any number of devices that divides V. They
             all train the same network to the bit, one thread each; the price is V small passes instead of a large one.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
@@ -54,9 +58,11 @@ class PatchDataModule(LightningDataModule):
 
     Attributes:
         sites, patch_dim, classes: what the network needs to know.
+        class_names: names of the classes, in the order of their numbers; where they have none, the numbers.
 
     Raises:
-        UserError: where patches do not tile the image, a size is out of range, or data is missing or corrupt.
+        UserError: where patches do not tile the image, a size is out of range, data is missing or corrupt, or the
+            validation share holds out none or all of the training samples.
     """
 
     def __init__(
@@ -89,8 +95,9 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.virtual_devices is {virtual_devices}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
-        self.root = default_root() if root is None else root.expanduser()
+        self.root = default_root() if root is None else expanded(root)
         self.spec = describe_dataset(dataset, self.root)
+        self._take_names(self.spec)
         if offline_fallback is not None:
             fallback = describe_dataset(offline_fallback, self.root)
             if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
@@ -116,7 +123,7 @@ class PatchDataModule(LightningDataModule):
         """Predict these files' images instead of the test set's."""
         if self.dataset in POINTS:
             raise UserError(f"data.dataset is {self.dataset}: its samples are points, no pictures; leave --images out")
-        self.own_images = read_images(paths, self.spec.shape)
+        self.own_images = read_images([expanded(path) for path in paths], self.spec.shape)
         return self.own_images
 
     def prepare_data(self) -> None:
@@ -140,10 +147,12 @@ class PatchDataModule(LightningDataModule):
             return
         if self.dataset == "image_folder":
             _say_that_it_takes_a_while(self.root)
-        self.images = read_dataset(self.dataset, self.root, self.offline_fallback)
-        samples = len(self.images.train.labels)
-        train, held_out = validation_split(samples, round(self.validation * samples), self.seed)
-        images, labels = self.images.train.images, self.images.train.labels
+        read = read_dataset(self.dataset, self.root, self.offline_fallback)
+        images, labels = read.train.images, read.train.labels
+        train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
+        self.images = read
+        if read.name != self.dataset:
+            self._take_names(describe_dataset(read.name, self.root))
         self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
         if not self.augmentation:
             self._train = self.patching(self._train[0]), self._train[1]
@@ -153,7 +162,7 @@ class PatchDataModule(LightningDataModule):
     def describe(self) -> dict[str, Any]:
         """Name, content hash and sizes of the data that were read: a fallback's name where it was one."""
         assert self.images is not None, "setup comes first"
-        return {
+        described = {
             "name": self.images.name,
             "sha256": self.images.sha256(),
             "train": len(self._train[1]),
@@ -162,9 +171,40 @@ class PatchDataModule(LightningDataModule):
             "sites": self.sites,
             "patch_dim": self.patch_dim,
         }
+        return described | ({"classes": list(self.class_names)} if self.has_names else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the names of the classes, which the network knows by number only."""
+        return {"classes": list(self.class_names)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.check_classes({type(self).__qualname__: state_dict}, "the checkpoint")
+
+    def check_classes(self, checkpoint: Mapping[str, Any], source: object) -> None:
+        """Raise ``UserError`` where a checkpoint's classes have other names than those here; ``source`` is its file."""
+        state = checkpoint.get(type(self).__qualname__)
+        theirs = state.get("classes") if isinstance(state, dict) else None
+        if not isinstance(theirs, list):  # of an older version
+            return
+        for number, (there, here) in enumerate(itertools.zip_longest(theirs, self.class_names)):
+            if there != here:
+                raise UserError(
+                    f"{source} was trained on other classes: number {number} is {there!r} there and {here!r} in the "
+                    f"data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
+                )
+
+    def has_validation(self) -> bool:
+        """Whether samples are held out."""
+        return len(self._validation[1]) > 0
+
+    @property
+    def batches(self) -> int:
+        """Global batches in an epoch of training."""
+        return -(-len(self._train[1]) // self.batch_size)
 
     def train_dataloader(self) -> TrainingBatches | Calls:
-        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard()
+        same = self.trainer is not None and self.trainer.overfit_batches > 0
+        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same
         if self.augmentation:
             batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
         else:
@@ -188,12 +228,27 @@ class PatchDataModule(LightningDataModule):
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
         patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
-        return Batch(patches, labels, batch.start, batch.global_size)
+        return batch._replace(patches=patches, labels=labels)
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
         shards = [shard] if self.virtual_devices == 1 else shard.cut(self.virtual_devices)
         return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards)
+
+    def _take_names(self, spec: Spec) -> None:
+        self.has_names = bool(spec.names)
+        self.class_names = spec.names or tuple(map(str, range(spec.classes)))
+
+    def _held_out(self, samples: int, stage: str) -> int:
+        """Training samples held out for validation: some, and not all, where there is to be validation."""
+        held_out = round(self.validation * samples)
+        if stage in ("fit", "validate") and self.validation and not 0 < held_out < samples:
+            raise UserError(
+                f"data.validation is {self.validation}, of {samples} training samples that is {held_out}, which leaves "
+                f"{'none to train on' if held_out else 'none to validate on'}; "
+                f"use 0, or {1 / samples:.2g} to {1 - 1 / samples:.2g}"
+            )
+        return held_out
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
@@ -204,4 +259,5 @@ class PatchDataModule(LightningDataModule):
 
 @rank_zero_only
 def _say_that_it_takes_a_while(root: Path) -> None:
-    print(f"reading     the pictures under {root}", flush=True)
+    name = os.fsencode(root).decode(errors="backslashreplace")  # which standard output may not take otherwise
+    print(f"reading     the pictures under {name}", flush=True)

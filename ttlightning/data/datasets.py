@@ -18,7 +18,9 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
 
 from ttlightning.data.folder import look_into
+from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
 from ttlightning.errors import UserError
+from ttlightning.paths import expanded
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
@@ -33,13 +35,15 @@ class Spec:
     """What is known of a data set before it is read.
 
     ``shape`` is (channels, height, width) of an image; ``kind`` is torchvision's class, ``None`` for data that are not
-    torchvision's; ``folder`` is where torchvision keeps it under the data root.
+    torchvision's; ``folder`` is where torchvision keeps it under the data root; ``names`` are those of the classes,
+    where they are more than their numbers.
     """
 
     shape: tuple[int, int, int]
     classes: int
     kind: type[VisionDataset] | None = None
     folder: str = ""
+    names: tuple[str, ...] = ()
 
 
 DATASETS: Final[dict[str, Spec]] = {
@@ -82,11 +86,11 @@ class ImageDataset:
 
 def default_root() -> Path:
     """``$TTLIGHTNING_DATA``, else ``data`` in the working directory."""
-    return Path(os.environ.get("TTLIGHTNING_DATA") or "data")
+    return expanded(os.environ.get("TTLIGHTNING_DATA") or "data")
 
 
 def describe_dataset(name: str, root: Path) -> Spec:
-    """Shape and classes of ``name``: known, or for ``image_folder`` found under ``root``.
+    """Shape and classes of ``name``: known, or for ``image_folder`` found under ``root``, with the classes' names.
 
     Raises:
         UserError: no data set of that name; a folder that is none of classes.
@@ -95,7 +99,7 @@ def describe_dataset(name: str, root: Path) -> Spec:
         raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
     if name == "image_folder":
         folder = look_into(root)
-        return Spec(folder.shape, len(folder.classes))
+        return Spec(folder.shape, len(folder.classes), names=folder.names())
     return DATASETS[name]
 
 
@@ -108,6 +112,8 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
     spec = describe_dataset(name, root)
     if spec.kind is None or _is_present(spec, root):
         return
+    if issubclass(spec.kind, MNIST):
+        check_that_nothing_is_lost(root / spec.folder / "raw", spec.kind.resources)
     try:
         with _short_timeouts():
             spec.kind(root, train=True, download=True)
@@ -143,8 +149,10 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
 
 
 def _is_present(spec: Spec, root: Path) -> bool:
-    """Whether torchvision finds the files. Files that are there and damaged count as present: reading will tell."""
+    """Whether the files are there. Those that are there and damaged count as present: reading will tell."""
     assert spec.kind is not None
+    if _idx_folder(spec, root) is not None:
+        return True
     try:
         spec.kind(root, train=False, download=False)
     except RuntimeError as fault:
@@ -155,8 +163,20 @@ def _is_present(spec: Spec, root: Path) -> bool:
     return True
 
 
+def _idx_folder(spec: Spec, root: Path) -> Path | None:
+    """Where the data set's IDX files are, None where they are not, or where it has none."""
+    if spec.kind is None or not issubclass(spec.kind, MNIST):
+        return None
+    return find_folder(root, spec.folder, [s.folder for s in DATASETS.values() if s.folder])
+
+
 def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
     assert spec.kind is not None
+    folder = _idx_folder(spec, root)
+    if folder is not None:
+        specs = {s.kind: other for other, s in DATASETS.items() if s.kind is not None and issubclass(s.kind, MNIST)}
+        check_whose(folder, name, {md5: other for kind, other in specs.items() for _, md5 in kind.resources})
+        return Split(*read_part(folder, "train" if train else "test", spec.shape, spec.classes))
     try:
         source = spec.kind(root, train=train, download=False)
         images = torch.as_tensor(source.data)
@@ -172,7 +192,7 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
         part = "training" if train else "test"
         raise UserError(
             f"data set {name} ({part} part) under {root / spec.folder} is corrupt or truncated: {_one_line(fault)}; "
-            "delete that folder and run again to download it anew"
+            "name another folder with --data.root, into which it can be downloaded anew"
         ) from fault
     return Split(images.contiguous(), labels)
 

@@ -2,9 +2,13 @@
 
 Classes are numbered in the order of their names; samples come class after class, in the order of the file names. The
 first picture says what all are: its size, and whether they are grey or coloured. A grey picture among coloured ones is
-read as the colour that it shows; a coloured one among grey ones would lose something, and is refused.
+read as the colour that it shows, one saved as RGB among grey ones as the grey that it shows; a coloured one among grey
+ones would lose something, and is refused. So is what would be left out without a word: pictures beside the folders of
+the classes, and folders inside these.
 """
 
+import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,7 +17,16 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from ttlightning.data.images import pictures_in, read_picture
+from ttlightning.data.pictures import (
+    PICTURES,
+    check_name,
+    entries,
+    is_folder,
+    is_grey,
+    pictures_in,
+    read_picture,
+    with_channels,
+)
 from ttlightning.errors import UserError
 
 Part = Literal["train", "test"]
@@ -32,6 +45,10 @@ class PictureFolder:
     first: Path
     shape: tuple[int, int, int]
 
+    def names(self) -> tuple[str, ...]:
+        """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
+        return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
+
     def read(self, part: Part) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.
 
@@ -41,11 +58,17 @@ class PictureFolder:
         found = [
             (file, label)
             for label, name in enumerate(self.classes)
-            for file in pictures_in(self.root / part / name)
+            for file in _pictures_of_a_class(self.root / part / name)
         ]  # fmt: skip
-        images = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+        try:
+            images = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+        except RuntimeError as fault:
+            size = len(found) * math.prod(self.shape) / 2**30
+            raise UserError(
+                f"{self.root / part}: its pictures take {size:.0f} GiB of memory; make them smaller"
+            ) from fault
         for image, (file, _) in zip(images, found, strict=True):
-            image.copy_(self._like_the_first(_opaque(read_picture(file)), file))
+            image.copy_(self._like_the_first(read_picture(file), file))
         return images, torch.tensor([label for _, label in found])
 
     def _like_the_first(
@@ -57,11 +80,11 @@ class PictureFolder:
                 f"{file} is {picture.shape[2]} pixels wide and {picture.shape[1]} high, but {self.first} is {width} by "
                 f"{height}: bring all pictures to one size"
             )
-        if len(picture) > channels:
+        if len(picture) > channels and not is_grey(picture):
             raise UserError(
                 f"{file} is coloured, but {self.first} is grey: save all pictures as grey, or that one as RGB"
             )
-        return picture.expand(channels, -1, -1)
+        return with_channels(picture, channels)
 
 
 def look_into(root: Path) -> PictureFolder:
@@ -79,20 +102,29 @@ def look_into(root: Path) -> PictureFolder:
         )
     if len(train) < 2:
         raise UserError(f"{root / 'train'} has {len(train)} folders, it must have one for each of two or more classes")
-    first = pictures_in(root / "train" / train[0])[0]
-    channels, height, width = _opaque(read_picture(first)).shape
+    first = _pictures_of_a_class(root / "train" / train[0])[0]
+    channels, height, width = read_picture(first).shape
     return PictureFolder(root, train, first, (channels, height, width))
 
 
 def _class_folders(part: Path) -> list[str]:
-    if not part.is_dir():
+    if not is_folder(part):
         raise UserError(
             f"data set image_folder: there is no folder {part}; name with --data.root the folder that has "
             "train/<class>/ and test/<class>/"
         )
-    return sorted(path.name for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inside = entries(part)
+    loose = sorted(path for path in inside if path.suffix.lower() in PICTURES and not path.is_dir())
+    if loose:
+        raise UserError(f"{loose[0]} lies beside the folders of the classes: move it into its class's, or away")
+    folders = [path for path in inside if path.is_dir()]
+    for path in folders:
+        check_name(path, path.name)
+    return sorted(path.name for path in folders)
 
 
-def _opaque(picture: UInt8[Tensor, "all height width"]) -> UInt8[Tensor, "channels height width"]:
-    """Without the transparency that a PNG can have beside grey or red, green and blue."""
-    return picture[: 1 if len(picture) < 3 else 3]
+def _pictures_of_a_class(folder: Path) -> list[Path]:
+    inner = sorted(path for path in entries(folder) if path.is_dir() and path.suffix.lower() not in PICTURES)
+    if inner:
+        raise UserError(f"{inner[0]} is a folder inside that of a class; pictures must lie in {folder} itself")
+    return pictures_in(folder)

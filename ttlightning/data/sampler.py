@@ -30,12 +30,15 @@ class Batch(NamedTuple):
     """Position of the slice in the global batch."""
     global_size: int
     """Samples in the global batch, all devices together."""
+    epoch: int = 0
+    step: int = 0
+    """Place of a training batch: its epoch, and its number in that epoch. They key what is drawn for it."""
 
     def slice_of(self, shard: "Shard") -> "Batch":
         """The slice of the global batch that is ``shard``'s, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
-        return Batch(self.patches[mine], self.labels[mine], start, self.global_size)
+        return self._replace(patches=self.patches[mine], labels=self.labels[mine], start=start)
 
 
 class Shard(NamedTuple):
@@ -70,6 +73,8 @@ def validation_split(
 class TrainingBatches:
     """The batches of one epoch after the other; ``epoch`` is asked for at the start of each pass.
 
+    With ``same``, every epoch has the batches of epoch 0.
+
     Its state is its place, (epoch, batches given out): after ``load_state_dict`` the pass through that epoch starts
     there.
     """
@@ -82,9 +87,10 @@ class TrainingBatches:
         seed: int,
         epoch: Callable[[], int],
         shard: Shard,
+        same: bool = False,
     ) -> None:
         self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
-        self.seed, self.epoch, self.shard = seed, epoch, shard
+        self.seed, self.epoch, self.shard, self.same = seed, epoch, shard, same
         self._place, self._resumed = (0, 0), (0, 0)
 
     def __len__(self) -> int:
@@ -94,13 +100,13 @@ class TrainingBatches:
         epoch = self.epoch()
         done = self._resumed[1] % len(self) if self._resumed[0] == epoch else 0
         self._resumed = (0, 0)
-        order = permutation(len(self.labels), self.seed, epoch)
+        order = permutation(len(self.labels), self.seed, 0 if self.same else epoch)
         for given, indices in enumerate(order.split(self.batch_size)[done:], start=done + 1):
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
             self._place = epoch, given
             patches = self.take(mine, start, len(indices), epoch, given - 1)
-            yield Batch(patches, self.labels[mine], start, len(indices))
+            yield Batch(patches, self.labels[mine], start, len(indices), epoch, given - 1)
 
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int

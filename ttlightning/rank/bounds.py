@@ -9,10 +9,8 @@ parameters (``shallow_parameters``), where the chain has n r + n r^2 + n r (``ch
 """
 
 import math
-from typing import Final
 
-MOST_DIGITS: Final = 4000
-"""Python writes integers of some more digits than this, and no longer ones."""
+from ttlightning.rank.limits import LARGEST_BOUND
 
 
 def cp_rank_bound_k18(modes: int, rank: int, sites: int) -> int:
@@ -78,4 +76,4 @@ def in_figures(number: int) -> str:
 
 def can_be_written(number: int) -> bool:
     """Whether the number has at most ``MOST_DIGITS`` digits."""
-    return number < 10**MOST_DIGITS
+    return number < LARGEST_BOUND

@@ -14,13 +14,23 @@ rests on a tolerance. ``verification.py`` counts again with other code.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from torch import Tensor
 
 from ttlightning.errors import UserError
-from ttlightning.rank.bounds import MOST_DIGITS, can_be_written, generic_odd_even_rank
+from ttlightning.rank.bounds import generic_odd_even_rank
 from ttlightning.rank.exact import Canonical, Chain, exact_network
+from ttlightning.rank.limits import (
+    LARGEST,
+    LARGEST_FILE,
+    classes_of,
+    out_of_range,
+    sample_excess,
+    staircase_excess,
+    stated,
+    unfit,
+)
 from ttlightning.rank.modular import (
     PRIMES,
     Residues,
@@ -31,13 +41,8 @@ from ttlightning.rank.modular import (
     ranks_modulo,
 )
 from ttlightning.rank.staircase import pair_matrix, pairs, rank_from_deficits, state_matrix
+from ttlightning.rank.wording import TITLE, VERSION, checkpoint_statement, generic_statement, sampled_statement
 
-TITLE: Final = "ttlightning rank certificate"
-VERSION: Final = 1
-LARGEST_PAIR: Final = 4096
-"""Rows of the largest T of a generic certificate: minutes to make, and to verify."""
-LARGEST_SAMPLE: Final = 4096
-"""Largest K of a sampled certificate."""
 Certificate = dict[str, Any]
 
 
@@ -50,20 +55,14 @@ def generic_certificate(
     almost every larger one reaches too.
 
     Raises:
-        UserError: where the seed's cores do not reach it (for one seed in about 2^50).
+        UserError: where a size is not in the table of ``limits.py``, or the seed's cores do not reach it (for one seed
+            in about 2^50).
     """
-    for name, value, least in (("modes", modes, 1), ("rank", rank, 1), ("sites", sites, 2)):
-        if value < least:
-            raise UserError(f"{name} is {value}, it must be at least {least}")
+    _refuse(out_of_range(modes=modes, rank=rank, sites=sites, seed=seed))
     states = min(modes, rank)
     slices = min(modes, states**2)
+    _refuse(staircase_excess(slices, states, sites, primes, slices))
     expected = generic_odd_even_rank(modes, rank, sites)
-    if states * slices > LARGEST_PAIR:
-        raise UserError(
-            f"T has {states * slices:,} rows at modes {modes} and rank {rank}, the limit is {LARGEST_PAIR:,}"
-        )
-    if not can_be_written(expected):
-        raise UserError(f"sites is {sites}: the rank has over {MOST_DIGITS:,} digits")
     ranks = []
     for prime in primes:
         first = hashed((slices, states), prime, seed, "first")
@@ -72,9 +71,8 @@ def generic_certificate(
         ranks.append(_ranks([interior] * (sites - 2), sites, first, [last], prime))
         found = rank_from_deficits(slices, states, sites, *_for_class(ranks[-1], 0))
         if found != expected:
-            raise UserError(
-                f"the cores of seed {seed} reach {found} modulo {prime}, not {expected}; try another --seed"
-            )
+            raise UserError(f"the cores of seed {seed} fall short of the generic rank modulo {prime}; try another one")
+    expected = stated(expected)
     return {
         "certificate": TITLE,
         "version": VERSION,
@@ -99,21 +97,28 @@ def checkpoint_certificate(
         state: ``first``, ``interior`` and ``last``.
         sites: d.
         sha256: hash of all the weights of the checkpoint, by ``runs.weights_sha256``.
+
+    Raises:
+        UserError: where the sizes are not in the table of ``limits.py``, or the weights have no exact image.
     """
+    modes, rank = state["first"].shape
+    classes, cores = state["last"].shape[-1], len(state["interior"])
+    _refuse(out_of_range(modes=modes, rank=rank, sites=sites, classes=classes) or unfit(state))
+    numbers = sum(value.numel() for value in state.values())
     slices: list[list[int]] = []
     ranks, bounds = [], []
     for prime in primes:
         chain = Chain(state, sites, prime)
         slices = slices or _independent_slices(chain)
+        size = len(slices[0]) if slices else modes
+        _refuse(staircase_excess(size, rank, sites, primes, modes, cores > 1, classes, numbers))
         interior = chain.chosen(slices)
         found = _ranks(interior, sites, chain.first, list(chain.last), prime)
         ranks.append(found)
-        size = len(slices[0]) if slices else chain.modes
         bounds.append(
             [rank_from_deficits(size, chain.rank, sites, *_for_class(found, y)) for y in range(len(chain.last))]
         )
-    best = [max(each) for each in zip(*bounds, strict=True)]
-    modes, rank = state["first"].shape
+    best = [stated(max(each)) for each in zip(*bounds, strict=True)]
     return {
         "certificate": TITLE,
         "version": VERSION,
@@ -145,12 +150,16 @@ def sampled_certificate(
     gives each site. ``workers`` processes share the classes.
 
     Raises:
-        UserError: where the size is no power of two, or larger than ``LARGEST_SAMPLE`` or the sites' modes allow.
+        UserError: where the size is no power of two or more than the sites' modes allow, a size is not in the table of
+            ``limits.py``, or the weights have no exact image.
     """
+    _refuse(out_of_range(sites=sites, size=size, seed=seed, classes=classes_of(state)) or unfit(state))
     ranks = []
     for prime in primes:
         network = exact_network(state, sites, prime)
+        _refuse(out_of_range(modes=network.modes, rank=network.rank))
         counts = grid(size, network.modes, sites)
+        _refuse(sample_excess(state, size, counts, network.modes, network.rank, primes))
         vectors = [
             hashed((count, network.modes), prime, seed, "features", site) for site, count in enumerate(counts, start=1)
         ]
@@ -173,43 +182,21 @@ def sampled_certificate(
     }
 
 
-def generic_statement(modes: int, rank: int, sites: int, bound: int) -> str:
-    return (
-        f"Almost every tensor with {sites} modes of size {modes} and TT-rank {rank}, with equal interior cores or with "
-        f"different ones, has CP-rank at least {bound}: a shallow network needs as many hidden units to equal it."
-    )
-
-
-def checkpoint_statement(bounds: Sequence[int], sites: int) -> str:
-    return (
-        f"The weight tensors, with {sites} modes, of the {len(bounds)} classes of the network with these weights have "
-        f"CP-rank at least {min(bounds)} each: a shallow network needs as many hidden units to equal one of them."
-    )
-
-
-def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None) -> str:
-    """``units``: of a network that is shallow itself, which is a bound from above."""
-    return (
-        f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
-        f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
-    ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
-
-
 def grid(size: int, modes: int, sites: int) -> list[int]:
     """How many feature vectors each site chooses from: powers of two, product ``size`` over odd and over even sites."""
+    _refuse(out_of_range(size=size))
     bits = size.bit_length() - 1
-    if size < 1 or size != 2**bits:
+    if size != 2**bits:
         raise UserError(f"the sampled size is {size}, it must be a power of two")
-    if size > LARGEST_SAMPLE:
-        raise UserError(f"the sampled size is {size}, the limit is {LARGEST_SAMPLE}")
     counts = [0] * sites
     most = modes.bit_length() - 1  # no more vectors than are independent
     for parity in (0, 1):
         places = range(parity, sites, 2)
         if bits > most * len(places):
             raise UserError(
-                f"the sampled size is {size}, but {len(places)} sites of {modes} modes tell "
-                f"{2 ** (most * len(places))} combinations apart at most"
+                f"the sampled size is {size}, the largest for {sites} sites of {modes} modes is "
+                f"{2 ** (most * len(places))}: each site chooses from {2**most} feature vectors, the largest power of "
+                f"two up to {modes}"
             )
         for bit in range(bits):  # from the last site on: what the first ones share is computed once
             counts[places[len(places) - 1 - bit % len(places)]] += 1
@@ -218,19 +205,32 @@ def grid(size: int, modes: int, sites: int) -> list[int]:
 
 def largest_grid(size: int, modes: int, sites: int) -> int:
     """The largest power of two up to ``size`` for which there is a ``grid``."""
-    bits = min(size, LARGEST_SAMPLE).bit_length() - 1
+    bits = min(size, LARGEST["size"]).bit_length() - 1
     return 1 << min(bits, (modes.bit_length() - 1) * (sites // 2))
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:
-    """Write a new file; ``UserError`` where there is one."""
+    """Write a new file; ``UserError`` where there is one, or the certificate is larger than one is read."""
+    text = json.dumps(certificate, indent=1) + "\n"
+    if len(text) > LARGEST_FILE:
+        raise UserError(f"the certificate has {len(text):,} bytes, the limit is {LARGEST_FILE:,}")
     try:
-        with path.open("x") as file:
-            file.write(json.dumps(certificate, indent=1) + "\n")
+        file = path.open("x")
     except FileExistsError as fault:
         raise UserError(f"{path} exists and is left as it is; name another file with --output") from fault
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}") from fault
+    try:
+        with file:
+            file.write(text)
+    except OSError as fault:
+        path.unlink(missing_ok=True)
+        raise UserError(f"{path} cannot be written: {fault.strerror}") from fault
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise UserError(reason)
 
 
 def _ranks(interior: Sequence[Residues], sites: int, first: Residues, last: Sequence[Residues], prime: int) -> Any:
@@ -257,8 +257,10 @@ def _for_class(ranks: Any, y: int) -> tuple[list[int], int | None, int, int]:
 
 
 def _independent_slices(chain: Chain) -> list[list[int]]:
-    """For every interior site as many slices as all sites can have that are linearly independent: r^2 at most."""
-    cores = len(chain.distinct)
-    pivots = [pivot_columns(state_matrix(core), chain.prime) for core in chain.distinct] if chain.sites > 2 else []
+    """For every interior site as many slices as all sites can have that are linearly independent: r^2 at most.
+
+    One at least: a site whose slices are all zero has its first.
+    """
+    pivots = [pivot_columns(state_matrix(core), chain.prime) or [0] for core in chain.distinct]
     size = min((len(p) for p in pivots), default=0)
-    return [pivots[0 if cores == 1 else k][:size] for k in range(chain.sites - 2)]
+    return [pivots[0 if len(pivots) == 1 else k][:size] for k in range(chain.sites - 2)]

@@ -2,7 +2,7 @@ r"""Exact arithmetic modulo a prime: where a rank is counted instead of estimate
 
     rank over F_p of (A mod p)  <=  rank over Q of A          for A over Z[1/2], p an odd prime
 
-because a minor that is not 0 mod p is not 0. A float32 or float64 weight is m 2^e with integers m and e, so it has an
+because a minor that is not 0 mod p is not 0. A floating-point weight is m 2^e with integers m and e, so it has an
 exact image m 2^e mod p, and the rank of the image is a lower bound without any tolerance. Ranks are python-flint's
 (``nmod_mat``). For p < 2^31, residues are int64 and products go through float64 in halves of 16 bits, exact below 2^53;
 for larger primes residues are Python integers, and products are python-flint's too.
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.rank.limits import unfit
 
 Residues = NDArray[Any]
 """Numbers 0 <= x < p: Python integers in an object array, or int64 where p < 2^31."""
@@ -29,14 +30,14 @@ PRIMES: Final = (2**31 - 1, 2**31 - 19)
 
 
 def residues(weights: Tensor, prime: int) -> Residues:
-    """The exact images of float32 or float64 weights.
+    """The exact images of weights of any type in ``limits.WEIGHT_TYPES``.
 
     Raises:
-        UserError: where a weight is not finite.
+        UserError: where they are of another type, or not finite.
     """
+    if reason := unfit({"": weights}):
+        raise UserError(reason)
     values = weights.detach().cpu().double().numpy()
-    if not np.isfinite(values).all():
-        raise UserError("a weight is infinite or not a number: there is no rank to certify")
     fraction, exponent = np.frexp(values)
     mantissa = np.ldexp(fraction, 53).astype(np.int64)
     distinct, which = np.unique(exponent, return_inverse=True)

@@ -23,9 +23,10 @@ def stable_rank(singular_values: Float[Tensor, "*batch size"]) -> Tensor:
 
 
 def entropy(singular_values: Float[Tensor, "*batch size"]) -> Tensor:
-    r"""- sum_i p_i log p_i with p_i = s_i^2 / sum_j s_j^2, in nats, between 0 and log(rank)."""
+    r"""- sum_i p_i log p_i with p_i = s_i^2 / sum_j s_j^2, in nats, between 0 and log(rank); 0 for a zero matrix."""
     squares = _relative(singular_values).square()
-    p = squares / squares.sum(-1, keepdim=True)
+    whole = squares.sum(-1, keepdim=True)
+    p = torch.where(whole > 0, squares / whole, squares)
     return -torch.special.xlogy(p, p).sum(-1)
 
 

@@ -7,12 +7,12 @@ Rows are the odd sites, columns the even ones, counted from 1. An entry of R P C
 will do: nothing here looks inside it.
 """
 
-import copy
 from itertools import product
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
@@ -78,6 +78,20 @@ def _on_sphere(
     return gaussian / gaussian.norm(dim=2, keepdim=True) * modes**0.5
 
 
+class _Scaled(nn.Module):
+    """A format's scaled scores as a module's forward, so that torch can call it with other tensors for its own.
+
+    A copy of the format will not do: a profiler, or a user, has hooks on it that cannot be copied.
+    """
+
+    def __init__(self, format: ScoreTensor) -> None:
+        super().__init__()
+        self.format = format
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.format.scaled_scores(features)
+
+
 @torch.no_grad()
 def _scores_on_grid(
     format: ScoreTensor,
@@ -86,14 +100,16 @@ def _scores_on_grid(
     common_scale: bool = True,
 ) -> Float[Tensor, "classes rows columns"]:
     """Scores of every row's odd-site features interleaved with every column's even-site features."""
-    exact = copy.deepcopy(format).to(device="cpu", dtype=torch.float64)
+    exact = _Scaled(format)
+    tensors = {**dict(exact.named_parameters()), **dict(exact.named_buffers())}
+    tensors = {name: tensor.detach().to(device="cpu", dtype=torch.float64) for name, tensor in tensors.items()}
     per_chunk = max(1, NUMBERS_AT_ONCE // (len(columns) * format.sites * format.modes))
     parts = []
     for chunk in rows.split(per_chunk):
         features = columns.new_empty(len(chunk), len(columns), format.sites, format.modes)
         features[:, :, 0::2] = chunk.unsqueeze(1)
         features[:, :, 1::2] = columns.unsqueeze(0)
-        parts.append(exact.scaled_scores(features.flatten(0, 1)))
+        parts.append(functional_call(exact, tensors, (features.flatten(0, 1),)))
     mantissa = torch.cat([m for m, _ in parts])
     exponent = torch.cat([e for _, e in parts])
     if common_scale:

@@ -1,0 +1,87 @@
+"""What README promises of a run, tried on every shipped recipe with its own schedule, augmentation and steps."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import contents
+
+from ttlightning.cli import main
+from ttlightning.commands import rerun
+from ttlightning.configs import available_configs, find_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def recipe_words(recipe: str) -> tuple[str, ...]:
+    """A recipe as it is but for its length, on a small data set where it asks for MNIST."""
+    data = yaml.safe_load(find_config(recipe).read_text())["data"]
+    digits = isinstance(data, str) or data["dataset"] in ("mnist", "mnist5k")
+    small = ("--data.dataset=mnist", "--data.batch_size=10") if digits else ()
+    return ("fit", f"--config={recipe}", "--experiment=r", "--trainer.max_epochs=2", *small)
+
+
+@pytest.mark.parametrize("recipe", available_configs())
+def test_a_recipe_keeps_what_readme_promises(command, monkeypatch, recipe):
+    def start(*words):
+        assert words[:3] == (sys.executable, "-m", "ttlightning")
+        main(words[3:])
+        return 0
+
+    monkeypatch.setattr(rerun, "start", start)
+    said = command(*recipe_words(recipe)).stdout
+    run = command.folder / "runs/r/0"
+    result = command.result("r/0")
+    assert said.splitlines()[-1] == "run         runs/r/0"
+    assert f"test        {result['metrics']['test/acc']:.2%} right" in said
+
+    done = command("rerun", "runs/r/0")
+    assert "verdict     bitwise identical: runs/r/0 and runs/r/1" in done.stdout
+    command("fit", "--config=runs/r/0/config.yaml")
+    assert contents(command.folder / "runs/r/2") == contents(run)
+    assert command("rerun", "runs/r/0", "--check-only").stdout.startswith("environment and data are as they were")
+
+    certificate = json.loads((run / "rank/certificate.json").read_text())
+    assert certificate["weights_sha256"] == result["weights_sha256"]
+    assert min(certificate["cp_rank_at_least"]) == min(result["rank"]["certified"])
+    command("verify", "runs/r/0/rank/certificate.json", "--checkpoint=runs/r/0")
+
+    tested = command("test", "--ckpt_path=runs/r/0").stdout
+    [accuracy] = re.findall(r"test/acc\D+([0-9.]+)", tested)
+    assert float(accuracy) == pytest.approx(result["metrics"]["test/acc"])
+    command("predict", "--ckpt_path=runs/r/0", "--output=p.csv")
+    rows = list(csv.DictReader((command.folder / "p.csv").open()))
+    right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
+    assert right == pytest.approx(result["metrics"]["test/acc"])
+
+    written = [file.read_bytes() for file in run.rglob("*") if file.is_file()]
+    assert not any(str(Path.home()).encode() + b"/" in content for content in written if Path.home() != Path("/"))
+
+
+PROMISES = (ROOT / "docs/promises.md").read_text().splitlines()
+ROWS = [line.strip("|").split("|") for line in PROMISES if line.startswith("| ") and "::" in line]
+
+
+def test_there_are_promises():
+    assert len(ROWS) > 30
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip()[:40])
+def test_every_promise_has_a_test_that_is_there(row):
+    tests = re.findall(r"`([\w/]+\.py)::(\w+)`", row[-1])
+    assert tests
+    for file, name in tests:
+        source = (ROOT / "tests" / file).read_text()
+        assert re.search(rf"^def {name}\(", source, re.MULTILINE), f"{file} has no {name}"
+
+
+def test_the_table_names_every_command_of_readme():
+    """Each verb that README shows in an example is spoken of in the table."""
+    shown = set(re.findall(r"python -m ttlightning (\w+)", (ROOT / "README.md").read_text()))
+    assert shown
+    for verb in shown:
+        assert any(f"`{verb}" in row[0] for row in ROWS), verb

@@ -1,0 +1,184 @@
+"""Ordinary surroundings that are none of a developer's desk: no home, a narrow terminal, nobody who reads."""
+
+import os
+import pwd
+import shlex
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import assert_one_line
+from rich.console import Console
+from rich.table import Table
+
+from ttlightning.callbacks.progress import describe_result
+from ttlightning.callbacks.run_directory import RunDirectory
+from ttlightning.callbacks.wandb_run import WandbOptions
+from ttlightning.masking import scrub
+from ttlightning.output import print_whole
+from ttlightning.paths import command as command_line
+from ttlightning.paths import expanded, home
+
+FIT = "fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false"
+NOBODY = "import pwd\ndef unknown(*_):\n    raise KeyError('getpwuid(): uid not found')\npwd.getpwuid = unknown\n"
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """No $HOME, and no entry for the user, as in a container that was started under any number."""
+
+    def unknown(*_):
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_without_a_home_a_run_is_like_any_other(command, tmp_path):
+    (tmp_path / "nobody").mkdir()
+    (tmp_path / "nobody" / "sitecustomize.py").write_text(NOBODY)
+    path = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", str(Path(__file__).parents[1]))])
+    environment = {"HOME": "", "USER": "", "LOGNAME": "", "PYTHONPATH": path, "WANDB_MODE": "offline"}
+    done = command.process(*FIT, "--figures=true", **environment, TTLIGHTNING_KERNEL="torch")
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "run         runs/debug/0"
+    assert [path.name for path in command.folder.iterdir()] == ["runs"]  # no folder is called ~
+    assert list((command.folder / "runs/debug/0/wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_what_a_tilde_means_without_a_home_is_asked(homeless, command, tmp_path):
+    assert home() is None
+    assert scrub("/home/ada ~ /") == "/home/ada ~ /"
+    assert expanded("/a/b") == Path("/a/b")
+    for words in (["--data.root=~/x"], ["--ckpt_path=~/x"], ["--ckpt_path", "~"]):
+        assert_one_line(command(*FIT, *words, code=2).stderr, "there is no home folder that ~ could stand for")
+    command.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    for name in ("TTLIGHTNING_RUNS", "TTLIGHTNING_DATA"):
+        command.environment |= {"TTLIGHTNING_DATA": str(command.data), name: "~/x"}
+        assert_one_line(command(*FIT, code=2).stderr, "~/x: there is no home folder")
+    assert list(command.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["", ".", "relative"])
+def test_a_home_that_is_no_folder_masks_nothing(monkeypatch, value):
+    monkeypatch.setenv("HOME", value)
+    assert scrub("fit . relative/x / ~") == "fit . relative/x / ~"
+
+
+def start(command, *words, **streams) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING", "PL_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ttlightning", *words],
+        cwd=command.folder,
+        env=environment | command.environment,
+        **streams,
+    )
+
+
+def nobody_reads() -> int:
+    """The end of a pipe whose other end is closed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
+
+
+def test_a_run_that_nobody_watches_comes_to_its_end(command):
+    process = start(command, *FIT, stdout=nobody_reads(), stderr=nobody_reads())
+    assert process.wait(300) == 0
+    assert command.result("debug/0")["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [(["rank", "--order=4:40"], 0, ""), (["verify", "nothing.json"], 2, "ttlightning: ")],
+)
+def test_commands_end_quietly_and_with_their_own_exit_code(command, words, code, said):
+    process = start(command, *words, stdout=nobody_reads(), stderr=subprocess.PIPE, text=True)
+    errors = process.communicate(timeout=300)[1]
+    assert process.returncode == code
+    assert "Error" not in errors
+    assert errors.startswith(said)
+    assert len(errors.splitlines()) == bool(said)
+
+
+def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from ttlightning.studies import run_script\n"
+        "def main():\n"
+        "    print('a line', flush=True)\n"
+        "    Path(sys.argv[1]).touch()\n"
+        "    print('another')\n"
+        "run_script(main)\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "done")]
+    done = subprocess.run(words, stdout=nobody_reads(), stderr=subprocess.PIPE, check=True)
+    assert (tmp_path / "done").exists()
+    assert done.stderr == b""
+
+
+def test_the_last_line_is_whole_in_a_narrow_terminal(command, tmp_path):
+    """And what is in brackets is no markup."""
+    root = tmp_path / "a folder with a long name that is longer than any terminal is wide [bold]" / "x[/]y" / "[red]"
+    command.environment |= {"COLUMNS": "20", "TTLIGHTNING_RUNS": str(root)}
+    lines = command(*FIT).stdout.splitlines()
+    assert lines[-1] == f"run         {root}/debug/0"
+    [epoch] = [line for line in lines if line.startswith("epoch")]
+    assert epoch.endswith(" s")
+
+
+@pytest.mark.parametrize("width", [1, 20, 200])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_path_of_a_run_at_any_width(width, is_terminal):
+    path = Path("/data/" + "long " * 30 + "[x]/eq/12")
+    said = StringIO()
+    console = Console(file=said, width=width, force_terminal=is_terminal, color_system=None)
+    console.print(describe_result({"metrics": {}, "rank": {}}, path), soft_wrap=True, highlight=False)
+    assert f"run         {path}" in said.getvalue().splitlines()[-1]
+
+
+@pytest.mark.parametrize("width", ["10", "300"])
+def test_a_table_keeps_its_numbers_at_any_width(monkeypatch, capsys, width):
+    monkeypatch.setenv("COLUMNS", width)
+    table = Table("one column", "another column")
+    table.add_row("1234567890123", "9876543210987")
+    print_whole(table)
+    assert "│ 1234567890123 │ 9876543210987  │" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", ["runs/eq/0", "my  runs/eq/0", "a;b/$HOME/'x'/0", "runs/(1)/0"])
+def test_a_printed_command_can_be_given_to_a_shell(path):
+    """As it is: two spaces are two spaces in the line on stderr, too."""
+    callback = RunDirectory("eq", "", WandbOptions(), "disabled")
+    callback.path, callback._table, callback._lock = Path(path), object(), StringIO()
+    fault = RuntimeError("stopped")
+    callback.on_exception(SimpleNamespace(is_global_zero=True), None, fault)
+    [note] = fault.__notes__
+    words = ["python", "-m", "ttlightning", "fit", "--ckpt_path", path]
+    assert shlex.split(note.partition("goes on with: ")[2]) == words
+    assert shlex.split(command_line("fit", "--ckpt_path", Path(path))) == words
+
+
+def test_commands_in_messages_are_quoted(command):
+    run = command.folder / "my  run"
+    run.mkdir()
+    (run / "config.yaml").write_text("{}")
+    said = command("rerun", "my  run", code=2).stderr
+    assert_one_line(said, "it goes on with: python -m ttlightning fit --ckpt_path 'my  run'")
+
+
+def test_runs_in_a_folder_whose_name_is_not_utf8(command, tmp_path):
+    command.environment["TTLIGHTNING_RUNS"] = os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")
+    assert_one_line(command(*FIT, code=2).stderr, "r\\xff', which is not UTF-8; set $TTLIGHTNING_RUNS")
+    assert not any(path.name.startswith("r") for path in tmp_path.iterdir())
+
+
+def test_names_that_are_not_utf8_are_printed_as_they_are():
+    code = "from ttlightning.output import drop_unread_output as d; d(); print('r\\udcff/0')"
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+    assert done.stdout == b"r\xff/0\n"

@@ -1,0 +1,38 @@
+"""What a certificate calls itself, and the sentences that it may say."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
+
+TITLE: Final = "ttlightning rank certificate"
+VERSION: Final = 1
+KINDS: Final = ("generic", "checkpoint", "sampled")
+
+
+def generic_statement(modes: int, rank: int, sites: int, bound: int) -> str:
+    return (
+        f"Almost every tensor with {sites} modes of size {modes} and TT-rank {rank}, with equal interior cores or with "
+        f"different ones, has CP-rank at least {_number(bound)}: a shallow network needs as many hidden units to equal "
+        "it."
+    )
+
+
+def checkpoint_statement(bounds: Sequence[int], sites: int) -> str:
+    return (
+        f"The weight tensors, with {sites} modes, of the {len(bounds)} classes of the network with these weights have "
+        f"CP-rank at least {_number(min(bounds))} each: a shallow network needs as many hidden units to equal one of "
+        "them."
+    )
+
+
+def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None) -> str:
+    """``units``: of a network that is shallow itself, which is a bound from above."""
+    return (
+        f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
+        f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
+    ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
+
+
+def _number(bound: int) -> str:
+    return f"10^{MOST_DIGITS}" if bound == LARGEST_BOUND else str(bound)

@@ -1,0 +1,142 @@
+"""How many optimizer steps the trainer makes in one call, and how many a whole run has.
+
+Many steps share a call where nobody looks at single ones: that saves the trainer's own work of about a millisecond a
+step. Where a callback, an option or a hook of the network wants every batch, each has a call of its own. Both compute
+the same bits.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from ttlightning.errors import UserError
+
+STEPS_KEY = "ttlightning_steps_per_call"
+"""Where a checkpoint keeps how many steps shared a call: its place in the epoch is counted in calls."""
+
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+BACKWARD_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+MODULE_HOOKS = (
+    *BATCH_HOOKS, *BACKWARD_HOOKS, "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping",
+    "lr_scheduler_step",
+)  # fmt: skip
+DATA_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
+STEP_OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 1, "gradient_clip_val": None}
+"""Options that change how a step is made, and the value at which they do not."""
+BATCH_OPTIONS: dict[str, Any] = {"limit_train_batches": 1.0, "val_check_interval": 1.0, "fast_dev_run": False}
+"""Options that count batches, and the value at which they count none."""
+
+
+class KeptCheckpoints(ModelCheckpoint):
+    """Lightning's ``ModelCheckpoint``, with all its arguments, which says whether it looks at single steps."""
+
+    @property
+    def looks_at_steps(self) -> bool:
+        return bool(self._every_n_train_steps) or self._train_time_interval is not None
+
+
+def looks_at_steps(callback: Callback) -> bool:
+    """Whether a callback wants every batch for itself; one of this package says so in ``looks_at_steps``."""
+    if (says := getattr(callback, "looks_at_steps", None)) is not None:
+        return bool(says)
+    replaces_steps = isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler)
+    return replaces_steps or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
+
+
+def check_place(content: dict[str, Any], file: Path, module: LightningModule) -> None:
+    """Raise ``UserError`` where a checkpoint lies within an epoch and steps are made otherwise: it counts calls."""
+    within = not content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
+    then, now = content.get(STEPS_KEY), module.steps_per_call
+    if within and then is not None and then != now:
+        raise UserError(
+            f"{file} lies within an epoch and was made with {then} steps in a call, here they are {now}: "
+            f"set --data.steps_per_call {then}, or go on from the end of an epoch"
+        )
+
+
+def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> str | None:
+    """Name of what wants every batch for itself: a callback, an option, a hook of the network's; or None."""
+    for callback in trainer.callbacks:
+        if looks_at_steps(callback):
+            return type(callback).__name__
+    for name, harmless in (STEP_OPTIONS | BATCH_OPTIONS).items():
+        if (value := getattr(trainer, name)) != harmless or type(value) is not type(harmless):
+            return f"trainer.{name}"
+    if not isinstance(trainer.profiler, PassThroughProfiler):
+        return "trainer.profiler"
+    if _overrides(module, LightningModule, MODULE_HOOKS):
+        return type(module).__name__
+    return type(data).__name__ if _overrides(data, LightningDataModule, DATA_HOOKS) else None
+
+
+def who_looks_at_the_backward_pass(trainer: Trainer) -> str | None:
+    """Name of what needs Lightning's own backward pass and optimizer step; or None."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler):
+            return type(callback).__name__
+        if _overrides(callback, Callback, BACKWARD_HOOKS):
+            return type(callback).__name__
+    return next((f"trainer.{n}" for n, harmless in STEP_OPTIONS.items() if getattr(trainer, n) != harmless), None)
+
+
+def _overrides(thing: Any, base: type, hooks: tuple[str, ...]) -> bool:
+    """Whether the object, or its class, has a method of its own for one of the hooks."""
+    return any(getattr(getattr(thing, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
+
+
+def who_begins_epochs(trainer: Trainer, module: LightningModule) -> str | None:
+    """Name of what does something at the start of an epoch, which a run that goes on within an epoch has no more.
+
+    Progress bars and the learning rate's monitor, which only show something, are not meant.
+    """
+    for callback in trainer.callbacks:
+        shows = isinstance(callback, ProgressBar | LearningRateMonitor)
+        if not shows and _overrides(callback, Callback, ("on_train_epoch_start",)):
+            return type(callback).__name__
+    return type(module).__name__ if _overrides(module, LightningModule, ("on_train_epoch_start",)) else None
+
+
+def is_whole_step(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a run can go on from the end of this batch to the same bits.
+
+    Not between two batches whose gradients are accumulated: a checkpoint does not hold them. Not before a validation
+    within the epoch: the run that goes on would begin after it.
+    """
+    if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        return False
+    every = trainer.val_check_batch
+    if not trainer.enable_validation or every is None or every == float("inf"):
+        return True
+    batches = batch_idx if trainer.check_val_every_n_epoch is not None else trainer.fit_loop.total_batch_idx
+    return bool((batches + 1) % every)
+
+
+def steps_of_a_run(trainer: Trainer, batches: int) -> int:
+    """Optimizer steps of a run whose epochs have ``batches`` global batches.
+
+    Lightning's ``estimated_stepping_batches`` is not asked: it makes the fit loop's data loader before the loop's state
+    is restored, and the place in the epoch that a checkpoint holds would then never be taken up.
+
+    Raises:
+        UserError: where neither ``max_epochs`` nor ``max_steps`` ends the run.
+    """
+    limit = trainer.limit_train_batches
+    batches = min(limit, batches) if isinstance(limit, int) else int(batches * limit)
+    steps: float = math.inf
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        steps = math.ceil(batches / trainer.accumulate_grad_batches) * max(trainer.max_epochs, 1)
+    if trainer.max_steps >= 0:
+        steps = min(steps, trainer.max_steps)
+    if steps == math.inf:
+        raise UserError("a schedule with total_steps: null needs trainer.max_epochs or trainer.max_steps")
+    return int(steps)
