@@ -22,6 +22,7 @@ from ttlightning.data.sampler import Batch, Shard
 from ttlightning.errors import Fault, UserError
 from ttlightning.features import PatchFeatureMap
 from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor
+from ttlightning.formats.scales import below_the_largest
 from ttlightning.metrics import LossAndAccuracy
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.steps import STEPS_KEY, steps_of_a_run, who_looks_at_steps, who_looks_at_the_backward_pass
@@ -135,10 +136,13 @@ class Classifier(LightningModule):
         keep: Bool[Tensor, "batch sites"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
         """Scores of all classes; uint8 pixels become [0, 1], floats stay; patches where ``keep`` is False are blank."""
+        return self.format(self._features_of(patches, keep))
+
+    def _features_of(self, patches: Tensor, keep: Tensor | None = None) -> Float[Tensor, "batch sites modes"]:
         pixels = patches.to(self.dtype) * (1.0 if patches.is_floating_point() else 1 / 255) - self.pixel_mean
         if keep is not None:
             pixels = pixels * keep.unsqueeze(-1)
-        return self.format(self.features(pixels))
+        return self.features(pixels)
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
         """The loss of a batch; or, where the steps are made here, all steps of a call."""
@@ -249,7 +253,7 @@ class Classifier(LightningModule):
         self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
-        """The scores, for callbacks."""
+        """By how much every score lies below the sample's largest, for callbacks."""
         return self._evaluate("test", batch)
 
     def on_train_epoch_end(self) -> None:
@@ -263,9 +267,24 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
-        """Class probabilities."""
-        return self(batch.patches).softmax(-1)
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Class probabilities (batch, classes), and the class with the highest score (batch), also of equal ones.
+
+        Raises:
+            Fault: where a score is not a number, or inf.
+        """
+        scores = self._below_the_largest(batch)
+        if lost := int(scores.isnan().any(1).sum()):
+            raise Fault(
+                f"scores of {lost} of the {len(scores)} samples of a batch are not finite: nothing is predicted"
+            )
+        return scores.softmax(-1), scores.argmax(-1)
+
+    def _below_the_largest(self, batch: Batch) -> Float[Tensor, "batch classes"]:
+        """How far every score lies below its sample's largest: all that loss and prediction want, in any range."""
+        features = self._features_of(batch.patches)
+        self.format._check(features)
+        return below_the_largest(*self.format.scaled_scores(features))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what network this is, for those who read the weights without building it; keep the epoch's sums."""
@@ -337,10 +356,10 @@ class Classifier(LightningModule):
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
 
     def _evaluate(self, stage: Stage, batch: Batch) -> Float[Tensor, "batch classes"]:
-        scores = self(batch.patches)
-        self.metrics[f"{stage}_metrics"].update(
-            F.cross_entropy(scores, batch.labels, reduction="sum"), scores, batch.labels
-        )
+        scores, labels = self._below_the_largest(batch), batch.labels
+        losses = F.cross_entropy(scores, labels, reduction="sum")
+        lost = ~scores.gather(1, labels.unsqueeze(1)).isfinite()
+        self.metrics[f"{stage}_metrics"].update(losses, scores, labels, lost.sum())
         return scores
 
     def _log(self, stage: Stage) -> dict[str, Tensor]:
@@ -348,6 +367,11 @@ class Classifier(LightningModule):
         metrics = self.metrics[f"{stage}_metrics"]
         found = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         metrics.reset()
+        if lost := int(found.pop(f"{stage}/lost")):
+            raise Fault(
+                f"{stage}/loss is {float(found[f'{stage}/loss'])}, scores of {lost} samples are out of range by step "
+                f"{self.trainer.global_step}: try a smaller model.optimizer.lr"
+            )
         if stage == "train":
             self.log_dict(found, logger=False)
             self._record({"epoch": self.current_epoch} | {name: float(value) for name, value in found.items()})

@@ -210,6 +210,11 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
             raise UserError("data.virtual_devices sums gradients that float16 would need scaled: use bf16-mixed or 32")
+        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
+            raise UserError(
+                f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
+                "32-true, bf16-mixed or 64-true"
+            )
         if (start := getattr(self.trainer.strategy, "_start_method", "popen")) != "popen":
             raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
         for callback in self.trainer.callbacks:

@@ -31,7 +31,7 @@ def numerics() -> dict[str, Any]:
         "instructions": instructions(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         **torch_build(),
-        "compiler": compiler_description(),
+        "compiler": native.compiler_description(),
         "variables": variables(),
     }
 
@@ -79,16 +79,3 @@ def variables() -> dict[str, str]:
     """Those of ``VARIABLES`` that are set, as they are."""
     named = {name for name in os.environ for pattern in VARIABLES if fnmatch.fnmatchcase(name, pattern)}
     return {name: os.environ[name] for name in sorted(named) if os.environ[name] != LIGHTNINGS.get(name)}
-
-
-def compiler_description() -> str | None:
-    """The compiler of the CPU kernel: command with all options, and version; None where no kernel is compiled.
-
-    ``native.compiler_description`` answers where there is one: () -> str | None.
-    """
-    if (describe := getattr(native, "compiler_description", None)) is not None:
-        return describe()
-    if native.kernel() is None:
-        return None
-    compiler = native._compiler() or []
-    return f"{' '.join([*compiler, *native.FLAGS])}: {native._version(tuple(compiler))}"

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 
 class LossAndAccuracy(Metric):
-    """A torchmetrics metric with two values: ``{"loss": ..., "acc": ...}``."""
+    """A torchmetrics metric, ``{"loss": ..., "acc": ..., "lost": samples that have no finite loss}``."""
 
     full_state_update = False
 
@@ -21,17 +21,24 @@ class LossAndAccuracy(Metric):
         self.add_state("losses", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("lost", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
-        self, losses: Float[Tensor, ""], scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+        self,
+        losses: Float[Tensor, ""],
+        scores: Float[Tensor, "batch classes"],
+        labels: Int[Tensor, " batch"],
+        lost: Int[Tensor, ""] | int = 0,
     ) -> None:
-        """Add a batch: the sum of its losses, its scores and its labels."""
+        """Add a batch: the sum of its losses, its scores and its labels, and how many samples have no finite loss."""
         self.losses += losses
         self.correct += (scores.argmax(-1) == labels).sum()
         self.samples += len(labels)
+        self.lost += lost
 
     def compute(self) -> dict[str, Tensor]:
-        return {"loss": (self.losses / self.samples).float(), "acc": self.correct.double() / self.samples}
+        accuracy = self.correct.double() / self.samples
+        return {"loss": (self.losses / self.samples).float(), "acc": accuracy, "lost": self.lost}
 
     def sums(self) -> Float[Tensor, "3"]:
         """Losses, correct and samples so far, of this process, as float64: exact up to 2^53 samples."""

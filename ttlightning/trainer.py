@@ -100,7 +100,7 @@ class Trainer(LightningTrainer):
         if images is not None:
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
-        probabilities = torch.cat(parts)
+        probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
         names = datamodule.class_names if getattr(datamodule, "has_names", False) else None
         if own is None:
             head = ["index", "label"]
@@ -108,7 +108,7 @@ class Trainer(LightningTrainer):
         else:
             head, rows = ["file", "index"], own.sources
         signals.hold("when the predictions are written")
-        content = _table(head, rows, probabilities, names)
+        content = _table(head, rows, predicted.tolist(), probabilities, names)
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)
@@ -118,7 +118,11 @@ class Trainer(LightningTrainer):
 
 
 def _table(
-    head: list[str], rows: Sequence[tuple[Any, int]], probabilities: torch.Tensor, names: Sequence[str] | None
+    head: list[str],
+    rows: Sequence[tuple[Any, int]],
+    predicted: Sequence[int],
+    probabilities: torch.Tensor,
+    names: Sequence[str] | None,
 ) -> bytes:
     """The lines of ``predictions.csv``: ``rows`` begin them, under ``head``."""
     labelled = names is not None and head[-1] == "label"
@@ -127,11 +131,10 @@ def _table(
     writer = csv.writer(text)
     numbers = (f"p{c}" for c in range(probabilities.shape[1]))
     writer.writerow([*head, *(["label_name"] if labelled else []), "predicted", *named, *numbers])
-    for first, row in zip(rows, probabilities.tolist(), strict=True):
-        predicted = max(range(len(row)), key=row.__getitem__)
+    for first, said, row in zip(rows, predicted, probabilities.tolist(), strict=True):
         label = [names[first[1]]] if labelled else []
-        name = [names[predicted]] if named else []
-        writer.writerow([*first, *label, predicted, *name, *(f"{p:.6g}" for p in row)])
+        name = [names[said]] if named else []
+        writer.writerow([*first, *label, said, *name, *(f"{p:.6g}" for p in row)])
     return text.getvalue().encode()
 
 

@@ -1,8 +1,5 @@
 """The hand-derived backward passes, torch's and the compiled one, against autograd through the plain recurrence."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -203,69 +200,6 @@ def test_strided_arguments(kernel):
     straight = [p.detach().contiguous() for p in odd]
     torch.testing.assert_close(chain_scores(*odd)[0], chain_scores(*straight)[0])
     torch.autograd.gradcheck(lambda *p: scale_by_power_of_two(*chain_scores(*p)), odd)
-
-
-SCRIPT = """
-import torch, warnings
-from ttlightning import TensorTrain, UserError
-from ttlightning.formats import native
-try:
-    TensorTrain(4, 3, 2)(torch.ones(5, 4, 3))
-except UserError as fault:
-    print("UserError", fault)
-else:
-    print(native.kernel_name())
-"""
-
-
-def fresh_process(tmp_path, **environment):
-    """What a new process with an empty cache says."""
-    environment = {"PATH": "", "HOME": str(tmp_path), **environment}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip(), done.stderr
-
-
-def test_without_a_compiler(tmp_path):
-    said, warned = fresh_process(tmp_path)
-    assert said == "torch"
-    assert "no C compiler" in warned
-    said, warned = fresh_process(tmp_path, TTLIGHTNING_KERNEL="native")
-    assert said.startswith("UserError TTLIGHTNING_KERNEL is native, but this machine has no C compiler")
-    assert fresh_process(tmp_path, TTLIGHTNING_KERNEL="torch") == ("torch", "")
-    assert fresh_process(tmp_path, TTLIGHTNING_KERNEL="fast")[0].startswith("UserError TTLIGHTNING_KERNEL is 'fast'")
-
-
-def test_compilers_that_do_not_work(tmp_path):
-    assert "does not run" in fresh_process(tmp_path, CC="no-such-compiler")[0]
-    fake = tmp_path / "fake"
-    says = "import sys\nsys.exit(0 if sys.argv[1:] == ['--version'] else 'error: out of order')\n"
-    fake.write_text(f"#!{sys.executable}\n{says}")
-    fake.chmod(0o755)
-    said = fresh_process(tmp_path, CC=str(fake))[0]
-    assert said.startswith("UserError")
-    assert "error: out of order" in said
-    assert not list((tmp_path / ".cache" / "ttlightning").iterdir())
-
-
-def test_the_library_is_compiled_once_and_anywhere(tmp_path, monkeypatch):
-    if native.kernel() is None:
-        pytest.skip("this machine has no C compiler")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = native._build(native._compiler())
-    written = first.stat().st_mtime_ns
-    assert native._build(native._compiler()) == first
-    assert first.stat().st_mtime_ns == written
-    assert [p.name for p in first.parent.iterdir()] == [first.name]
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert native._build(native._compiler()).is_file()
-
-
-def test_an_unknown_compiler_is_named(monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler --flag")
-    native._version.cache_clear()
-    with pytest.raises(UserError, match="no-such-compiler --flag does not run"):
-        native._build(native._compiler())
 
 
 def test_what_does_not_fit_together_is_refused():

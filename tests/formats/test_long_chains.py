@@ -14,7 +14,7 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
-from ttlightning.formats.contraction import _split_off_power_of_two, scale_by_power_of_two, split_off_scales
+from ttlightning.formats.scales import scale_by_power_of_two, split_off_power_of_two, split_off_scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -30,7 +30,7 @@ def test_every_power_of_two_is_exact(dtype):
 def test_splitting_changes_no_bit(seed, exponent):
     state = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
     scaled = state.clone()
-    scale, split = _split_off_power_of_two(scaled)
+    scale, split = split_off_power_of_two(scaled)
     assert torch.equal(state * scale, scaled)
     largest = scaled.abs().amax(1)
     assert ((largest >= 0.5) & (largest < 1)).all()
@@ -39,7 +39,7 @@ def test_splitting_changes_no_bit(seed, exponent):
 
 def test_zero_states_stay_zero():
     scaled = torch.zeros(2, 3)
-    _, exponent = _split_off_power_of_two(scaled)
+    _, exponent = split_off_power_of_two(scaled)
     assert torch.equal(scaled, torch.zeros(2, 3))
     assert torch.equal(exponent, torch.zeros(2, dtype=exponent.dtype))
 

@@ -24,7 +24,7 @@ def test_the_kernels_say_what_torch_says():
     done = subprocess.run([sys.executable, str(cases)], env=surroundings, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(found) == 37
+    assert len(found) == 45
     for case in found:
         limit = 1e-13 if case["double"] else 1e-5
         assert max(case["differences"].values()) < limit, case
@@ -62,13 +62,13 @@ def test_which_chain_a_gpu_gets(monkeypatch):
     """torch's, unless it is asked for another, and for ranks whose matrices a program can hold."""
     features = SimpleNamespace(is_cuda=True, dtype=torch.float32)
     monkeypatch.delenv("TTLIGHTNING_KERNEL", raising=False)
-    assert contraction._chain_of_operations(features, 16) is contraction.TorchChain
+    assert contraction._chain_on_device(features, 16) is contraction.TorchChain
     monkeypatch.setenv("TTLIGHTNING_KERNEL", "triton")
-    assert contraction._chain_of_operations(features, 128).__name__ == "TritonChain"
-    assert contraction._chain_of_operations(features, 129) is contraction.TorchChain
+    assert contraction._chain_on_device(features, 128).__name__ == "TritonChain"
+    assert contraction._chain_on_device(features, 129) is contraction.TorchChain
     for other in ({"is_cuda": False}, {"dtype": torch.bfloat16}):
-        assert contraction._chain_of_operations(SimpleNamespace(**vars(features) | other), 16) is contraction.TorchChain
+        assert contraction._chain_on_device(SimpleNamespace(**vars(features) | other), 16) is contraction.TorchChain
     assert kernel_name().endswith("triton on GPUs")
     monkeypatch.setitem(sys.modules, "ttlightning.formats.triton_chain", None)
     with pytest.raises(UserError, match="the package triton is not installed"):
-        contraction._chain_of_operations(features, 16)
+        contraction._chain_on_device(features, 16)

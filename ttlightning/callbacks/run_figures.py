@@ -40,6 +40,7 @@ class Verdicts(NamedTuple):
     """place in the test set"""
     labels: Int[Tensor, " samples"]
     scores: Float[Tensor, "samples classes"]
+    """up to a constant of each sample"""
 
     def surest_mistakes(self) -> Int[Tensor, " mistakes"]:
         """Rows of all mistakes, by falling probability of the class that was said; of two as sure the first."""

@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
-from ttlightning.formats.contraction import scale_by_power_of_two
+from ttlightning.formats.derivatives import in_full_precision
+from ttlightning.formats.scales import scale_by_power_of_two
 
 
 class ScoreTensor(nn.Module, ABC):
@@ -45,7 +46,12 @@ class ScoreTensor(nn.Module, ABC):
         r"""Scores as ``mantissa * 2**exponent``, one exponent for each sample.
 
         The exponents are integers and powers of two are exact, so that splitting the scale off changes no bit of a
-        score that the floating-point format can hold, and keeps those that it cannot.
+        score that the floating-point format can hold, and keeps those that it cannot, however many sites there are and
+        however their sizes differ. What has no scale of its own must fit beside the largest: the product of feature
+        and core at a single site into the range of the format, and the numbers of one state, or the units of a site,
+        among each other; those smaller than the largest by more than that range count as 0.
+
+        Differentiable as often as one likes, the exponent being a constant.
         """
 
     def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
@@ -53,6 +59,7 @@ class ScoreTensor(nn.Module, ABC):
         self._check(features)
         return self.scores(features)
 
+    @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         """``forward`` without the look at the shape; for a format that has a shorter way than through the exponents."""
         return scale_by_power_of_two(*self.scaled_scores(features))

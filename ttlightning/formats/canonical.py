@@ -11,10 +11,10 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import split_off_scales
+from ttlightning.formats.derivatives import contract, gradients, in_full_precision
+from ttlightning.formats.scales import split_off_scales
 
 
 class CanonicalPolyadic(ScoreTensor):
@@ -62,49 +62,67 @@ class CanonicalPolyadic(ScoreTensor):
     def rank(self) -> int:
         return self.weights.shape[0]
 
+    @in_full_precision
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        products, exponent = UnitProducts.apply(features, self.factors)
-        return products.T @ self.weights, exponent
+        return contract(UnitProducts, _by_operations, features, self.factors, self.weights)
 
 
 class UnitProducts(torch.autograd.Function):
-    """<a_1k, f_1> ... <a_dk, f_d> of every unit: (rank, batch) and its power of two for each sample; backward once.
-
-    The sites are multiplied as a binary tree, the scale of each part split off before: none leaves the range. The batch
-    comes last in memory, where every operation runs along it.
-    """
+    """Scores (batch, classes), sums of <a_1k, f_1> ... <a_dk, f_d>, and their power of two for each sample."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-        x_PnB = features.permute(1, 2, 0).contiguous()
-        parts_PrB = torch.bmm(factors.transpose(1, 2), x_PnB)
-        levels, all_scales, all_exponents = [], [], []
-        while len(parts_PrB) > 1:
-            scales, exponents = split_off_scales(parts_PrB)
-            levels.append(parts_PrB)
-            all_scales.append(scales)
-            all_exponents.append(exponents)
-            half = len(parts_PrB) // 2
-            products = parts_PrB[:half] * parts_PrB[half : 2 * half]
-            parts_PrB = torch.cat([products, parts_PrB[2 * half :]]) if len(parts_PrB) % 2 else products
-        ctx.save_for_backward(x_PnB, factors, *levels, *all_scales)
-        exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
+    def forward(ctx: Any, features: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        products_rB, exponent, *others = _products(features, factors)
+        ctx.save_for_backward(features, factors, weights, exponent, products_rB, *others)
         ctx.mark_non_differentiable(exponent)
-        return parts_PrB[0], exponent
+        return products_rB.T @ weights, exponent
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, products_rB: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        x_PnB, factors, *saved = ctx.saved_tensors
-        levels, all_scales = saved[: len(saved) // 2], saved[len(saved) // 2 :]
-        adjoint_PrB = products_rB.unsqueeze(0)
-        for parts_PrB, scales in zip(reversed(levels), reversed(all_scales), strict=True):
-            half, below_PrB = len(parts_PrB) // 2, torch.empty_like(parts_PrB)
-            torch.mul(adjoint_PrB[:half], parts_PrB[half : 2 * half], out=below_PrB[:half])
-            torch.mul(adjoint_PrB[:half], parts_PrB[:half], out=below_PrB[half : 2 * half])
-            if len(parts_PrB) % 2:
-                below_PrB[-1] = adjoint_PrB[-1]
-            adjoint_PrB = below_PrB.mul_(scales)
-        return torch.bmm(factors, adjoint_PrB).permute(2, 0, 1), torch.bmm(x_PnB, adjoint_PrB.transpose(1, 2))
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients(ctx, scores_BC, 3, _by_hand, _by_operations)
+
+
+def _products(features: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
+    """The products (rank, batch) and their exponents; then for the way back the features, levels and their scales.
+
+    The sites are multiplied as a binary tree, the scale of each part split off before. The batch comes last in memory,
+    where every operation runs along it.
+    """
+    x_PnB = features.permute(1, 2, 0).contiguous()
+    parts_PrB = torch.bmm(factors.transpose(1, 2), x_PnB)
+    levels, all_scales, all_exponents = [], [], []
+    while len(parts_PrB) > 1:
+        scales, exponents = split_off_scales(parts_PrB)
+        levels.append(parts_PrB)
+        all_scales.append(scales)
+        all_exponents.append(exponents)
+        half = len(parts_PrB) // 2
+        products = parts_PrB[:half] * parts_PrB[half : 2 * half]
+        parts_PrB = torch.cat([products, parts_PrB[2 * half :]]) if len(parts_PrB) % 2 else products
+    exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
+    return parts_PrB[0], exponent, x_PnB, *levels, *all_scales
+
+
+def _by_operations(features: Tensor, factors: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    products_rB, exponent, *_ = _products(features, factors)
+    return products_rB.T @ weights, exponent
+
+
+def _by_hand(
+    _: Any, scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], *_exponent: Tensor
+) -> tuple[Tensor, ...]:
+    _features, factors, weights = inputs
+    products_rB, x_PnB, *others = saved
+    levels, all_scales = others[: len(others) // 2], others[len(others) // 2 :]
+    adjoint_PrB = (weights @ scores_BC.T).unsqueeze(0)
+    for parts_PrB, scales in zip(reversed(levels), reversed(all_scales), strict=True):
+        half, below_PrB = len(parts_PrB) // 2, torch.empty_like(parts_PrB)
+        torch.mul(adjoint_PrB[:half], parts_PrB[half : 2 * half], out=below_PrB[:half])
+        torch.mul(adjoint_PrB[:half], parts_PrB[:half], out=below_PrB[half : 2 * half])
+        if len(parts_PrB) % 2:
+            below_PrB[-1] = adjoint_PrB[-1]
+        adjoint_PrB = below_PrB.mul_(scales)
+    dfactors = torch.bmm(x_PnB, adjoint_PrB.transpose(1, 2))
+    return torch.bmm(factors, adjoint_PrB).permute(2, 0, 1), dfactors, products_rB @ scores_BC

@@ -10,6 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || __FINITE_MATH_ONLY__ + 0
+#error this compiler breaks the rules of floating-point arithmetic (-ffast-math): sums, NaN and inf would be wrong
+#endif
+
 enum { TILE = 6, ROWS = 256, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
 enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
@@ -29,6 +33,7 @@ static void *scratch(size_t bytes) {
 
 typedef void (*share)(void *argument, int part, int parts);
 #ifdef _OPENMP
+const int chain_has_openmp = 1;
 
 /* work(argument, 0 .. parts - 1, parts), side by side, by the threads that torch has already. */
 static void in_parallel(share work, void *argument, int parts) {
@@ -41,6 +46,7 @@ static void in_parallel(share work, void *argument, int parts) {
 }
 
 #else
+const int chain_has_openmp = 0;
 
 typedef struct { share work; void *argument; int part, parts; } errand;
 

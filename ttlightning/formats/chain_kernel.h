@@ -8,9 +8,9 @@ typedef struct {
     REAL *scores;
     const REAL *dscores;
     REAL *dfeatures, *dfirst, *dinterior, *dlast;
-    REAL *window, *carry;      /* (segment, rank, padded), (rank, padded): for segments */
-    int keep, segment, plain;  /* which states h holds; scores as mantissa * 2^exponent, or mantissa */
-    int from_site, to_site, replay, in_window; /* what a pass is about, set here */
+    REAL *window, *replayed, *carry; /* (segment, rank, padded), twice, and (rank, padded): for segments */
+    int keep, segment, plain;        /* which states h holds; scores as mantissa * 2^exponent, or mantissa */
+    int from_site, to_site, replay;  /* what a pass is about, set here */
 } NAME(chain);
 
 static int NAME(left)(const NAME(chain) *c, int k) { return k == 0 ? 1 : c->rank; }
@@ -32,27 +32,49 @@ static REAL *NAME(state)(const NAME(chain) *c, int k) {
     return k % c->segment == c->segment - 1 ? c->h + k / c->segment * size : c->window + k % c->segment * size;
 }
 
-/* Split a power of two off each sample's state: exact, and counted in its exponent. */
-static void NAME(rescale)(const NAME(chain) *c, REAL *restrict state, REAL *restrict scale, int from, int to) {
+/* Lane by lane the larger of `most` and the magnitude of `next`; a NaN is no larger. */
+static V NAME(larger)(V most, V next) {
+    const NAME(index) back = next < 0, size = ((NAME(index))next & ~back) | ((NAME(index))-next & back);
+    const NAME(index) more = (V)size > most;
+    return (V)((size & more) | ((NAME(index))most & ~more));
+}
+
+/* The scale of each sample of a block whose largest number is below `low` or above `high`. */
+static void NAME(powers)(const NAME(chain) *c, REAL low, REAL high, const REAL *largest, REAL *scale, int s) {
+    for (int l = 0; l < LANES; l++) {
+        int power;
+        if (!(largest[l] < low || largest[l] > high) || largest[l] == 0 || largest[l] > LARGEST) continue;
+        FREXP(largest[l], &power);
+        power = power > RANGE ? RANGE : power < -RANGE ? -RANGE : power;
+        scale[l] = LDEXP(1, -power);
+        if (s + l < c->batch) c->exponent[s + l] += power;
+    }
+}
+
+/* Split a power of two off the state behind site k of each sample: exact, and counted in its exponent. Every few sites,
+   and wherever what a site has brought leaves no room for the next one. */
+static void NAME(rescale)(const NAME(chain) *c, int k, REAL *restrict state, int from, int to) {
+    const int regular = (k + 1) % SITES_PER_RESCALING == 0;
+    const REAL high = LDEXP(1, RANGE / 4), low = 1 / high;
     for (int s = from; s < to; s += LANES) {
-        REAL largest[LANES] = {0}, *row = state + s;
-        for (int a = 0; a < c->rank; a++, row += c->padded)
-            for (int l = 0; l < LANES; l++) {
-                REAL size = row[l] < 0 ? -row[l] : row[l];
-                largest[l] = size > largest[l] ? size : largest[l];
-            }
-        for (int l = 0; l < LANES; l++) {
-            int power = 0;
-            if (largest[l] > 0 && largest[l] <= LARGEST) {
-                FREXP(largest[l], &power);
-                power = power > RANGE ? RANGE : power < -RANGE ? -RANGE : power;
-            }
-            scale[s + l] = LDEXP(1, -power);
-            if (s + l < c->batch && !c->replay) c->exponent[s + l] += power;
+        REAL *scale = c->scales + (size_t)k * c->padded + s, *row = state + s;
+        int some = 1;
+        if (!c->replay) {
+            V most[2] = {0}, one = 1 - most[0];
+            for (int a = 0; a < c->rank; a++, row += c->padded)
+                for (int half = 0; half < 2; half++) most[half] = NAME(larger)(most[half], LOAD(row + half * HALF));
+            STORE(scale, one);
+            STORE(scale + HALF, one);
+            NAME(index) out = (most[0] < low) | (most[0] > high) | (most[1] < low) | (most[1] > high);
+            some = regular;
+            for (int l = 0; l < HALF; l++) some |= out[l] != 0;
+            if (some) NAME(powers)(c, regular ? 1 : low, regular ? 0 : high, (REAL *)most, scale, s);
         }
         row = state + s;
-        for (int a = 0; a < c->rank; a++, row += c->padded)
-            for (int l = 0; l < LANES; l++) row[l] *= scale[s + l];
+        for (int a = 0; a < c->rank && some; a++, row += c->padded) {
+            STORE(row, LOAD(row) * LOAD(scale));
+            STORE(row + HALF, LOAD(row + HALF) * LOAD(scale + HALF));
+        }
     }
 }
 
@@ -91,8 +113,7 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
                             right, padded, i == 0)
                 }
             }
-        if ((k + 1) % SITES_PER_RESCALING == 0 && k < d - 1)
-            NAME(rescale)(c, out, c->scales + (k + 1) / SITES_PER_RESCALING * padded - padded, from, to);
+        if (k < d - 1) NAME(rescale)(c, k, out, from, to);
     }
     for (int s = from; s < to && s < c->batch && c->to_site == d; s++) {
         REAL *row = c->scores + (size_t)s * c->classes;
@@ -127,8 +148,8 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
             const int left = NAME(left)(c, k), right = NAME(right)(c, k);
             const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded + s;
             const REAL *h = k ? NAME(state)(c, k - 1) + s : ones;
-            if ((k + 1) % SITES_PER_RESCALING == 0 && k < d - 1) {
-                const REAL *scale = c->scales + (k + 1) / SITES_PER_RESCALING * padded - padded + s;
+            if (k < d - 1) {
+                const REAL *scale = c->scales + k * padded + s;
                 for (int b = 0; b < right; b++)
                     for (int l = 0; l < LANES; l++) p[b * LANES + l] *= scale[l];
             }
@@ -196,10 +217,10 @@ static void NAME(pass)(share work, NAME(chain) *c, int from_site, int to_site, i
 void NAME(chain_forward)(NAME(chain) *c) {
     memset(c->exponent, 0, sizeof(int32_t) * c->batch);
     NAME(pass)(NAME(forward_blocks), c, 0, c->sites, 0);
-    c->in_window = c->keep == KEEP_SEGMENTS ? (c->sites - 2) / c->segment : 0;
 }
 
-/* Site k wants the state behind site k - 1: a segment's states belong to the sites one further on. */
+/* Site k wants the state behind site k - 1: a segment's states belong to the sites one further on. The window holds those
+   of the last segment; those of the others are computed again, beside it: what the way there has left is only read. */
 void NAME(chain_backward)(NAME(chain) *c) {
     const int segment = c->keep == KEEP_ALL ? c->sites : c->segment, last = (c->sites - 2) / segment;
     const size_t slices = (size_t)c->modes * c->rank;
@@ -209,8 +230,10 @@ void NAME(chain_backward)(NAME(chain) *c) {
     for (int part = last; part >= 0; part--) {
         const int first_state = part * segment, beyond = part == last ? c->sites : first_state + segment + 1;
         const int to = part == last ? c->sites - 1 : first_state + segment - 1;
-        if (part != c->in_window) NAME(pass)(NAME(forward_blocks), c, first_state, to, 1);
-        c->in_window = part;
+        if (part != last) {
+            c->window = c->replayed;
+            NAME(pass)(NAME(forward_blocks), c, first_state, to, 1);
+        }
         NAME(pass)(NAME(backward_blocks), c, part ? first_state + 1 : 0, beyond, 1);
         in_parallel(NAME(gradient_rows), c, c->threads);
     }

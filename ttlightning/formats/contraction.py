@@ -22,32 +22,44 @@ one product of that size less. On a CPU the same sums are computed by a small co
 compiler, see native.py; TorchChain is for GPUs, and for machines without one; triton_chain.py is for GPUs, where it is
 asked for. Measured by scripts/benchmark.py.
 
-The state is never normalised: that would make the map nonlinear. Instead, every few sites a power of two is split off
-each sample's state and counted in an integer. Multiplying by a power of two is exact, so the scores are those of plain
-arithmetic to the last bit where plain arithmetic survives, and right where it would overflow or die (d = 784 and more).
+The state is never normalised: that would make the map nonlinear. Instead, powers of two are split off and counted in
+an integer, see scales.py: the scores are those of plain arithmetic to the last bit where plain arithmetic survives, and
+right where it would overflow or die (d = 784 and more, or sites of very different sizes). Two kinds are split off here:
+what a site brings by its size, the largest |f_k[i]| of a sample times the largest |G_k[i, a, b]|, before anything is
+multiplied; and every few sites what the state has become beside that. The compiled kernel looks at every state instead.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
 from ttlightning.formats import native
+from ttlightning.formats.derivatives import by_operations, gradients
+from ttlightning.formats.recurrence import chain_by_operations, core_of_each_site
+from ttlightning.formats.scales import (
+    LAYOUTS,
+    scale_by_power_of_two,
+    scales_of,
+    split_off_power_of_two,
+    split_off_scales,
+)
 
 # Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
 SITES_PER_RESCALING: Final = 8
-"""In float32 a state may grow or shrink by 2^15 at each of so many sites before a rescaling would come too late."""
+"""In float32 a state may grow or shrink by 2^15, beside its site's size, at each of so many sites."""
 NUMBERS_AT_ONCE = 1 << 20
 """Outer products O_k held at once in the backward pass, so that they stay in the cache."""
 ARITHMETIC_PER_SITE = 16_000_000
 """Multiply-adds of a site, batch * modes * rank^2, from which on the way back goes site by site."""
 ARITHMETIC_FOR_THREADS = 16_000_000
 """Multiply-adds of a pass, batch * sites * modes * rank^2, from which on more than one thread pays on a CPU."""
+Scales = Sequence[Tensor]
+"""Of every ``SITES_PER_RESCALING``-th state, by what it has been multiplied."""
 
 
 def chain_scores(
@@ -56,13 +68,15 @@ def chain_scores(
     interior: Float[Tensor, "distinct modes rank rank"],
     last: Float[Tensor, "modes rank classes"],
 ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-    """Scores as ``mantissa * 2**exponent`` per sample, differentiable once.
+    """Scores as ``mantissa * 2**exponent`` per sample.
 
     ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
     """
+    if by_operations(features, first, interior, last):
+        return chain_by_operations(features, first, interior, last)
     if native.serves(features):
         return native.NativeChain.apply(features, first, interior, last, torch.is_grad_enabled())
-    return _chain_of_operations(features, first.shape[1]).apply(features, first, interior, last)
+    return _chain_on_device(features, first.shape[1]).apply(features, first, interior, last)
 
 
 def chain_values(
@@ -72,14 +86,14 @@ def chain_values(
     last: Float[Tensor, "modes rank classes"],
 ) -> Float[Tensor, "batch classes"]:
     """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
-    if native.serves(features):
-        return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
-    return scale_by_power_of_two(*_chain_of_operations(features, first.shape[1]).apply(features, first, interior, last))
+    if by_operations(features, first, interior, last) or not native.serves(features):
+        return scale_by_power_of_two(*chain_scores(features, first, interior, last))
+    return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
 
 
-def _chain_of_operations(features: Tensor, rank: int) -> type[torch.autograd.Function]:
+def _chain_on_device(features: Tensor, rank: int) -> type[torch.autograd.Function]:
     """torch's operations site by site; on a GPU, where it is asked for, all sites in two launches."""
-    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in _LAYOUTS:
+    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in LAYOUTS:
         return TorchChain
     try:
         from ttlightning.formats.triton_chain import LARGEST_RANK, TritonChain
@@ -89,44 +103,68 @@ def _chain_of_operations(features: Tensor, rank: int) -> type[torch.autograd.Fun
 
 
 class TorchChain(torch.autograd.Function):
+    """(features, first, interior, last) -> (scores, exponent), to be multiplied by ``2**exponent``."""
+
     @staticmethod
     def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        x_KBn = features.transpose(0, 1).contiguous()
+        x_KBn, h_KBr, cores, exponent, sizes = balanced(features, first, interior)
         sites, batch, modes = x_KBn.shape
-        rank = first.shape[1]
-        h_KBr = x_KBn.new_empty(sites - 1, batch, rank)
-        joint_Bnr = x_KBn.new_empty(batch, modes, rank)
-        joint, exponent = joint_Bnr.flatten(1), torch.zeros(batch, dtype=torch.int32, device=features.device)
+        joint_Bnr = x_KBn.new_empty(batch, modes, first.shape[1])
+        joint = joint_Bnr.flatten(1)
         columns, rows, states = x_KBn.unsqueeze(3).unbind(0), h_KBr.unsqueeze(2).unbind(0), h_KBr.unbind(0)
-        scales: dict[int, Tensor] = {}
-        torch.mm(x_KBn[0], first, out=states[0])
-        for k, core in enumerate(_per_site(interior.flatten(1, 2), sites - 2), start=1):
+        scales = []
+        for k, core in enumerate(core_of_each_site(cores.flatten(1, 2), sites - 2), start=1):
             torch.mul(columns[k], rows[k - 1], out=joint_Bnr)
             torch.mm(joint, core, out=states[k])
             if (k + 1) % SITES_PER_RESCALING == 0:
-                scales[k], shift = _split_off_power_of_two(states[k])
+                scale, shift = split_off_power_of_two(states[k])
+                scales.append(scale)
                 exponent += shift
         torch.mul(columns[-1], rows[-1], out=joint_Bnr)
-        ctx.save_for_backward(x_KBn, h_KBr, first, interior, last)
-        ctx.scales = scales
+        ctx.save_for_backward(features, first, interior, last, exponent, x_KBn, h_KBr, cores, *sizes, *scales)
         ctx.mark_non_differentiable(exponent)
         return joint @ last.flatten(0, 1), exponent
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_KBn, h_KBr = ctx.saved_tensors[:2]
-        arithmetic = h_KBr[0].numel() * x_KBn.shape[2] * h_KBr.shape[2]
-        return backward_from_last_site(
-            ctx, scores_BC, _site_by_site if arithmetic >= ARITHMETIC_PER_SITE else _chain_then_outer
-        )
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients(ctx, scores_BC, 4, _by_hand, chain_by_operations)
+
+
+def _by_hand(
+    _: Any, scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], *_exponent: Tensor
+) -> tuple[Tensor, ...]:
+    h_KBr, modes = saved[1], inputs[0].shape[2]
+    arithmetic = h_KBr[0].numel() * modes * h_KBr.shape[2]
+    way_back = _site_by_site if arithmetic >= ARITHMETIC_PER_SITE else _chain_then_outer
+    return backward_from_last_site(scores_BC, inputs, saved, way_back)
+
+
+def balanced(
+    features: Tensor, first: Tensor, interior: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Sites of size 1: features and interior cores without their scales, site by site, and the first state without its.
+
+    Returns x_KBn, room for the states h_KBr with the first one filled in, the cores, the exponent split off from each
+    sample, and the factors, of the features (batch, sites, 1), of the cores and of the first state.
+    """
+    batch, sites, modes = features.shape
+    feature_scales, feature_exponents = scales_of(features, 2)
+    core_scales, core_exponents = scales_of(interior, (1, 2, 3))
+    x_KBn = features.new_empty(sites, batch, modes)
+    torch.mul(features.transpose(0, 1), feature_scales.transpose(0, 1), out=x_KBn)
+    h_KBr = features.new_empty(sites - 1, batch, first.shape[1])
+    state_scales, state_exponents = split_off_scales(torch.mm(x_KBn[0], first, out=h_KBr[0]))
+    of_cores = core_exponents.expand(sites - 2, 1, 1, 1).sum(dtype=torch.int32)
+    exponent = feature_exponents.sum((1, 2), dtype=torch.int32) + state_exponents.squeeze(1) + of_cores
+    return x_KBn, h_KBr, interior * core_scales, exponent, (feature_scales, core_scales, state_scales)
 
 
 def backward_from_last_site(
-    ctx: Any, scores_BC: Tensor, way_back: Callable[..., Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], way_back: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
     """The gradients of features and cores: here those of the first and the last site, of the others by ``way_back``."""
-    x_KBn, h_KBr, first, interior, last = ctx.saved_tensors
+    _, first, _, last = inputs
+    x_KBn, h_KBr, cores, feature_scales, core_scales, state_scales, *scales = saved
     dx_KBn = torch.empty_like(x_KBn)
     p_KBr = torch.empty_like(h_KBr)
 
@@ -136,36 +174,43 @@ def backward_from_last_site(
     torch.sum(at_last_Bnr * h_KBr[-1].unsqueeze(1), 2, out=dx_KBn[-1])
     torch.sum(at_last_Bnr * x_KBn[-1].unsqueeze(2), 1, out=p_KBr[-1])
 
-    dinterior = way_back(x_KBn, h_KBr, p_KBr, interior, ctx.scales, joint_Bnr, dx_KBn)
+    dinterior = way_back(x_KBn, h_KBr, p_KBr, cores, scales, joint_Bnr, dx_KBn)
+    p_KBr[0].mul_(state_scales)
     dfirst = x_KBn[0].T @ p_KBr[0]
     torch.mm(p_KBr[0], first.T, out=dx_KBn[0])
-    return dx_KBn.transpose(0, 1), dfirst, dinterior, dlast
+    dfeatures = dx_KBn.mul_(feature_scales.transpose(0, 1)).transpose(0, 1)
+    return dfeatures, dfirst, dinterior.mul_(core_scales), dlast
+
+
+def scale_behind(scales: Scales, k: int) -> Tensor | None:
+    """By what the state behind site ``k`` has been multiplied, where it has."""
+    return scales[(k + 1) // SITES_PER_RESCALING - 1] if k and (k + 1) % SITES_PER_RESCALING == 0 else None
 
 
 def _chain_then_outer(
-    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: dict[int, Tensor], joint_Bnr: Tensor, dx: Tensor
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Scales, joint_Bnr: Tensor, dx: Tensor
 ) -> Tensor:
     """Fill the adjoint states and the interior part of ``dx``; return the gradient of the interior cores."""
     sites, joint = len(x_KBn), joint_Bnr.flatten(1)
     columns, rows, adjoints = x_KBn.unsqueeze(3).unbind(0), p_KBr.unsqueeze(2).unbind(0), p_KBr.unbind(0)
-    backwards = _per_site(cores.transpose(2, 3).flatten(1, 2), sites - 2)
+    backwards = core_of_each_site(cores.transpose(2, 3).flatten(1, 2), sites - 2)
     for k in range(sites - 2, 0, -1):
-        if k in scales:
-            adjoints[k].mul_(scales[k])
+        if (scale := scale_behind(scales, k)) is not None:
+            adjoints[k].mul_(scale)
         torch.mul(columns[k], rows[k], out=joint_Bnr)
         torch.mm(joint, backwards[k - 1], out=adjoints[k - 1])
     return interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
 
 
 def _site_by_site(
-    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: dict[int, Tensor], joint_Bnr: Tensor, dx: Tensor
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Scales, joint_Bnr: Tensor, dx: Tensor
 ) -> Tensor:
     """The same with Q_k: three products of a site's size instead of four, and more, smaller operations."""
     q_Bnr, joint = torch.empty_like(joint_Bnr), joint_Bnr.flatten(1)
     gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format)
     for k in range(len(x_KBn) - 2, 0, -1):
-        if k in scales:
-            p_KBr[k].mul_(scales[k])
+        if (scale := scale_behind(scales, k)) is not None:
+            p_KBr[k].mul_(scale)
         site = 0 if len(cores) == 1 else k - 1
         core = cores[site].flatten(0, 1)
         torch.mul(x_KBn[k].unsqueeze(2), h_KBr[k - 1].unsqueeze(1), out=joint_Bnr)
@@ -174,12 +219,6 @@ def _site_by_site(
         torch.sum(torch.mul(q_Bnr, h_KBr[k - 1].unsqueeze(1), out=joint_Bnr), 2, out=dx[k])
         torch.sum(q_Bnr.mul_(x_KBn[k].unsqueeze(2)), 1, out=p_KBr[k - 1])
     return gradient
-
-
-def _per_site(cores: Tensor, sites: int) -> tuple[Tensor, ...]:
-    """One core for each site, the same one where all share it."""
-    distinct = cores.unbind(0)
-    return distinct * sites if len(distinct) == 1 else distinct
 
 
 def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
@@ -199,45 +238,3 @@ def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tenso
         gradient[mine].baddbmm_(x.transpose(1, 2), outer)
         torch.bmm(outer, matrices[mine], out=dx_KBn[here].view(*groups, modes))
     return gradient.view_as(cores)
-
-
-def _split_off_power_of_two(state_Br: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale the state in place to a largest magnitude in [1/2, 1); return the factor and the power that it undoes."""
-    range_ = _LAYOUTS[state_Br.dtype][1] - 1
-    exponent = torch.frexp(state_Br.abs().amax(1)).exponent.clamp(-range_, range_)
-    scale = _power_of_two(-exponent, state_Br.dtype)
-    state_Br.mul_(scale)
-    return scale, exponent
-
-
-def split_off_scales(
-    values: Float[Tensor, "places width batch"],
-) -> tuple[Float[Tensor, "places 1 batch"], Int[Tensor, "places 1 batch"]]:
-    """Scale in place, by powers of two, to a largest magnitude over the width in [1/2, 1); 0 and inf stay as they are.
-
-    Returns the factors and the exponents that they undo.
-    """
-    tiny = torch.finfo(values.dtype).tiny
-    largest = values.abs().amax(1, keepdim=True).clamp_(tiny, 0.5 / tiny)  # so that its inverse is in range
-    fraction, exponents = torch.frexp(largest)
-    scales = fraction.div_(largest)
-    values.mul_(scales)
-    return scales, exponents
-
-
-def scale_by_power_of_two(
-    values: Float[Tensor, "batch width"], exponent: Int[Tensor, " batch"]
-) -> Float[Tensor, "batch width"]:
-    """``values * 2**exponent`` row by row, exact; in two halves, since 2**exponent alone may be out of range."""
-    half = exponent // 2
-    return values * _power_of_two(half, values.dtype) * _power_of_two(exponent - half, values.dtype)
-
-
-def _power_of_two(exponent: Int[Tensor, "*rows"], dtype: torch.dtype) -> Float[Tensor, "*rows 1"]:
-    """2**exponent as a column, written into the exponent bits; past the range of normal numbers, its nearest end."""
-    integer, bias, fraction_bits = _LAYOUTS[dtype]
-    bits = (exponent.to(integer).clamp(1 - bias, bias) + bias) << fraction_bits
-    return bits.view(dtype).unsqueeze(-1)
-
-
-_LAYOUTS: Final = {torch.float32: (torch.int32, 127, 23), torch.float64: (torch.int64, 1023, 52)}

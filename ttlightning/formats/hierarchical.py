@@ -13,11 +13,11 @@ from typing import Any, Final, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import split_off_scales
+from ttlightning.formats.derivatives import contract, gradients, in_full_precision
+from ttlightning.formats.scales import split_off_scales
 
 PAIRS_AT_ONCE: Final = 1 << 18
 """Products left[a] right[b] held at once, so that they stay in the cache."""
@@ -79,10 +79,11 @@ class HierarchicalTucker(ScoreTensor):
     def rank(self) -> int:
         return self.root.shape[0]
 
+    @in_full_precision
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        return TreeContraction.apply(features, self.leaves, self.root, *self.nodes)
+        return contract(TreeContraction, _by_operations, features, self.leaves, self.root, *self.nodes)
 
     def _distinct(self, places: int) -> int:
         return places
@@ -100,47 +101,63 @@ class SharedHierarchicalTucker(HierarchicalTucker):
 
 
 class TreeContraction(torch.autograd.Function):
-    """Scores (batch, classes) and their power of two for each sample, from the leaves to the root; backward once.
+    """Scores (batch, classes) and their power of two for each sample, from the leaves to the root."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor) -> tuple[Tensor, Tensor]:
+        scores_BC, exponent, x_PnB, all_states, all_scales = _scores(features, leaves, root, *nodes)
+        ctx.save_for_backward(features, leaves, root, *nodes, exponent, x_PnB, *all_states, *all_scales)
+        ctx.mark_non_differentiable(exponent)
+        return scores_BC, exponent
+
+    @staticmethod
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients(ctx, scores_BC, len(ctx.needs_input_grad), _by_hand, _by_operations)
+
+
+def _scores(
+    features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[Tensor]]:
+    """The scores and their exponents; then what the way back by hand wants: features, states and their scales.
 
     A level is one batched product, or a few of as many places as fit the cache with their pairs left[a] right[b], which
     are computed again on the way back; the scale of each place is split off before. The batch comes last in memory,
     where every operation runs along it.
     """
+    x_PnB = features.permute(1, 2, 0).contiguous()
+    states_PrB = torch.bmm(_cores(leaves, len(x_PnB)).transpose(1, 2), x_PnB)
+    all_states, all_scales, all_exponents = [], [], []
+    for node in (*nodes, root.unsqueeze(0)):
+        scales, exponents = split_off_scales(states_PrB)
+        all_states.append(states_PrB)
+        all_scales.append(scales)
+        all_exponents.append(exponents)
+        cores_Ppk = _cores(node.flatten(1, 2), len(states_PrB) // 2)
+        (states_PrB,) = _in_pieces(_up, states_PrB[0::2], states_PrB[1::2], cores_Ppk)
+    exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
+    return states_PrB[0].T.contiguous(), exponent, x_PnB, all_states, all_scales
 
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor) -> tuple[Tensor, Tensor]:
-        x_PnB = features.permute(1, 2, 0).contiguous()
-        states_PrB = torch.bmm(_cores(leaves, len(x_PnB)).transpose(1, 2), x_PnB)
-        all_states, all_scales, all_exponents = [], [], []
-        for node in (*nodes, root.unsqueeze(0)):
-            scales, exponents = split_off_scales(states_PrB)
-            all_states.append(states_PrB)
-            all_scales.append(scales)
-            all_exponents.append(exponents)
-            cores_Ppk = _cores(node.flatten(1, 2), len(states_PrB) // 2)
-            (states_PrB,) = _in_pieces(_up, states_PrB[0::2], states_PrB[1::2], cores_Ppk)
-        ctx.save_for_backward(x_PnB, leaves, root, *nodes, *all_states, *all_scales)
-        exponent = torch.cat(all_exponents).sum((0, 1), dtype=torch.int32)
-        ctx.mark_non_differentiable(exponent)
-        return states_PrB[0].T.contiguous(), exponent
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, ...]:
-        x_PnB, leaves, root, *others = ctx.saved_tensors
-        levels = (len(others) + 1) // 3  # a node, states and scales for each; the root has no node
-        nodes, all_states, all_scales = others[: levels - 1], others[levels - 1 : -levels], others[-levels:]
-        adjoint_PkB, gradients = scores_BC.T.contiguous().unsqueeze(0), []
-        way_back = zip((*nodes, root.unsqueeze(0)), all_states, all_scales, strict=True)
-        for node, states_PrB, scales in reversed([*way_back]):
-            cores_Ppk = _cores(node.flatten(1, 2), len(adjoint_PkB))
-            dcores, below = _in_pieces(_down, states_PrB[0::2], states_PrB[1::2], cores_Ppk, adjoint_PkB)
-            gradients.append(_of_distinct(dcores, len(node)).view_as(node))
-            adjoint_PkB = below.view_as(states_PrB).mul_(scales)
-        dleaves = _of_distinct(torch.bmm(x_PnB, adjoint_PkB.transpose(1, 2)), len(leaves))
-        dx_PnB = torch.bmm(_cores(leaves, len(x_PnB)), adjoint_PkB)
-        droot, *dnodes = gradients
-        return dx_PnB.permute(2, 0, 1), dleaves, droot[0], *reversed(dnodes)
+def _by_operations(features: Tensor, leaves: Tensor, root: Tensor, *nodes: Tensor) -> tuple[Tensor, Tensor]:
+    return _scores(features, leaves, root, *nodes)[:2]
+
+
+def _by_hand(
+    _: Any, scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], *_exponent: Tensor
+) -> tuple[Tensor, ...]:
+    leaves, root, *nodes = inputs[1:]
+    x_PnB, levels = saved[0], len(nodes) + 1
+    all_states, all_scales = saved[1 : 1 + levels], saved[1 + levels :]
+    adjoint_PkB, dnodes = scores_BC.T.contiguous().unsqueeze(0), []
+    way_back = zip((*nodes, root.unsqueeze(0)), all_states, all_scales, strict=True)
+    for node, states_PrB, scales in reversed([*way_back]):
+        cores_Ppk = _cores(node.flatten(1, 2), len(adjoint_PkB))
+        dcores, below = _in_pieces(_down, states_PrB[0::2], states_PrB[1::2], cores_Ppk, adjoint_PkB)
+        dnodes.append(_of_distinct(dcores, len(node)).view_as(node))
+        adjoint_PkB = below.view_as(states_PrB).mul_(scales)
+    dleaves = _of_distinct(torch.bmm(x_PnB, adjoint_PkB.transpose(1, 2)), len(leaves))
+    dx_PnB = torch.bmm(_cores(leaves, len(x_PnB)), adjoint_PkB)
+    return dx_PnB.permute(2, 0, 1), dleaves, dnodes[0][0], *reversed(dnodes[1:])
 
 
 def _up(left_PrB: Tensor, right_PrB: Tensor, cores_Ppk: Tensor) -> tuple[Tensor]:

@@ -11,45 +11,36 @@ sqrt(d) sites, and compute a segment's others again on the way back: O(sqrt(d)) 
 Threads share the samples on the way there and back, and the rows of the cores for their gradients, so that their number
 changes no bit of any result.
 
-The library is built by the C compiler of the machine (``CC``, or cc, gcc, clang on the path) for its processor, and
-kept in ``$XDG_CACHE_HOME/ttlightning`` (``~/.cache/ttlightning``) under a hash of source, compiler and processor.
-Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's operations compute the chain, see ``contraction.py``.
+How the library is built and kept: native_library.py. Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's
+operations compute the chain, see ``contraction.py``.
 """
 
 import ctypes
 import functools
-import hashlib
 import itertools
 import math
 import os
-import platform
 import shlex
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ttlightning.errors import UserError
+from ttlightning.formats import native_library
+from ttlightning.formats.derivatives import gradients
+from ttlightning.formats.native_library import compiler_command, version
+from ttlightning.formats.recurrence import chain_by_operations
 
-SOURCES: Final = tuple(
-    Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
-)
-OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
-FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
-SITES_PER_SCALE: Final = 8  # SITES_PER_RESCALING of chain_kernel.c
 VECTORS: Final = 64  # bytes of a block of samples
 ARITHMETIC_PER_THREAD: Final = 2_000_000
 """Multiply-adds of a pass below which another thread costs more than it brings."""
 SITES_FOR_SEGMENTS = 128
 """Sites from which on not all states are kept for the way back."""
 KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
+_NO_EXPONENT: Final = torch.empty(0, dtype=torch.bool)
 _TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -62,8 +53,8 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("features", "first", "interior", "last")),
         *((name, ctypes.c_void_p) for name in ("x", "h", "scales", "adjoints", "exponent", "scores", "dscores")),
         *((name, ctypes.c_void_p) for name in ("dfeatures", "dfirst", "dinterior", "dlast")),
-        *((name, ctypes.c_void_p) for name in ("window", "carry")),
-        *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay", "in_window")),
+        *((name, ctypes.c_void_p) for name in ("window", "replayed", "carry")),
+        *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay")),
     ]
 
 
@@ -74,8 +65,17 @@ def serves(features: Tensor) -> bool:
 
 def kernel_name() -> str:
     """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``; whether GPUs have ``triton``."""
-    name = "torch" if kernel() is None else f"native ({_version(tuple(_compiler() or ()))})"
+    name = "torch" if kernel() is None else f"native ({version(tuple(compiler_command() or ()))})"
     return f"{name}, triton on GPUs" if os.environ.get("TTLIGHTNING_KERNEL") == "triton" else name
+
+
+def compiler_description() -> str | None:
+    """Version of the compiler, and the command with all options, of the kernel in use; None without a kernel."""
+    compiled, compiler = kernel(), compiler_command()
+    if compiled is None or compiler is None:
+        return None
+    openmp = bool(ctypes.c_int.in_dll(compiled, "chain_has_openmp").value)
+    return f"{version(tuple(compiler))}: {shlex.join(native_library.command(compiler, openmp))}"
 
 
 class NativeChain(torch.autograd.Function):
@@ -88,14 +88,13 @@ class NativeChain(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
-        exponent = torch.empty(len(features), dtype=torch.int32)
+        exponent = torch.empty(len(features), dtype=torch.int32, device="cpu")
         ctx.mark_non_differentiable(exponent)
         return _forward(ctx, features, first, interior, last, differentiable, exponent), exponent
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(ctx, scores), None
+        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
 
 
 class NativeChainValues(torch.autograd.Function):
@@ -108,9 +107,8 @@ class NativeChainValues(torch.autograd.Function):
         return _forward(ctx, features, first, interior, last, differentiable, None)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(ctx, scores), None
+        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
 
 
 def _forward(
@@ -123,48 +121,56 @@ def _forward(
     exponent: Tensor | None,
 ) -> Tensor:
     """The scores; where there is no place for the exponents, multiplied by their powers of two."""
-    if not features.dtype == first.dtype == interior.dtype == last.dtype:
-        raise UserError(f"features are {features.dtype}, the cores {first.dtype}: bring both to one type")
-    if not first.device == interior.device == last.device == features.device:
-        raise UserError(f"features are on {features.device}, the cores on {first.device}")
-    features, first, interior, last = (t.contiguous() for t in (features, first, interior, last))
-    shapes = features.shape, first.shape, interior.shape, last.shape
+    inputs = features, first, interior, last
     keep = KEEP_TWO
     if differentiable and any(ctx.needs_input_grad):
         keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
-    plan = _plan(*shapes, features.dtype, keep)
-    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8)
-    scores = features.new_empty(features.shape[0], last.shape[2])
+    plan = _plan(*(t.shape for t in inputs), features.dtype, keep)
+    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
+    scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
+    arguments, _straight = _arguments(plan, inputs, memory, exponent)
+    arguments.scores = scores.data_ptr()
+    arguments.threads = _threads(plan.arithmetic)
+    plan.forward(ctypes.byref(arguments))
+    # No address outlives this call: what is saved may be packed, moved or computed anew before the way back.
+    ctx.save_for_backward(*inputs, _NO_EXPONENT if exponent is None else exponent, memory)
+    ctx.keep = keep
+    return scores
+
+
+def _backward(
+    ctx: Any, scores: Tensor, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], exponent: Tensor
+) -> tuple[Tensor, ...]:
+    """The gradients of features and cores. What was saved is read, never written."""
+    kept, exponent, scores = others[0].contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
+    same = [t.ndim for t in inputs] == [3, 2, 4, 3] and all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
+    plan = _plan(*(t.shape for t in inputs), scores.dtype, ctx.keep) if same else None
+    if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
+        raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
+    arguments, straight = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
+    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
+    found = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in straight)
+    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
+    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
+    arguments.replayed = memory.data_ptr() + plan.offset_replayed
+    arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in found)
+    arguments.threads = _threads(2 * plan.arithmetic)
+    plan.backward(ctypes.byref(arguments))
+    return found
+
+
+def _arguments(
+    plan: "_Plan", inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor | None
+) -> tuple[_Arguments, tuple[Tensor, ...]]:
+    """Sizes and addresses, and the tensors that must live as long as these addresses are used."""
+    straight = tuple(t.resolve_neg().contiguous() for t in inputs)
     arguments = _Arguments.from_buffer_copy(plan.arguments)
     place = memory.data_ptr()
     arguments.x, arguments.h, arguments.window, arguments.scales = (place + offset for offset in plan.offsets_forward)
     arguments.plain = exponent is None
     arguments.exponent = place + plan.offset_exponent if exponent is None else exponent.data_ptr()
-    arguments.features, arguments.first = features.data_ptr(), first.data_ptr()
-    arguments.interior, arguments.last = interior.data_ptr(), last.data_ptr()
-    arguments.scores = scores.data_ptr()
-    arguments.threads = _threads(plan.arithmetic)
-    plan.forward(ctypes.byref(arguments))
-    # The pointers stay right: autograd keeps what it saves where it is.
-    ctx.save_for_backward(memory, first, interior, last, *([] if exponent is None else [exponent]))
-    ctx.arguments, ctx.plan = arguments, plan
-    return scores
-
-
-def _backward(ctx: Any, scores: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of features and cores."""
-    _memory, first, interior, last = ctx.saved_tensors[:4]
-    arguments, plan, scores = ctx.arguments, ctx.plan, scores.contiguous()
-    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8)
-    dfeatures = scores.new_empty(plan.features)
-    dfirst, dinterior, dlast = torch.empty_like(first), torch.empty_like(interior), torch.empty_like(last)
-    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
-    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
-    arguments.dfeatures, arguments.dfirst = dfeatures.data_ptr(), dfirst.data_ptr()
-    arguments.dinterior, arguments.dlast = dinterior.data_ptr(), dlast.data_ptr()
-    arguments.threads = _threads(2 * plan.arithmetic)
-    plan.backward(ctypes.byref(arguments))
-    return dfeatures, dfirst, dinterior, dlast
+    arguments.features, arguments.first, arguments.interior, arguments.last = (t.data_ptr() for t in straight)
+    return arguments, straight
 
 
 class _Plan(NamedTuple):
@@ -172,13 +178,13 @@ class _Plan(NamedTuple):
 
     arguments: bytes
     """Of ``_Arguments``: the sizes, without a pointer."""
-    features: torch.Size
     bytes_forward: int
     offsets_forward: tuple[int, ...]
     """Of x, h, window and scales, in bytes."""
     offset_exponent: int
     bytes_backward: int
     offset_adjoints: int
+    offset_replayed: int
     arithmetic: int
     """Multiply-adds of the way there."""
     forward: Callable[[Any], None]
@@ -204,7 +210,7 @@ def _plan(
     # The last segment may be followed by the last site, the first begins with the first one.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
-    columns = [sites * modes, states * rank, window * rank, (sites - 1) // SITES_PER_SCALE]
+    columns = [sites * modes, states * rank, window * rank, sites - 1]
     *offsets, end = itertools.accumulate((number * padded * size for size in columns), initial=0)
     arguments = _Arguments(
         sites=sites,
@@ -220,12 +226,12 @@ def _plan(
     )
     return _Plan(
         bytes(arguments),
-        features,
         bytes_forward=end + 4 * padded,
         offsets_forward=tuple(offsets),
         offset_exponent=end,
-        bytes_backward=number * (rank * padded + adjoints * batch * width),
-        offset_adjoints=number * rank * padded,
+        bytes_backward=number * (rank * padded * (1 + window) + adjoints * batch * width),
+        offset_adjoints=number * rank * padded * (1 + window),
+        offset_replayed=number * rank * padded,
         arithmetic=batch * sites * modes * rank**2,
         forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
         backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
@@ -238,79 +244,29 @@ def _threads(arithmetic: int) -> int:
 
 @functools.cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine has no C compiler.
+    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch``, or the machine cannot compile or load one.
 
     Raises:
         UserError: where ``TTLIGHTNING_KERNEL`` is none of ``native``, ``torch`` and ``triton``; where it is ``native``
-            and there is no compiler; where the compiler fails.
+            and there is no compiler, or no folder to load a library from; where the compiler fails, or is told to break
+            the rules of floating-point arithmetic.
     """
     wanted = os.environ.get("TTLIGHTNING_KERNEL", "")
     if wanted not in ("", "native", "torch", "triton"):
         raise UserError(f"TTLIGHTNING_KERNEL is {wanted!r}, it must be native, torch or triton (which is for GPUs)")
     if wanted == "torch":
         return None
-    compiler = _compiler()
-    if compiler is None:
-        lack = "no C compiler (CC, cc, gcc or clang)"
-        if wanted == "native":
-            raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
-        warnings.warn(f"{lack} on this machine: training on the CPU takes several times as long", stacklevel=2)
-        return None
-    return ctypes.CDLL(str(_build(compiler)))
-
-
-def _build(compiler: list[str]) -> Path:
-    """Path of the shared library, compiled unless it is in the cache."""
-    identity = [_version(tuple(compiler)), _processor(), *FLAGS, *(source.read_text() for source in SOURCES)]
-    name = f"chain-{hashlib.sha256(chr(0).join(identity).encode()).hexdigest()[:20]}.so"
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ttlightning"
-    try:
-        if (folder / name).is_file():
-            return folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        target = Path(tempfile.mkdtemp(dir=folder)) / name
-    except OSError:  # a home that cannot be written: a private copy, which the process leaves behind
-        folder, target = Path(), Path(tempfile.mkdtemp(prefix="ttlightning-")) / name
-    command = [*compiler, *FLAGS, "-o", str(target), str(SOURCES[0]), "-lm"]
-    for more in ([OPENMP], []):
-        built = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
-        if built.returncode == 0:
-            break
-    if built.returncode != 0:
-        shutil.rmtree(target.parent, ignore_errors=True)
-        reason = next((line for line in built.stderr.splitlines() if "error" in line), built.stderr.strip()[:200])
-        raise UserError(f"{shlex.join(compiler)} cannot compile the chain kernel: {reason} (TTLIGHTNING_KERNEL=torch)")
-    if folder == Path():
-        return target
-    target.replace(folder / name)  # whoever comes first or last, everyone finds a whole file
-    target.parent.rmdir()
-    return folder / name
-
-
-def _compiler() -> list[str] | None:
-    if named := os.environ.get("CC"):
-        return shlex.split(named)
-    return next(([found] for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-
-
-@functools.cache
-def _version(compiler: tuple[str, ...]) -> str:
-    """First line of what the compiler says of itself."""
-    try:
-        said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as fault:
-        raise UserError(f"the C compiler {shlex.join(compiler)} does not run: {fault}") from fault
-    return said.partition("\n")[0].strip()
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        lines = []
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(told)])
+    compiler = compiler_command()
+    lack = "no C compiler (CC, cc, gcc or clang)"
+    if compiler is not None:
+        try:
+            return native_library.load(compiler)
+        except OSError as fault:
+            lack = f"no folder to load a compiled kernel from ({fault})"
+    if wanted == "native":
+        raise UserError(f"TTLIGHTNING_KERNEL is native, but this machine has {lack}")
+    warnings.warn(f"{lack} on this machine: training on the CPU takes several times as long", stacklevel=2)
+    return None
 
 
 def _up(number: int, multiple: int) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
 from ttlightning.formats.contraction import chain_scores, chain_values
+from ttlightning.formats.derivatives import in_full_precision
 from ttlightning.formats.initialization import INITIALIZATIONS
 
 
@@ -61,11 +62,13 @@ class TensorTrain(ScoreTensor):
     def rank(self) -> int:
         return self._rank
 
+    @in_full_precision
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         return chain_scores(features, self.first, self.interior, self.last)
 
+    @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         return chain_values(features, self.first, self.interior, self.last)
 

@@ -20,9 +20,16 @@ import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ttlightning.formats.contraction import SITES_PER_RESCALING, backward_from_last_site, interior_gradients
+from ttlightning.formats.contraction import (
+    SITES_PER_RESCALING,
+    Scales,
+    backward_from_last_site,
+    balanced,
+    interior_gradients,
+)
+from ttlightning.formats.derivatives import gradients
+from ttlightning.formats.recurrence import chain_by_operations
 
 # Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
 LARGEST_RANK: Final = 128
@@ -34,30 +41,31 @@ class TritonChain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        x_KBn = features.transpose(0, 1).contiguous()
+        x_KBn, h_KBr, cores, exponent, sizes_ = balanced(features, first, interior)
         sites, batch, _ = x_KBn.shape
-        h_KBr = x_KBn.new_empty(sites - 1, batch, first.shape[1])
         scales = x_KBn.new_ones((sites - 1) // SITES_PER_RESCALING, batch, 1)
-        exponent = torch.zeros(batch, dtype=torch.int32, device=features.device)
-        torch.mm(x_KBn[0], first, out=h_KBr[0])
-        _launch(_states_kernel, _matrices(x_KBn, interior), h_KBr, scales, exponent, **layout(x_KBn.dtype))
+        _launch(_states_kernel, _matrices(x_KBn, cores), h_KBr, scales, exponent, **layout(x_KBn.dtype))
         joint_Bnr = x_KBn[-1].unsqueeze(2) * h_KBr[-1].unsqueeze(1)
-        ctx.save_for_backward(x_KBn, h_KBr, first, interior, last)
-        ctx.scales = scales
+        ctx.save_for_backward(features, first, interior, last, exponent, x_KBn, h_KBr, cores, *sizes_, scales)
         ctx.mark_non_differentiable(exponent)
         return joint_Bnr.flatten(1) @ last.flatten(0, 1), exponent
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return backward_from_last_site(ctx, scores_BC, _way_back)
+    def backward(ctx: Any, scores_BC: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return gradients(ctx, scores_BC, 4, _by_hand, chain_by_operations)
+
+
+def _by_hand(
+    _: Any, scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], *_exponent: Tensor
+) -> tuple[Tensor, ...]:
+    return backward_from_last_site(scores_BC, inputs, saved, _way_back)
 
 
 def _way_back(
-    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Tensor, _: Tensor, dx: Tensor
+    x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Scales, _: Tensor, dx: Tensor
 ) -> Tensor:
     """Fill the adjoint states and the interior part of ``dx``; return the gradient of the interior cores."""
-    _launch(_adjoints_kernel, _matrices(x_KBn, cores), p_KBr, scales)
+    _launch(_adjoints_kernel, _matrices(x_KBn, cores), p_KBr, scales[0])
     return interior_gradients(x_KBn[1:-1], h_KBr[:-1], p_KBr[1:], cores, dx[1:-1])
 
 
@@ -111,7 +119,7 @@ def _states_kernel(
     sample = tl.program_id(0)
     a = tl.arange(0, BLOCK)
     state = tl.load(states + sample * rank + a, mask=a < rank, other=0.0)
-    counted = 0
+    counted = tl.load(exponent + sample)
     for k in range(1, interior + 1):
         state = tl.sum(state[:, None] * _matrix(matrices, k, sample, batch, rank, BLOCK), 0)
         if (k + 1) % RESCALE == 0:

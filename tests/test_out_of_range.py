@@ -1,0 +1,111 @@
+"""Scores that no floating-point number holds: right predictions, or one line; never a wrong number."""
+
+import csv
+from functools import partial
+
+import pytest
+import torch
+from conftest import assert_one_line
+
+from ttlightning import Classifier, HierarchicalTucker, PatchDataModule, PatchFeatureMap, TensorTrain
+from ttlightning.errors import Fault
+from ttlightning.formats.scales import below_the_largest
+from ttlightning.trainer import Trainer
+
+OUT_OF_RANGE = [(TensorTrain, 1e12), (TensorTrain, 1e-12), (HierarchicalTucker, 1e6), (HierarchicalTucker, 1e-6)]
+
+
+@pytest.fixture
+def data(tmp_path, write_mnist):
+    return PatchDataModule(
+        "mnist", write_mnist(tmp_path / "mnist"), patch_size=7, batch_size=32, validation=0.1, seed=4
+    )
+
+
+def scaled_classifier(data, kind, size):
+    """Scores times ``size``, and what float64 says of their mantissas, which no size changes."""
+    features, format = partial(PatchFeatureMap, modes=5), partial(kind, rank=4, initialization="gaussian")
+    model = Classifier(data.sites, data.patch_dim, data.classes, features=features, format=format, seed=4)
+    last = model.format.last if kind is TensorTrain else model.format.root
+    with torch.no_grad():
+        last.mul_(size)
+        for p in model.format.parameters():
+            if p is not last and p.ndim > 2:
+                p.mul_(size)
+    return model
+
+
+def quiet(folder):
+    return Trainer(
+        default_root_dir=folder, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "size"), OUT_OF_RANGE)
+def test_predictions_are_those_of_the_mantissas(kind, size, data, tmp_path):
+    """Scores of 1e+-100 and more, inf or 0 in float32: the class of the highest, and the softmax of real numbers."""
+    model = scaled_classifier(data, kind, size)
+    probabilities = quiet(tmp_path).predict(model, datamodule=data, output=tmp_path / "found.csv")
+    with (tmp_path / "found.csv").open() as file:
+        said = [int(row["predicted"]) for row in csv.DictReader(file)]
+    with torch.no_grad():
+        exact = torch.cat([model.double()(batch.patches) for batch in data.test_dataloader()])
+        lost = torch.cat([model.float()(batch.patches) for batch in data.test_dataloader()])
+    assert not lost.isfinite().all() or not lost.any()  # what is tried here
+    assert exact.isfinite().all()
+    assert said == exact.argmax(1).tolist()
+    assert len(set(said)) > 1
+    torch.testing.assert_close(probabilities, exact.softmax(1).float())
+
+
+@pytest.mark.parametrize("size", [1e12, 1e-12])
+def test_evaluation_is_that_of_the_mantissas_or_a_fault(size, data, tmp_path):
+    """Where a loss itself is out of range, one line names the samples."""
+    model = scaled_classifier(data, TensorTrain, size)
+    if size > 1:
+        with pytest.raises(Fault, match=r"test/loss is inf, scores of \d+ samples are out of range by step 0"):
+            quiet(tmp_path).test(model, datamodule=data, verbose=False)
+        return
+    [found] = quiet(tmp_path).test(model, datamodule=data, verbose=False)
+    batches = list(data.test_dataloader())
+    with torch.no_grad():
+        exact = torch.cat([model.double()(batch.patches) for batch in batches])
+    labels = torch.cat([batch.labels for batch in batches])
+    assert found["test/acc"] == pytest.approx(float((exact.argmax(1) == labels).double().mean()))
+    assert found["test/loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(exact, labels)), rel=1e-5)
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_never_predicted(lost, data, tmp_path):
+    model = scaled_classifier(data, TensorTrain, 1.0)
+    with torch.no_grad():
+        model.format.last[0, 0, 3] = lost
+    with pytest.raises(
+        Fault, match=r"scores of \d+ of the \d+ samples of a batch are not finite: nothing is predicted"
+    ):
+        quiet(tmp_path).predict(model, datamodule=data, output=tmp_path / "found.csv")
+    assert not (tmp_path / "found.csv").exists()
+    for evaluate in ("validate", "test"):
+        with pytest.raises(Fault, match=r"loss is nan, scores of \d+ samples are out of range"):
+            getattr(quiet(tmp_path), evaluate)(model, datamodule=data, verbose=False)
+
+
+def test_softmax_and_order_survive_any_scale():
+    generator = torch.Generator().manual_seed(0)
+    mantissa = torch.randn(50, 7, generator=generator)
+    for power in (-1000, -150, -30, 0, 30, 150, 1000):
+        below = below_the_largest(mantissa, torch.full((50,), power, dtype=torch.int32))
+        assert torch.equal(below.argmax(1), mantissa.argmax(1))
+        expected = torch.ldexp(mantissa.double() - mantissa.double().amax(1, keepdim=True), torch.tensor(power))
+        torch.testing.assert_close(below.double().softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-12)
+
+
+def test_precisions_at_the_command_line(command):
+    """Half precision is refused before anything is written; mixed precision trains."""
+    words = "fit", "--config", "debug.yaml", "--trainer.enable_progress_bar", "false"
+    done = command(*words, "--trainer.precision", "bf16-true", code=2)
+    assert_one_line(done.stderr, "trainer.precision is bf16-true, tensor formats compute in float32 or float64")
+    assert not (command.folder / "runs").exists()
+    command(*words, "--trainer.precision", "bf16-mixed", "--data.virtual_devices", "2")
+    assert command.result("debug/0")["metrics"]["test/acc"] > 0.2
