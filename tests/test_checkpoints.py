@@ -222,10 +222,12 @@ def test_every_command_notices_a_changed_weight(finished):
         ("test", *SMALL, "--ckpt_path=runs/debug/0"),
         ("predict", "--ckpt_path=runs/debug/0"),
         ("certify", "runs/debug/0", "--sampled=8", "--output=c.json"),
-        ("verify", "runs/debug/0/rank/certificate.json"),
     ):
         refused = command(*words, code=2)
         assert_one_line(refused.stderr, "last.ckpt is not a whole checkpoint (its SHA-256 is not the one")
+    unchecked = command("verify", "runs/debug/0/rank/certificate.json", code=2).stdout
+    assert unchecked.startswith("UNCHECKED runs/debug/0/rank/certificate.json: ")
+    assert "last.ckpt is not a whole checkpoint (its SHA-256 is not the one" in unchecked
     assert {path: path.stat().st_mtime_ns for path in command.folder.rglob("*")} == before
 
 

@@ -85,6 +85,6 @@ def test_whatever_is_asked_of_the_trainer(command, at_step, options):
         at_step(stop, kill)
         with pytest.raises(Killed):
             command(*again)
-        again = ("fit", "--ckpt_path=runs/r/1")
+        again = ("fit", "--ckpt_path=runs/r/1", "--trust=test_resume_recipes.AsksEarly")
     command(*again)
     assert_same(command.folder / "runs/r/1", command.folder / "runs/r/0")

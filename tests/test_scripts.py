@@ -247,8 +247,9 @@ def test_every_way_of_the_peer_is_a_step(monkeypatch):
 
 def test_reproducibility(tmp_path):
     said = as_a_process(tmp_path, "reproducibility.py", "--quick", "--output=table")
-    assert said.count("1 of 1 bitwise identical") == 1
-    assert (tmp_path / "table.md").read_text() == said
+    assert "exact resume: toy/moons.yaml" in said
+    assert "1 of 1 bitwise identical" in (tmp_path / "table.md").read_text()
+    assert said.endswith((tmp_path / "table.md").read_text())
 
 
 def test_determinism_price(tmp_path):

@@ -30,9 +30,12 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as fault:
+        start = Path(path).parts[0]
+        cause = (
+            f"$HOME is not set, user {os.getuid()} has no entry" if start == "~" else f"no user has that name: {start}"
+        )
         raise UserError(
-            f"{path}: there is no home folder that ~ could stand for ($HOME is not set, user {os.getuid()} has no "
-            "entry); write the whole path"
+            f"{path}: there is no home folder that ~ could stand for ({cause}); write the whole path"
         ) from fault
 
 

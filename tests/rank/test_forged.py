@@ -229,7 +229,7 @@ def test_where_the_checkpoint_lies_is_checked_even_where_another_is_named(tmp_pa
     assert judge(file)[0] == 2
     file.write_text(json.dumps(content | {"checkpoint": "y" * 4000}))
     assert "cannot be read: File name too long" in judge(file)[1]
-    for place, why in (("y" * 4000, "File name too long"), ("~nobody-of-this-name/x", "home directory")):
+    for place, why in (("y" * 4000, "File name too long"), ("~nobody-of-this-name/x", "no user has that name")):
         code, line = judge(file, Path(place))
         assert (code, why in line) == (2, True), line
 
