@@ -89,6 +89,13 @@ def test_a_run_that_began_with_weights_is_one_like_any_other(command, at_step, s
     assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
 
 
+def test_options_win_over_configs_wherever_they_stand(command):
+    command("fit", "--trainer.max_epochs=2", *SMALL)
+    assert command.result("debug/0")["epochs"] == config(command, "debug/0")["trainer"]["max_epochs"] == 2
+    said = command("test", "--ckpt_path=runs/debug/0", "--config=runs/debug/0/config.yaml").stdout
+    assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in said
+
+
 def test_nothing_left_to_train(command):
     command("fit", *SMALL, "--trainer.max_epochs=2")
     for epochs in (1, 2):

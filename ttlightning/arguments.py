@@ -18,7 +18,8 @@ from ttlightning.trust import ForeignConfig, config_text
 def complete_arguments(args: Sequence[str]) -> list[str]:
     """Arguments with every config's name replaced by its path, and a run by its last checkpoint.
 
-    A run without a checkpoint stays as it is: ``fit`` starts it again.
+    Configs come first, in their order: an option wins over all of them, wherever it stands. A run without a checkpoint
+    stays as it is: ``fit`` starts it again.
     """
     done: list[str] = []
     configs: list[Path] = []
@@ -39,25 +40,25 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             done += [name, value]
         else:
             configs.append(find_config(value))
-            done += ["--config", str(configs[-1])]
-    if place is None:
-        return done
+    named = [word for config in configs for word in ("--config", str(config))]
+    verb = 0 if done[:1] and done[0].startswith("-") else 1
+    if place is None or (wanted == NEWEST and configs):  # which run has this configuration is known when it is read
+        return [*done[:verb], *named, *done[verb:]]
     if wanted == NEWEST:
-        if configs:  # which run has this configuration is known when all of it has been read
-            return done
         wanted = str(latest_run(runs_root(), experiment))
     path = expanded(wanted)
     if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
         done[place] = str(path)
         file = path / "config.yaml"
-        return done if configs else [*done[:1], "--config", ForeignConfig(config_text(file), file), *done[1:]]
+        named = named or ["--config", ForeignConfig(config_text(file), file)]
+        return [*done[:verb], *named, *done[verb:]]
     done[place] = str(checkpoint_file(path))
     if not configs:
         content = read_checkpoint(Path(done[place]))
         if CONFIG_KEY not in content:
             raise UserError(f"{done[place]} has no configuration inside; name one with --config")
-        done[1:1] = ["--config", ForeignConfig(content[CONFIG_KEY], Path(done[place]))]
-    return done
+        named = ["--config", ForeignConfig(content[CONFIG_KEY], Path(done[place]))]
+    return [*done[:verb], *named, *done[verb:]]
 
 
 def experiment_name(configs: Sequence[str | Path]) -> str:
