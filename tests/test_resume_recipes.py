@@ -88,3 +88,32 @@ def test_whatever_is_asked_of_the_trainer(command, at_step, options):
         again = ("fit", "--ckpt_path=runs/r/1", "--trust=test_resume_recipes.AsksEarly")
     command(*again)
     assert_same(command.folder / "runs/r/1", command.folder / "runs/r/0")
+
+
+@pytest.mark.parametrize("kept", ["every_n_train_steps=7", "every_n_epochs=1"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        ("MultiStepLR", "milestones=[1,2]", "epoch"),
+        ("CosineAnnealingWarmRestarts", "T_0=2", "epoch"),
+        ("OneCycleLR", "max_lr=0.02", "step"),
+    ],
+    ids=lambda schedule: schedule[0],
+)
+@pytest.mark.parametrize("validated", [1, 2])
+def test_from_any_of_lightnings_own_checkpoints(command, kept, schedule, validated):
+    """Of epochs or of steps: the schedule is where it was (not so in Lightning's reports 4655, 7637, 20495)."""
+    name, option, interval = schedule
+    words = ("fit", "--config=debug.yaml", "--data.dataset=mnist", "--experiment=r", "--trainer.max_epochs=3",
+             "--data.batch_size=20", "--figures=false", "--data.steps_per_call=4", f"--model.scheduler={name}",
+             f"--model.scheduler.{option}", f"--model.scheduler_interval={interval}", "--checkpoint.save_top_k=-1",
+             f"--checkpoint.{kept}", f"--trainer.check_val_every_n_epoch={validated}")  # fmt: skip
+    if name == "OneCycleLR":
+        words += ("--model.scheduler.total_steps=null",)
+    command(*words)
+    files = sorted((command.folder / "runs/r/0/checkpoints").glob("epoch=*.ckpt"))
+    middle = [file for file in files if file.stem.startswith(("epoch=0", "epoch=1"))]
+    assert middle
+    for number, file in enumerate((middle[0], middle[-1]), start=1):
+        command(*words, f"--ckpt_path={file}")
+        assert command.result(f"r/{number}")["weights_sha256"] == command.result("r/0")["weights_sha256"], file.name
