@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY, read_checkpoint
+from ttlightning.checkpoints import CONFIG_KEY, RUN_KEY, STEPS_KEY, read_checkpoint
 from ttlightning.errors import UserError
 from ttlightning.paths import expanded
 from ttlightning.records import NOT_THE_EXPERIMENT
@@ -118,13 +118,33 @@ def depends_on_length(config: Mapping[str, Any]) -> bool:
 def epochs_done(content: Mapping[str, Any]) -> int:
     """Whole epochs behind a checkpoint of Lightning's."""
     try:
-        at_the_end = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-        return int(content["epoch"]) + int(at_the_end)
+        return int(content["epoch"]) + int(_is_at_an_end(content))
     except (KeyError, TypeError) as fault:
         raise UserError(
             f"the checkpoint does not fit what is to go on from it, or was changed: it does not say how many epochs it "
             f"has behind it ({type(fault).__name__}: {fault})"
         ) from fault
+
+
+def _is_at_an_end(content: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint was made at the end of an epoch; ``UserError`` where it does not say."""
+    try:
+        return bool(content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
+    except (KeyError, TypeError) as fault:
+        raise UserError(
+            "the checkpoint does not fit what is to go on from it, or was changed: it does not say where in its epoch "
+            f"it was made ({type(fault).__name__}: {fault})"
+        ) from fault
+
+
+def check_place(content: Mapping[str, Any], file: Path, steps_per_call: int) -> None:
+    """Raise ``UserError`` where a checkpoint lies within an epoch and steps are made otherwise: it counts calls."""
+    then = content.get(STEPS_KEY, steps_per_call)
+    if then != steps_per_call and not _is_at_an_end(content):
+        raise UserError(
+            f"{file} lies within an epoch and was made with {then} steps in a call, here they are {steps_per_call}: "
+            f"set --data.steps_per_call {then}, or go on from the end of an epoch"
+        )
 
 
 def newest_run(root: Path, experiment: str, config: Mapping[str, Any], verb: str) -> Path:

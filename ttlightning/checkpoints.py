@@ -32,6 +32,9 @@ RUN_KEY: Final = "ttlightning_run"
 COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
 """What Lightning's loops call their counters."""
 
+STEPS_KEY: Final = "ttlightning_steps_per_call"
+"""Where it keeps how many steps shared a call: its place in the epoch is counted in calls."""
+
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
 
@@ -159,6 +162,7 @@ def _is_progress(value: Any) -> bool:
         and all(isinstance(name, str) and type(found) is float for name, found in metrics.items())
         and _is_count(value.get("rows"))
         and type(value.get("seconds")) in (int, float)
+        and all(type(value.get(name, "")) is str for name in ("validated", "data_sha256"))
     )
 
 
@@ -177,6 +181,7 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "lr_schedulers": (lambda value: isinstance(value, list), "a list of states"),
     CONFIG_KEY: (lambda value: isinstance(value, str), "text"),
     RUN_KEY: (_is_progress, "what a run had come to"),
+    STEPS_KEY: (_is_count, "a number of steps"),
     SUMS_KEY: (_is_sums, "a row of three sums for each process"),
 }
 """Entry: whether a value is of its kind, and what kind that is."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ttlightning.checkpoints import NETWORK_KEY, SUMS_KEY
+from ttlightning.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
 from ttlightning.data.sampler import Batch, Shard
 from ttlightning.errors import Fault, UserError
 from ttlightning.features import PatchFeatureMap
@@ -25,7 +25,7 @@ from ttlightning.formats import EqualCoreTensorTrain, ScoreTensor
 from ttlightning.formats.scales import below_the_largest
 from ttlightning.metrics import LossAndAccuracy
 from ttlightning.randomness import keep_mask, keyed_global_generator
-from ttlightning.steps import STEPS_KEY, steps_of_a_run, who_looks_at_steps, who_looks_at_the_backward_pass
+from ttlightning.steps import steps_of_a_run, who_looks_at_steps, who_looks_at_the_backward_pass
 
 Stage = Literal["train", "val", "test"]
 

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from ttlightning import formats, signals
 from ttlightning.arguments import complete_arguments, experiment_name
-from ttlightning.beginning import NEWEST, Beginning, how_to_begin, newest_run
+from ttlightning.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
 from ttlightning.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.callbacks.progress import EpochProgress, describe_result
 from ttlightning.callbacks.rank_check import RankCheck
@@ -41,7 +41,7 @@ from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.masking import masked, refuse_masked, without_secrets
 from ttlightning.paths import expanded
 from ttlightning.runs import check_experiment_name, runs_root
-from ttlightning.steps import KeptCheckpoints, check_place
+from ttlightning.steps import KeptCheckpoints
 from ttlightning.trainer import Trainer
 from ttlightning.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
 
@@ -235,7 +235,7 @@ class CLI(LightningCLI):
             )
         content = self._check_checkpoint(needed=False)
         if self.begin.state is not None:
-            check_place(content, self.begin.state, self.model)
+            check_place(content, self.begin.state, self.model.steps_per_call)
         if self.begin.weights is not None:
             self.model.load_state_dict(content["state_dict"])
             if rank_zero_only.rank == 0:

@@ -6,7 +6,6 @@ the same bits.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -20,9 +19,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from ttlightning.errors import UserError
-
-STEPS_KEY = "ttlightning_steps_per_call"
-"""Where a checkpoint keeps how many steps shared a call: its place in the epoch is counted in calls."""
 
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 BACKWARD_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -51,17 +47,6 @@ def looks_at_steps(callback: Callback) -> bool:
         return bool(says)
     replaces_steps = isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler)
     return replaces_steps or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
-
-
-def check_place(content: dict[str, Any], file: Path, module: LightningModule) -> None:
-    """Raise ``UserError`` where a checkpoint lies within an epoch and steps are made otherwise: it counts calls."""
-    within = not content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
-    then, now = content.get(STEPS_KEY), module.steps_per_call
-    if within and then is not None and then != now:
-        raise UserError(
-            f"{file} lies within an epoch and was made with {then} steps in a call, here they are {now}: "
-            f"set --data.steps_per_call {then}, or go on from the end of an epoch"
-        )
 
 
 def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> str | None:
