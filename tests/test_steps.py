@@ -130,6 +130,8 @@ class Silent(Callback):
     ("--trainer.log_every_n_steps=0",),
     ("--trainer.plugins=LightningEnvironment",),
     ("--trainer.callbacks+=Timer", "--trainer.callbacks.duration=00:01:00:00"),
+        ("--trainer.callbacks+=TQDMProgressBar", "--trainer.callbacks.refresh_rate=5"),
+        ("--trainer.callbacks+=RichProgressBar", "--trainer.callbacks.leave=true"),
     ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01"),
 ], ids=str)  # fmt: skip
 def test_what_a_lightning_user_has_in_a_config(command, asked):

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse.typing import register_type
-from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -155,13 +155,15 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config[self.subcommand]
-        callbacks = [EpochProgress()] if self._get(self.config_init, "trainer").enable_progress_bar is not False else []
+        asked = self._get(self.config_init, "trainer")
+        given = asked.callbacks or []
+        shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
+        callbacks = [EpochProgress()] if shown else []
         if self.subcommand == "fit":
             callbacks.append(self._make_run_directory(options))
             if options.figures:
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
-        given = self._get(self.config_init, "trainer").callbacks or []
-        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = asked.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
         if self.subcommand != "fit":
