@@ -176,13 +176,24 @@ def stops(folder: Path, quick: bool) -> Section:
             found.append(stopped_and_resumed(folder_of_it, words, world))
             detail.append(found[-1])
             shutil.rmtree(folder_of_it)
-        times = [stop["signal"] for trial in found for stop in trial["stops"]]
-        counts = ", ".join(f"{times.count(name)} {name}" for name in sorted(set(times)))
-        how = f"1 and 2 processes, 1 and 16 steps in a call; stopped {len(times)} times ({counts})"
         title = " ".join(["exact resume:", name, *(word.partition("=")[2] for word in options)])
-        table.append((title, how, len(found), verdict([trial["bitwise"] for trial in found])))
+        table.append(row_of_stops(title, found))
         print(" | ".join(map(str, table[-1])), flush=True)
     return table, detail
+
+
+def row_of_stops(title: str, found: list[dict[str, Any]]) -> Row:
+    """How often a recipe was stopped, by which signals, in which third of its rows, and whether it could go on."""
+    stops = [(stop, trial) for trial in found for stop in trial["stops"]]
+    signals = [stop["signal"] for stop, _ in stops]
+    thirds = [min(2, 3 * stop["row"] // trial["rows"]) for stop, trial in stops]
+    early = sum(not stop["checkpoint"] for stop, _ in stops)
+    counts = ", ".join(f"{signals.count(name)} {name}" for name in sorted(set(signals)))
+    how = (
+        f"1 and 2 processes, 1 and 16 steps in a call; stopped {len(stops)} times ({counts}), in the first, middle and "
+        f"last epoch {', '.join(str(thirds.count(part)) for part in range(3))} times, {early} before any checkpoint"
+    )
+    return title, how, len(found), verdict([trial["bitwise"] for trial in found])
 
 
 def verdict(same: list[bool]) -> str:
