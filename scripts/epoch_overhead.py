@@ -41,8 +41,8 @@ class SideBySide(Checkpoint):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         started = time.perf_counter()
         loader = trainer.datamodule.train_dataloader()
-        for step, batch in enumerate(getattr(loader, "batches", loader)):
-            scores = self.network(batch.patches, self.network._keep(batch, step))
+        for batch in getattr(loader, "batches", loader):
+            scores = self.network(batch.patches, self.network._keep(batch))
             loss = F.cross_entropy(scores, batch.labels)
             self.optimizer.zero_grad()
             loss.backward()

@@ -59,6 +59,26 @@ def test_rank_agreement(script):
     assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
 
 
+def test_epoch_overhead(script):
+    said = script("epoch_overhead.py", "--epochs=2", "--config=toy/moons.yaml")
+    assert len(re.findall(r"epoch \d   fit +[\d.]+ s   bare +[\d.]+ s   ratio [\d.]+", said)) == 2
+    assert re.search(r"median ratio [\d.]+ \(from [\d.]+ to [\d.]+\)", said)
+
+
+def test_staircase_figure(script, tmp_path):
+    script("staircase_figure.py", "--output=staircase.png")
+    assert (tmp_path / "staircase.png").stat().st_size > 10_000
+
+
+def test_make_certificates(command):
+    """Of a run, and of generic tensors; each file holds, by the other code."""
+    command("fit", "--config=debug.yaml", "--figures=false")
+    as_a_process(command.folder, "make_certificates.py", "--runs", "runs/debug/0", "--output", "c")
+    files = sorted((command.folder / "c").glob("*.json"))
+    assert len(files) >= 2
+    command("verify", *map(str, files))
+
+
 def test_rank_figure(script, tmp_path):
     said = script("rank_figure.py", "--quick", "--seeds=1", "--output=figure")
     assert "0 of 15 differ" in said
