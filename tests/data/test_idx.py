@@ -81,6 +81,7 @@ def damaged(content: bytes, damage: str) -> bytes:
         "dimensions": content[:3] + b"\x02" + content[4:],
         "gzip cut off": gzip.compress(content)[:-20],
         "gzip checksum": gzip.compress(content)[:-8] + bytes(8),
+        "gzip bomb": gzip.compress(content + bytes(10**7)),
         "gzip trailing": gzip.compress(content) + b"!",
         "nothing in it": content[:4] + bytes(4) + content[8:begin],
     }[damage]
@@ -96,6 +97,7 @@ DAMAGE = {
     "dimensions": "has 2 dimensions, it must have [31]",
     "gzip cut off": "is damaged or truncated: ",
     "gzip checksum": "is damaged or truncated: ",
+    "gzip bomb": "is damaged: 1 bytes follow",
     "gzip trailing": "is damaged or truncated: ",
     "nothing in it": "and .* have (0 images and 200|200 images and 0) labels",
 }
