@@ -53,6 +53,7 @@ from ttlightning import (
 )
 from ttlightning.formats.native import kernel_name
 from ttlightning.machine import cpu_name
+from ttlightning.output import run_script
 
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]
@@ -325,4 +326,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

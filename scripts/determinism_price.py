@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.machine import cpu_name
+from ttlightning.output import run_script
 
 
 class Settings(Callback):
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI
+from ttlightning.output import run_script
 
 
 class SideBySide(Checkpoint):
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

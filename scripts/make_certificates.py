@@ -18,6 +18,7 @@ from ttlightning.checkpoints import (
     read_chain,
     read_checkpoint,
 )
+from ttlightning.output import run_script
 from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, write_certificate
 from ttlightning.rank.verification import read_certificate, verify
 
@@ -59,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

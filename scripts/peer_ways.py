@@ -15,6 +15,8 @@ import torch
 from benchmark import KINDS, NoChain, interleaved, make_steps, our_chain
 from benchmark_peer import Case, peer_chain
 
+from ttlightning.output import run_script
+
 ORDER = ("auto_stack", "auto_unbind", "middle", "traced", "inline_input", "inline_mats")
 
 
@@ -57,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

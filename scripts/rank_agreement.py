@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker
+from ttlightning.output import run_script
 from ttlightning.rank import generic_odd_even_rank, generic_tree_rank
 from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
 from ttlightning.rank.limits import LARGEST
@@ -130,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

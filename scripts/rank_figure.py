@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from ttlightning import EqualCoreTensorTrain
+from ttlightning.output import run_script
 from ttlightning.rank import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank, matricization
 from ttlightning.rank.literal import measured_rank
 from ttlightning.runs import write_json
@@ -128,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,9 +16,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from ttlightning.output import run_script
 from ttlightning.rank import generic_odd_even_rank
 from ttlightning.runs import write_json
-from ttlightning.studies import Job, make_runs, require, run_script
+from ttlightning.studies import Job, make_runs, require
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
 

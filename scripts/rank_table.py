@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ttlightning.output import run_script
 from ttlightning.rank.bounds import generic_odd_even_rank
 from ttlightning.rank.literal import grow, random_cores
 from ttlightning.rank.modular import PRIMES, Residues, hashed, multiply, rank_modulo
@@ -118,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

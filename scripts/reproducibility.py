@@ -34,6 +34,7 @@ import yaml
 from ttlightning.cli import main
 from ttlightning.configs import available_configs, find_config
 from ttlightning.machine import cpu_name
+from ttlightning.output import run_script
 from ttlightning.runs import read_json, write_json
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
@@ -372,4 +373,4 @@ def run_all() -> None:
 
 
 if __name__ == "__main__":
-    run_all()
+    run_script(run_all)

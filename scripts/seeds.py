@@ -18,8 +18,9 @@ from collections.abc import Sequence
 
 from ttlightning.arguments import experiment_name
 from ttlightning.errors import UserError
+from ttlightning.output import run_script
 from ttlightning.rank import in_figures
-from ttlightning.studies import Job, Outcome, faults_of, make_runs, percent, run_script
+from ttlightning.studies import Job, Outcome, faults_of, make_runs, percent
 from ttlightning.sweeps import SEED, Choice, name_of, option_words, read_options, read_sweep
 
 QUICK = ["--config=debug.yaml", "--seeds=1", "--grid", "model.format.init_args.rank=2,3"]

@@ -30,8 +30,9 @@ from ttlightning.classifier import Classifier
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.patches import Patching
 from ttlightning.features import PatchFeatureMap
+from ttlightning.output import run_script
 from ttlightning.runs import weights_sha256, write_json
-from ttlightning.studies import Job, make_runs, require, run_script
+from ttlightning.studies import Job, make_runs, require
 
 SIDE = 300
 """Points of the drawn grid along each axis."""

@@ -23,8 +23,9 @@ import matplotlib.pyplot as plt
 
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
+from ttlightning.output import run_script
 from ttlightning.runs import read_json, write_json
-from ttlightning.studies import Job, make_runs, require, run_script
+from ttlightning.studies import Job, make_runs, require
 
 FORMATS = {
     "TensorTrain": "TT, different cores",

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shlex
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ttlightning.studies import run_script\n"
+        "from ttlightning.output import run_script\n"
         "def main():\n"
         "    print('a line', flush=True)\n"
         "    Path(sys.argv[1]).touch()\n"
@@ -119,6 +120,19 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
     done = subprocess.run(words, stdout=nobody_reads(), stderr=subprocess.PIPE, check=True)
     assert (tmp_path / "done").exists()
     assert done.stderr == b""
+
+
+def test_every_script_outlives_its_reader():
+    """What is started is started by ``run_script``; and one that was not always, in a process."""
+    scripts = Path(__file__).parents[1] / "scripts"
+    started = [file for file in scripts.glob("*.py") if "__main__" in file.read_text()]
+    assert len(started) > 10
+    for file in started:
+        start = r'^if __name__ == "__main__":\n    run_script\(\w+\)\n\Z'
+        assert re.search(start, file.read_text(), re.MULTILINE), file
+    words = [sys.executable, str(scripts / "rank_agreement.py"), "--entries=8"]
+    done = subprocess.run(words, stdout=nobody_reads(), stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_last_line_is_whole_in_a_narrow_terminal(command, tmp_path):

@@ -7,11 +7,15 @@ a run trains to its end, and the exit code is the command's own.
 import io
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+
+from ttlightning.errors import UserError
 
 
 class _Reader(io.FileIO):
@@ -50,3 +54,13 @@ def print_whole(table: Table) -> None:
     console = Console()
     wide = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
     Console(width=max(console.width, wide)).print(table)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
+    drop_unread_output()
+    try:
+        main()
+    except UserError as mistake:
+        print(f"{Path(sys.argv[0]).stem}: {mistake}", file=sys.stderr)
+        sys.exit(2)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -28,7 +28,6 @@ from ttlightning.arguments import complete_arguments
 from ttlightning.cli import CLI, quieten_libraries
 from ttlightning.comparison import estimate
 from ttlightning.errors import UserError, exit_code
-from ttlightning.output import drop_unread_output
 from ttlightning.runs import check_experiment_name, lock, lock_run, read_json, runs_root
 from ttlightning.trust import (
     ForeignConfig,
@@ -114,16 +113,6 @@ def require(outcomes: Sequence[Outcome]) -> list[Path]:
 def faults_of(outcomes: Sequence[Outcome]) -> str | None:
     """A line for each job that has no result; None where there is none."""
     return "\n".join(f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.run is None) or None
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
-    drop_unread_output()
-    try:
-        main()
-    except UserError as mistake:
-        print(f"{Path(sys.argv[0]).stem}: {mistake}", file=sys.stderr)
-        sys.exit(2)
 
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
