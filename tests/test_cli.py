@@ -172,6 +172,10 @@ MISTAKES = [
     (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
     (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be at least 0"),
     (["fit", "--config=toy/moons.yaml", "--data.augmentation.shift=1"], "moons has points: leave it out"),
+    (
+        ["fit", *SMALL, "--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks+=EMAWeightAveraging"],
+        "more than one stateful callback of type `EMAWeightAveraging`",
+    ),
     (["fit", *SMALL, "--model.optimizer.lr=-1"], "model.optimizer cannot be made: Invalid learning rate: -1"),
     (["fit", *SMALL, *CYCLE, "--model.scheduler.pct_start=7"], "model.scheduler cannot be made: Expected float"),
     (["fit", *SMALL, *CYCLE, "--model.scheduler.total_steps=2"], "has total_steps 2 and the run makes 3 steps"),

@@ -165,7 +165,12 @@ class CLI(LightningCLI):
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         plugins = asked.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
-        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
+        except RuntimeError as fault:
+            if "stateful callback" in str(fault):  # two whose states a checkpoint could not tell apart
+                raise UserError(f"trainer.callbacks: {' '.join(str(fault).split())}") from fault
+            raise
         if self.subcommand != "fit":
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
         return trainer
