@@ -300,7 +300,7 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
 @pytest.mark.parametrize(
     ("number", "everywhere", "options"),
     [
-        (signal.SIGTERM, True, ("--model.scheduler=null", "--trainer.max_epochs=3", "--rank_check.every_n_epochs=1")),
+        (signal.SIGTERM, True, ("--trainer.max_epochs=3", "--rank_check.every_n_epochs=1")),
         (signal.SIGINT, False, ()),
     ],
 )
