@@ -2,13 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import Killed, contents, kill
 
-from ttlightning import beginning
+from ttlightning import UserError, beginning
 from ttlightning.beginning import first_difference, trains_alike
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--figures=false",
@@ -164,6 +165,30 @@ def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
     done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_call=2", code=2)
     assert "lies within an epoch and was made with 4 steps in a call, here they are 2" in done.stderr
     assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_lightnings_own_checkpoint_within_an_epoch_that_something_has_begun(command):
+    """SWA has set up its schedule when the epoch started: the rest of the epoch cannot be made without that."""
+    words = ("fit", *SMALL, "--trainer.max_epochs=3", "--checkpoint.save_top_k=-1",
+             "--checkpoint.every_n_train_steps=4",
+             "--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.02")  # fmt: skip
+    command(*words)
+    [found] = (command.folder / "runs/debug/0/checkpoints").glob("epoch=*-step=12.ckpt")
+    file = found.relative_to(command.folder)
+    done = command(*words, f"--ckpt_path={file}", code=2)
+    assert f"{file} lies within an epoch, and StochasticWeightAveraging acts when one starts" in done.stderr
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(("ready", "end", "fits"), [(6, False, True), (7, False, False), (7, True, True)])
+def test_a_checkpoint_between_accumulated_batches(ready, end, fits):
+    progress = {"is_last_batch": end, "current": {"ready": ready}}
+    content = {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
+    if fits:
+        beginning.check_place(content, Path("x.ckpt"), 1, 3, None)
+        return
+    with pytest.raises(UserError, match="lies between batches whose gradients are accumulated"):
+        beginning.check_place(content, Path("x.ckpt"), 1, 3, None)
 
 
 BASE = {"seed_everything": 0, "model": {"scheduler": None}, "data": {"root": "a"}, "trainer": {"max_epochs": 2}}

@@ -65,6 +65,19 @@ def test_steps_share_a_call_where_nobody_looks(command):
     assert [progress["current"]["completed"] for progress in calls] == [18, 5]
 
 
+@pytest.mark.parametrize("asked", ["--checkpoint.every_n_train_steps=7", "--checkpoint.every_n_epochs=1"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_every_checkpoint_that_is_asked_for_is_there_and_is_what_its_name_says(command, asked, steps):
+    command("fit", *SMALL, asked, "--checkpoint.save_top_k=-1", f"--data.steps_per_call={steps}")
+    found = {}
+    for file in (command.folder / "runs/debug/0/checkpoints").glob("epoch=*.ckpt"):
+        content = torch.load(file, weights_only=True)
+        assert file.stem == f"epoch={content['epoch']}-step={content['global_step']}"
+        found[content["global_step"]] = content["epoch"]
+    wanted = range(7, 55, 7) if "steps" in asked else (18, 36, 54)
+    assert sorted(found) == list(wanted)
+
+
 @pytest.mark.parametrize("steps", [1, 4])
 def test_fast_dev_run_trains_and_validates_one_batch(command, steps):
     done = command("fit", *SMALL, "--trainer.fast_dev_run=true", f"--data.steps_per_call={steps}")

@@ -137,14 +137,31 @@ def _is_at_an_end(content: Mapping[str, Any]) -> bool:
         ) from fault
 
 
-def check_place(content: Mapping[str, Any], file: Path, steps_per_call: int) -> None:
-    """Raise ``UserError`` where a checkpoint lies within an epoch and steps are made otherwise: it counts calls."""
-    then = content.get(STEPS_KEY, steps_per_call)
-    if then != steps_per_call and not _is_at_an_end(content):
+def check_place(
+    content: Mapping[str, Any], file: Path, steps_per_call: int, accumulated: int, begins_epochs: str | None
+) -> None:
+    """Raise ``UserError`` where a checkpoint within an epoch has not all that the rest of the epoch needs.
+
+    ``last.ckpt`` is made where it has; Lightning's own ``ModelCheckpoint`` is made wherever it is asked to be.
+
+    Args:
+        steps_per_call: optimizer steps in a call, which is what the checkpoint's place counts.
+        accumulated: batches whose gradients make a step; a checkpoint holds none of them.
+        begins_epochs: name of what acts when an epoch starts, which this one has already done.
+    """
+    if _is_at_an_end(content):
+        return
+    then, way_out = content.get(STEPS_KEY, steps_per_call), "go on from the end of an epoch"
+    if then != steps_per_call:
         raise UserError(
             f"{file} lies within an epoch and was made with {then} steps in a call, here they are {steps_per_call}: "
-            f"set --data.steps_per_call {then}, or go on from the end of an epoch"
+            f"set --data.steps_per_call {then}, or {way_out}"
         )
+    if begins_epochs is not None:
+        raise UserError(f"{file} lies within an epoch, and {begins_epochs} acts when one starts: {way_out}")
+    ready = content["loops"]["fit_loop"]["epoch_loop.batch_progress"].get("current", {}).get("ready", 0)
+    if ready % accumulated:
+        raise UserError(f"{file} lies between batches whose gradients are accumulated, and has none of them: {way_out}")
 
 
 def newest_run(root: Path, experiment: str, config: Mapping[str, Any], verb: str) -> Path:

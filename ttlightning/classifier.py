@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Real
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -372,9 +373,12 @@ class Classifier(LightningModule):
                 f"{stage}/loss is {float(found[f'{stage}/loss'])}, scores of {lost} samples are out of range by step "
                 f"{self.trainer.global_step}: try a smaller model.optimizer.lr"
             )
-        if stage == "train":
-            self.log_dict(found, logger=False)
-            self._record({"epoch": self.current_epoch} | {name: float(value) for name, value in found.items()})
-        else:  # Lightning takes the loggers' step from a value of that name; it would count calls
+        if self.trainer.state.fn != TrainerFn.FITTING:  # Lightning prints what loggers get, and takes its step there
             self.log_dict(found | {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)})
+            return found
+        # Without epoch and step among them: every ModelCheckpoint would name all its later files after these.
+        self.log_dict(found, logger=False)
+        if not self.trainer.sanity_checking:
+            epoch = self.current_epoch if stage == "train" else float(self.current_epoch)
+            self._record({"epoch": epoch} | {name: float(value) for name, value in found.items()})
         return found

@@ -41,7 +41,7 @@ from ttlightning.formats.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.masking import masked, refuse_masked, without_secrets
 from ttlightning.paths import expanded
 from ttlightning.runs import check_experiment_name, runs_root
-from ttlightning.steps import KeptCheckpoints
+from ttlightning.steps import KeptCheckpoints, who_begins_epochs
 from ttlightning.trainer import Trainer
 from ttlightning.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
 
@@ -242,7 +242,9 @@ class CLI(LightningCLI):
             )
         content = self._check_checkpoint(needed=False)
         if self.begin.state is not None:
-            check_place(content, self.begin.state, self.model.steps_per_call)
+            begins = who_begins_epochs(self.trainer, self.model)
+            accumulated = self.trainer.accumulate_grad_batches
+            check_place(content, self.begin.state, self.model.steps_per_call, accumulated, begins)
         if self.begin.weights is not None:
             self.model.load_state_dict(content["state_dict"])
             if rank_zero_only.rank == 0:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_derivatives import KERNELS, by_kernel, inputs_of, made
 
-from ttlightning import CanonicalPolyadic
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, SharedHierarchicalTucker
 from ttlightning.formats.scales import scale_by_power_of_two
 
 TURNS = {
@@ -17,7 +17,15 @@ TURNS = {
 }
 
 
-@pytest.fixture(params=KERNELS, ids=lambda p: f"{p[0].__name__}, {p[1]}")
+OWN_CORES = [p for p in KERNELS if p[0] not in (EqualCoreTensorTrain, SharedHierarchicalTucker)]
+"""Formats in which a site has parameters of its own."""
+
+
+def of_kernel(parameter):
+    return f"{parameter[0].__name__}, {parameter[1]}"
+
+
+@pytest.fixture(params=KERNELS, ids=of_kernel)
 def kind(request, monkeypatch):
     return by_kernel(*request.param, monkeypatch)
 
@@ -54,13 +62,13 @@ def test_sizes_that_cancel_change_nothing(kind, turns, dtype):
     assert torch.equal(torch.autograd.grad((found * weights).sum(), other)[0] * sizes, slope)
 
 
+@pytest.mark.parametrize("kind", OWN_CORES, indirect=True, ids=of_kernel)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_cores_of_mixed_sizes(kind, dtype):
     """The same for the parameters of a format, where each site has its own."""
     format, features = made(kind, 32, dtype)
     own = [p for p in format.parameters() if p.shape[0] >= 16]
-    if not own:
-        pytest.skip("all sites share their core")
+    assert own
     inputs = inputs_of(format, features)
     scores = format(features)
     slopes = torch.autograd.grad(scores.sum(), inputs)
