@@ -51,9 +51,9 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
-from ttlightning.formats.native import kernel_name
-from ttlightning.machine import cpu_name
-from ttlightning.output import run_script
+from ttlightning.formats.kernels.native import kernel_name
+from ttlightning.runs.machine import cpu_name
+from ttlightning.system.output import run_script
 
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]

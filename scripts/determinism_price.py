@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ttlightning.arguments import complete_arguments
-from ttlightning.cli import CLI, quieten_libraries
-from ttlightning.machine import cpu_name
-from ttlightning.output import run_script
+from ttlightning.commands.arguments import complete_arguments
+from ttlightning.commands.cli import CLI, quieten_libraries
+from ttlightning.runs.machine import cpu_name
+from ttlightning.system.output import run_script
 
 
 class Settings(Callback):

@@ -21,9 +21,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional as F
 
-from ttlightning.arguments import complete_arguments
-from ttlightning.cli import CLI
-from ttlightning.output import run_script
+from ttlightning.commands.arguments import complete_arguments
+from ttlightning.commands.cli import CLI
+from ttlightning.system.output import run_script
 
 
 class SideBySide(Checkpoint):

@@ -10,7 +10,9 @@ import argparse
 import time
 from pathlib import Path
 
-from ttlightning.checkpoints import (
+from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, write_certificate
+from ttlightning.rank.verifier.verification import read_certificate, verify
+from ttlightning.runs.checkpoints import (
     CONFIG_KEY,
     NETWORK_KEY,
     SafeCheckpointIO,
@@ -18,9 +20,7 @@ from ttlightning.checkpoints import (
     read_chain,
     read_checkpoint,
 )
-from ttlightning.output import run_script
-from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, write_certificate
-from ttlightning.rank.verification import read_certificate, verify
+from ttlightning.system.output import run_script
 
 GENERIC = [(5, 3, 8), (17, 16, 16), (64, 8, 16), (3, 5, 9)]
 

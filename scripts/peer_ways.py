@@ -15,7 +15,7 @@ import torch
 from benchmark import KINDS, NoChain, interleaved, make_steps, our_chain
 from benchmark_peer import Case, peer_chain
 
-from ttlightning.output import run_script
+from ttlightning.system.output import run_script
 
 ORDER = ("auto_stack", "auto_unbind", "middle", "traced", "inline_input", "inline_mats")
 

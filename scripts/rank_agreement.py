@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker
-from ttlightning.output import run_script
 from ttlightning.rank import generic_odd_even_rank, generic_tree_rank
-from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
+from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
+from ttlightning.rank.finite_field import PRIMES, Residues, rank_modulo
+from ttlightning.rank.full_matricization import literal_matricizations
 from ttlightning.rank.limits import LARGEST
-from ttlightning.rank.literal import literal_matricizations
-from ttlightning.rank.modular import PRIMES, Residues, rank_modulo
+from ttlightning.system.output import run_script
 
 OTHERS = (CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker)
 KINDS = ("equal", "different")

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from ttlightning import EqualCoreTensorTrain
-from ttlightning.output import run_script
 from ttlightning.rank import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank, matricization
-from ttlightning.rank.literal import measured_rank
-from ttlightning.runs import write_json
+from ttlightning.rank.full_matricization import measured_rank
+from ttlightning.runs.run import write_json
+from ttlightning.system.output import run_script
 
 MODES, RANK = 2, 3
 TOLERANCES = (1e-6, 1e-10, 1e-14)

@@ -16,10 +16,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from ttlightning.output import run_script
+from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.rank import generic_odd_even_rank
-from ttlightning.runs import write_json
-from ttlightning.studies import Job, make_runs, require
+from ttlightning.runs.run import write_json
+from ttlightning.system.output import run_script
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ttlightning.output import run_script
 from ttlightning.rank.bounds import generic_odd_even_rank
-from ttlightning.rank.literal import grow, random_cores
-from ttlightning.rank.modular import PRIMES, Residues, hashed, multiply, rank_modulo
+from ttlightning.rank.finite_field import PRIMES, Residues, hashed, multiply, rank_modulo
+from ttlightning.rank.full_matricization import grow, random_cores
+from ttlightning.system.output import run_script
 
 PRIME = PRIMES[0]
 SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ttlightning.output import run_script
-from ttlightning.runs import write_json
-from ttlightning.studies import Job, Outcome, faults_of, make_runs, percent
+from ttlightning.commands.studies import Job, Outcome, faults_of, make_runs, percent
+from ttlightning.runs.run import write_json
+from ttlightning.system.output import run_script
 
 CONFIGS = ("best/eq.yaml", "best/tt.yaml", "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")
 PUBLISHED = {"a24_eq": "76.2", "a24_tt": "95.4"}

@@ -31,11 +31,11 @@ from typing import Any
 import torch
 import yaml
 
-from ttlightning.cli import main
-from ttlightning.configs import available_configs, find_config
-from ttlightning.machine import cpu_name
-from ttlightning.output import run_script
-from ttlightning.runs import read_json, write_json
+from ttlightning.commands.cli import main
+from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.runs.machine import cpu_name
+from ttlightning.runs.run import read_json, write_json
+from ttlightning.system.output import run_script
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
          "--model.patch_dropout=0.1", "--trainer.log_every_n_steps=3", "--rank_check.every_n_epochs=2"]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
-from ttlightning.output import run_script
+from ttlightning.system.output import run_script
 
 STEPS = 3
 

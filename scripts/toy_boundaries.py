@@ -25,14 +25,14 @@ from matplotlib.colors import ListedColormap
 from torch import Tensor
 
 from ttlightning import formats
-from ttlightning.checkpoints import checkpoint_file, read_checkpoint
-from ttlightning.classifier import Classifier
+from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.patches import Patching
-from ttlightning.features import PatchFeatureMap
-from ttlightning.output import run_script
-from ttlightning.runs import weights_sha256, write_json
-from ttlightning.studies import Job, make_runs, require
+from ttlightning.networks.features import PatchFeatureMap
+from ttlightning.runs.checkpoints import checkpoint_file, read_checkpoint
+from ttlightning.runs.run import weights_sha256, write_json
+from ttlightning.system.output import run_script
+from ttlightning.training.classifier import Classifier
 
 SIDE = 300
 """Points of the drawn grid along each axis."""

@@ -21,11 +21,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
+from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.output import run_script
-from ttlightning.runs import read_json, write_json
-from ttlightning.studies import Job, make_runs, require
+from ttlightning.runs.run import read_json, write_json
+from ttlightning.system.output import run_script
 
 FORMATS = {
     "TensorTrain": "TT, different cores",

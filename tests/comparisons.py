@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ttlightning.records import Record
+from ttlightning.comparison.records import Record
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -14,8 +14,8 @@ import torch
 from hypothesis import settings
 from torchvision.io import write_jpeg, write_png
 
-from ttlightning.classifier import Classifier
-from ttlightning.cli import main
+from ttlightning.commands.cli import main
+from ttlightning.training.classifier import Classifier
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("default")

@@ -9,8 +9,8 @@ from conftest import assert_one_line
 
 from ttlightning import Classifier, HierarchicalTucker, PatchDataModule, PatchFeatureMap, TensorTrain
 from ttlightning.errors import Fault
-from ttlightning.formats.scales import below_the_largest
-from ttlightning.trainer import Trainer
+from ttlightning.formats.kernels.scales import below_the_largest
+from ttlightning.training.trainer import Trainer
 
 OUT_OF_RANGE = [(TensorTrain, 1e12), (TensorTrain, 1e-12), (HierarchicalTucker, 1e6), (HierarchicalTucker, 1e-6)]
 

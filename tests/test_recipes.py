@@ -10,9 +10,9 @@ import pytest
 import yaml
 from conftest import contents
 
-from ttlightning.cli import main
 from ttlightning.commands import rerun
-from ttlightning.configs import available_configs, find_config
+from ttlightning.commands.cli import main
+from ttlightning.commands.configs import available_configs, find_config
 
 ROOT = Path(__file__).parents[1]
 

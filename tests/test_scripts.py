@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from ttlightning import HierarchicalTucker
-from ttlightning.checkpoints import read_chain
+from ttlightning.commands.studies import Job, Outcome
 from ttlightning.errors import UserError
-from ttlightning.rank.verification import read_certificate, verify
-from ttlightning.studies import Job, Outcome
+from ttlightning.rank.verifier.verification import read_certificate, verify
+from ttlightning.runs.checkpoints import read_chain
 
 ROOT = Path(__file__).resolve().parent.parent
 CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))

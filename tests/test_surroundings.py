@@ -15,13 +15,13 @@ from conftest import assert_one_line
 from rich.console import Console
 from rich.table import Table
 
-from ttlightning.callbacks.progress import describe_result
-from ttlightning.callbacks.run_directory import RunDirectory
-from ttlightning.callbacks.wandb_run import WandbOptions
-from ttlightning.masking import scrub
-from ttlightning.output import print_whole
-from ttlightning.paths import command as command_line
-from ttlightning.paths import expanded, home
+from ttlightning.runs.masking import scrub
+from ttlightning.system.output import print_whole
+from ttlightning.system.paths import command as command_line
+from ttlightning.system.paths import expanded, home
+from ttlightning.training.callbacks.progress import describe_result
+from ttlightning.training.callbacks.run_directory import RunDirectory
+from ttlightning.training.callbacks.wandb_run import WandbOptions
 
 FIT = "fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false"
 NOBODY = "import pwd\ndef unknown(*_):\n    raise KeyError('getpwuid(): uid not found')\npwd.getpwuid = unknown\n"
@@ -109,7 +109,7 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from ttlightning.output import run_script\n"
+        "from ttlightning.system.output import run_script\n"
         "def main():\n"
         "    print('a line', flush=True)\n"
         "    Path(sys.argv[1]).touch()\n"
@@ -192,7 +192,7 @@ def test_runs_in_a_folder_whose_name_is_not_utf8(command, tmp_path):
 
 
 def test_names_that_are_not_utf8_are_printed_as_they_are():
-    code = "from ttlightning.output import drop_unread_output as d; d(); print('r\\udcff/0')"
+    code = "from ttlightning.system.output import drop_unread_output as d; d(); print('r\\udcff/0')"
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout == b"r\xff/0\n"

@@ -5,10 +5,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttlightning.classifier import Classifier
     from ttlightning.data.datamodule import PatchDataModule
     from ttlightning.errors import UserError
-    from ttlightning.features import PatchFeatureMap
     from ttlightning.formats import (
         CanonicalPolyadic,
         EqualCoreTensorTrain,
@@ -17,6 +15,8 @@ if TYPE_CHECKING:
         SharedHierarchicalTucker,
         TensorTrain,
     )
+    from ttlightning.networks.features import PatchFeatureMap
+    from ttlightning.training.classifier import Classifier
 
 __version__ = version("ttlightning")
 __all__ = [
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Classifier": "classifier",
+    "Classifier": "training.classifier",
     "PatchDataModule": "data.datamodule",
-    "PatchFeatureMap": "features",
+    "PatchFeatureMap": "networks.features",
     "UserError": "errors",
 }
 
@@ -44,6 +44,6 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for when it is: formats without Lightning, and signals before torch."""
     if name in __all__:
         return getattr(import_module(f"ttlightning.{_ROOMS.get(name, 'formats')}"), name)
-    if name in ("errors", "features", "formats"):
+    if name in ("errors", "formats"):
         return import_module(f"ttlightning.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,10 +10,10 @@ from lightning.pytorch import Callback
 
 from ttlightning import Classifier, PatchDataModule
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, permutation, validation_split
-from ttlightning.features import PatchFeatureMap
 from ttlightning.formats import TensorTrain
+from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.randomness import keep_mask
-from ttlightning.trainer import Trainer
+from ttlightning.training.trainer import Trainer
 
 
 def numbered(samples: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
-from ttlightning.formats.scales import scale_by_power_of_two, split_off_power_of_two, split_off_scales
+from ttlightning.formats.kernels.scales import scale_by_power_of_two, split_off_power_of_two, split_off_scales
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

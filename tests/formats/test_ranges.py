@@ -7,7 +7,7 @@ import torch
 from test_derivatives import KERNELS, by_kernel, inputs_of, made
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, SharedHierarchicalTucker
-from ttlightning.formats.scales import scale_by_power_of_two
+from ttlightning.formats.kernels.scales import scale_by_power_of_two
 
 TURNS = {
     "by turns": lambda k, d: 1 if k % 2 else -1,

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.rank import generic_odd_even_rank, matricization, witnesses
-from ttlightning.rank.certificate import checkpoint_certificate, generic_certificate
-from ttlightning.rank.literal import literal_matricizations, measured_rank, random_cores
-from ttlightning.rank.modular import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
+from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate
+from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
+from ttlightning.rank.full_matricization import literal_matricizations, measured_rank, random_cores
 from ttlightning.rank.staircase import open_matricization, pair_matrix, pairs, state_matrix
 
 P = PRIMES[0]

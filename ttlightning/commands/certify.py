@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from ttlightning.checkpoints import checkpoint_file, read_chain, read_network
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
-from ttlightning.rank.certificate import (
+from ttlightning.rank.certificates.certificate import (
     checkpoint_certificate,
     generic_certificate,
     sampled_certificate,
     write_certificate,
 )
 from ttlightning.rank.limits import out_of_range
+from ttlightning.runs.checkpoints import checkpoint_file, read_chain, read_network
 
 
 def main(args: Sequence[str]) -> int:

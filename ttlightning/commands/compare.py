@@ -6,15 +6,15 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from ttlightning.commands.compare_figure import check_figure, figure_file
-from ttlightning.commands.compare_page import page
-from ttlightning.commands.compare_sources import find_runs, read_record, wandb_records
-from ttlightning.commands.compare_table import csv_table, markdown
 from ttlightning.commands.parser import VerbParser, check_new_file
-from ttlightning.comparison import Comparison, compare
+from ttlightning.comparison.figure import check_figure, figure_file
+from ttlightning.comparison.page import page
+from ttlightning.comparison.records import Record
+from ttlightning.comparison.sources import find_runs, read_record, wandb_records
+from ttlightning.comparison.statistics import Comparison, compare
+from ttlightning.comparison.tables import csv_table, markdown
 from ttlightning.errors import UserError
-from ttlightning.records import Record
-from ttlightning.runs import write_whole
+from ttlightning.runs.run import write_whole
 
 FILES = {
     "markdown": "the table that is printed",

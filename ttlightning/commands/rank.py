@@ -13,7 +13,6 @@ from rich.table import Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
-from ttlightning.output import print_whole
 from ttlightning.rank import (
     can_be_written,
     chain_parameters,
@@ -24,9 +23,10 @@ from ttlightning.rank import (
     ratio,
     shallow_parameters,
 )
+from ttlightning.rank.finite_field import PRIMES
+from ttlightning.rank.full_matricization import LARGEST_MATRIX, literal_shape, measured_rank
 from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
-from ttlightning.rank.literal import LARGEST_MATRIX, literal_shape, measured_rank
-from ttlightning.rank.modular import PRIMES
+from ttlightning.system.output import print_whole
 
 SIZES: Final = ("modes", "rank", "sites")
 """The three sizes by their names in the table of limits."""

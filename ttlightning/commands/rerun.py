@@ -19,15 +19,15 @@ import torch
 import yaml
 from jsonargparse import Namespace
 
-from ttlightning import signals
 from ttlightning.commands.parser import VerbParser
 from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.masking import refuse_masked
-from ttlightning.paths import command, expanded
-from ttlightning.provenance import changes_bits, differences, provenance, unknown
-from ttlightning.runs import create_run_directory, read_json, runs_root, write_json
-from ttlightning.trust import config_text, option_for, read_mapping, take_trusted, trusting
+from ttlightning.runs.masking import refuse_masked
+from ttlightning.runs.provenance import changes_bits, differences, provenance, unknown
+from ttlightning.runs.run import create_run_directory, read_json, runs_root, write_json
+from ttlightning.runs.trust import config_text, option_for, read_mapping, take_trusted, trusting
+from ttlightning.system import signals
+from ttlightning.system.paths import command, expanded
 
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
@@ -79,7 +79,7 @@ def check(options: Namespace) -> int:
 
 def rerun(options: Namespace, trusted: Sequence[str] = ()) -> int:
     """Run again in a new directory, and compare."""
-    from ttlightning.studies import check_config  # needs the command line, which needs this
+    from ttlightning.commands.studies import check_config  # needs the command line, which needs this
 
     run: Path = options.run
     config, result = read_run(run, options.root)

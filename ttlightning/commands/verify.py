@@ -7,11 +7,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from ttlightning.checkpoints import TrainedNetwork, checkpoint_file, read_network
 from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
-from ttlightning.rank.claims import Rejected, check_claims, read_certificate
-from ttlightning.rank.verification import verify
+from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certificate
+from ttlightning.rank.verifier.verification import verify
+from ttlightning.runs.checkpoints import TrainedNetwork, checkpoint_file, read_network
 
 
 def main(args: Sequence[str]) -> int:

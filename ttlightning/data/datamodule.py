@@ -26,7 +26,7 @@ from ttlightning.data.images import Images, read_images
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.errors import UserError
-from ttlightning.paths import expanded
+from ttlightning.system.paths import expanded
 
 NONE: Final = Augmentation()
 

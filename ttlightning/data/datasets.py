@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDat
 from ttlightning.data.folder import look_into
 from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
 from ttlightning.errors import UserError
-from ttlightning.paths import expanded
+from ttlightning.system.paths import expanded
 
 DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0

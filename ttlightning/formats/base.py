@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
-from ttlightning.formats.derivatives import in_full_precision
-from ttlightning.formats.scales import scale_by_power_of_two
+from ttlightning.formats.kernels.derivatives import in_full_precision
+from ttlightning.formats.kernels.scales import scale_by_power_of_two
 
 
 class ScoreTensor(nn.Module, ABC):

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.derivatives import contract, gradients, in_full_precision
-from ttlightning.formats.scales import split_off_scales
+from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
+from ttlightning.formats.kernels.scales import split_off_scales
 
 
 class CanonicalPolyadic(ScoreTensor):

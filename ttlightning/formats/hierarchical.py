@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.derivatives import contract, gradients, in_full_precision
-from ttlightning.formats.scales import split_off_scales
+from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
+from ttlightning.formats.kernels.scales import split_off_scales
 
 PAIRS_AT_ONCE: Final = 1 << 18
 """Products left[a] right[b] held at once, so that they stay in the cache."""

@@ -13,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
-from ttlightning.formats.contraction import chain_scores, chain_values
-from ttlightning.formats.derivatives import in_full_precision
 from ttlightning.formats.initialization import INITIALIZATIONS
+from ttlightning.formats.kernels.contraction import chain_scores, chain_values
+from ttlightning.formats.kernels.derivatives import in_full_precision
 
 
 class TensorTrain(ScoreTensor):

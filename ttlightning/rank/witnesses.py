@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ttlightning.errors import UserError
 from ttlightning.formats import EqualCoreTensorTrain
-from ttlightning.rank.modular import PRIMES, hashed
+from ttlightning.rank.finite_field import PRIMES, hashed
 
 Integers = NDArray[np.int64]
 

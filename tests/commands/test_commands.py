@@ -1,0 +1,195 @@
+"""The verbs without a Trainer, as a user types them."""
+
+import json
+
+import pytest
+import torch
+
+from ttlightning.rank.certificates.exact import Chain
+from ttlightning.rank.finite_field import PRIMES, rank_modulo
+from ttlightning.rank.full_matricization import literal_matricizations
+from ttlightning.runs.checkpoints import read_chain
+
+SMALL = ("--config", "debug.yaml", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1",
+         "--data.dataset=mnist5k")  # fmt: skip
+
+
+def test_rank_prints_three_bounds(command):
+    done = command("rank", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    assert [word for word in done.stdout.replace("│", " ").split() if word.isdigit()][:6] == [
+        "5", "3", "8", "81", "16", "375",
+    ]  # fmt: skip
+
+
+def test_rank_measures_draws_and_goes_on_where_it_was(command):
+    words = ("rank", "--modes=2:4", "--tt-rank=2,3", "--measure", "--output=t.csv")
+    first = command(*words, "--order=4")
+    assert "already" not in first.stdout
+    lines = (command.folder / "t.csv").read_text().splitlines()
+    assert len(lines) == 7
+    for line in lines[1:]:
+        values = line.split(",")
+        assert values[5] == values[6]  # generic and measured
+    second = command(*words, "--order=4,5", "--figure=f.png")
+    assert "6 rows are in t.csv already" in second.stdout
+    assert (command.folder / "t.csv").read_text().splitlines()[:7] == lines
+    assert len((command.folder / "t.csv").read_text().splitlines()) == 13
+    assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_files_of_others_are_left_alone(command):
+    (command.folder / "mine.csv").write_text("a,b\n1,2\n")
+    assert "is left as it is" in command("rank", "--output=mine.csv", code=2).stderr
+    assert (command.folder / "mine.csv").read_text() == "a,b\n1,2\n"
+    (command.folder / "mine.png").write_text("x")
+    assert "is left as it is" in command("rank", "--figure=mine.png", code=2).stderr
+
+
+def test_a_generic_certificate_from_making_to_forging(command):
+    done = command("certify", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    assert "CP-rank at least 375" in done.stdout
+    file = command.folder / "generic-n5-r3-d8.json"
+    text = file.read_text()
+    assert "is left as it is" in command("certify", "--modes=5", "--tt-rank=3", "--order=8", code=2).stderr
+    assert command("verify", str(file)).stdout.startswith("holds")
+    (command.folder / "forged.json").write_text(text.replace("375", "376"))
+    both = command("verify", str(file), "forged.json", code=1)
+    assert [line.split()[0] for line in both.stdout.splitlines()] == ["holds", "REJECTED"]
+    (command.folder / "other.json").write_text("{}")
+    words = ("verify", "absent.json", "forged.json", "other.json", str(file))
+    lines = command(*words, code=2).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["UNCHECKED", "REJECTED", "UNCHECKED", "holds"]
+    assert "cannot be read: No such file" in lines[0]
+    assert "not a rank certificate" in lines[2]
+
+
+def test_a_run_is_certified(command):
+    """fit leaves a certificate that holds; certify makes the same again; another network's is rejected."""
+    command("fit", *SMALL)
+    command("fit", *SMALL, "--seed_everything=1")
+    run = command.folder / "runs" / "debug" / "0"
+    result = json.loads((run / "result.json").read_text())
+    made = json.loads((run / "rank" / "certificate.json").read_text())
+    assert made["cp_rank_at_least"] == result["rank"]["certified"]
+    assert made["weights_sha256"] == result["weights_sha256"]
+    chain = Chain(*read_chain(run / "checkpoints" / "last.ckpt")[:2], PRIMES[0])
+    cores = [chain.first[:, None, :], chain.interior(2), chain.interior(3), chain.last.transpose(2, 1, 0)]
+    literal = [rank_modulo(matrix, PRIMES[0]) for matrix in literal_matricizations(cores, PRIMES[0])]
+    assert literal == made["cp_rank_at_least"] == [20] * 10  # trained weights, the whole matricization
+    assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
+    command("certify", "runs/debug/0", "--output=again.json")
+    again = json.loads((command.folder / "again.json").read_text())
+    assert again["cp_rank_at_least"] == made["cp_rank_at_least"]
+    assert command("verify", "again.json").stdout.startswith("holds")
+    assert "other weights" in command("verify", "again.json", "--checkpoint=runs/debug/1", code=1).stdout
+    command("certify", "runs/debug/0", "--sampled=4")
+    assert "CP-rank at least 4" in command("verify", "runs/debug/0/rank/certificate-sampled-4.json").stdout
+    (run / "checkpoints" / "last.ckpt").rename(command.folder / "moved.ckpt")
+    assert "name it with --checkpoint" in command("verify", "again.json", code=2).stdout
+    assert command("verify", "again.json", "--checkpoint=moved.ckpt").stdout.startswith("holds")
+
+
+@pytest.mark.parametrize(
+    ("format", "certified", "said"),
+    [
+        ("CanonicalPolyadic", 4, "it cannot exceed 4, the units of this shallow network"),
+        ("SharedHierarchicalTucker", 16, "seen in 16 x 16 scores, which show no more"),
+    ],
+)
+def test_a_run_of_another_format_is_certified(command, format, certified, said):
+    """From scores: fit leaves a certificate, certify makes larger ones, verify holds them against the checkpoint."""
+    done = command("fit", *SMALL, f"--model.format={format}", "--model.format.rank=4")
+    assert f"CP-rank of every class tensor >= {certified}; {said}" in " ".join(done.stdout.split())
+    run = command.folder / "runs" / "debug" / "0"
+    result = json.loads((run / "result.json").read_text())
+    made = json.loads((run / "rank" / "certificate.json").read_text())
+    assert made["kind"] == "sampled"
+    assert made["statement"] == result["rank"]["statement"]
+    assert made["cp_rank_at_least"] == result["rank"]["certified"] == [certified] * 10
+    assert made["weights_sha256"] == result["weights_sha256"]
+    assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
+    refused = command("certify", "runs/debug/0", "--output=plain.json", code=2).stderr
+    assert refused.count("\n") == 1
+    assert "use --sampled K" in refused
+    assert not (command.folder / "plain.json").exists()
+    assert (
+        "the largest for 4 sites of 5 modes is 16" in command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
+    )
+    command("certify", "runs/debug/0", "--sampled=8", "--seed=5", "--output=eight.json")
+    text = (command.folder / "eight.json").read_text()
+    assert f"CP-rank at least {min(8, certified)} each" in command("verify", "eight.json").stdout
+    (command.folder / "forged.json").write_text(text.replace(f"least {min(8, certified)} each", "least 9 each"))
+    assert "REJECTED" in command("verify", "forged.json", code=1).stdout
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    name = next(key for key in content["state_dict"] if key.startswith("format."))
+    content["state_dict"][name] = -content["state_dict"][name]
+    torch.save(content, command.folder / "turned.ckpt")
+    assert "other weights" in command("verify", "eight.json", "--checkpoint=turned.ckpt", code=1).stdout
+    content["ttlightning_network"]["format"] = "TensorTrain"
+    torch.save(content, command.folder / "renamed.ckpt")
+    for words in (
+        "certify renamed.ckpt",
+        "certify renamed.ckpt --sampled=8",
+        "verify eight.json --checkpoint=renamed.ckpt",
+    ):
+        done = command(*words.split(), code=2)
+        assert "its weights are not those of the TensorTrain" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("rank --modes five", "--modes is 'five'"),
+        ("rank --modes 0", "--modes is 0, it must be at least 1"),
+        ("rank --order 1", "--order is 1, it must be at least 2"),
+        ("rank --tt-rank 5:2", "is empty"),
+        ("rank --modes 5 --order 30 --measure", "leave --measure out, or certify it"),
+        ("rank --modes 17 --tt-rank 16 --order 9000", "over 4,000 digits"),
+        ("rank --colour red", "colour"),
+        ("rank --figure none/f.png", "none is not a folder"),
+        ("certify", "needs a run directory or a checkpoint"),
+        ("certify --modes=5", "needs a run directory or a checkpoint"),
+        ("certify runs/none", "no checkpoint at runs/none"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --sampled=4", "name a run directory"),
+        ("certify --modes=0 --tt-rank=3 --order=8", "modes is 0"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --seed=-1", "--seed is -1"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --seed=9223372036854775808", "--seed is 9223372036854775808"),
+        ("certify --modes=5 --tt-rank=3 --order=1000000000000", "sites is 1000000000000, the limit is 100,000"),
+        ("certify --modes=5 --tt-rank=3 --order=" + "9" * 5000, 'Parser key "order"'),
+        ("rank --modes 5 --order 1000000000000", "--order is 1000000000000, the limit is 100,000"),
+        ("rank --modes " + "9" * 5000, "must be a number"),
+        ("rank --modes 1:1000 --tt-rank 1:1000 --order 2:9", "ask for 8,000,000 rows"),
+        ("rank --modes 17 --tt-rank 16 --order 800 --measure", "certify --modes 17 --tt-rank 16 --order 800"),
+        ("rank --modes 9000 --tt-rank 95 --order 8 --measure", "in all; leave --measure out\n"),
+        ("certify --modes=5 --tt-rank=3 --order=8 --output=none/c.json", "none is not a folder"),
+    ],
+)
+def test_refused_in_one_line(command, words, why):
+    done = command(*words.split(), code=2)
+    assert why in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(command.folder.iterdir())
+
+
+def test_ranks_beyond_any_float_are_drawn(command):
+    command("rank", "--modes=17", "--tt-rank=16", "--order=2,800,3000", "--figure=f.png")
+    assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "9" * 5000, "x", "1" * 200_000])
+def test_a_table_with_damaged_numbers_is_one_line(command, number):
+    head = "modes,tt_rank,order,k18,a24,generic,measured,shallow_parameters,seed"
+    (command.folder / "t.csv").write_text(f"{head}\n5,3,8,81,16,{number},,1.5,0\n")
+    done = command("rank", "--modes=5", "--order=8", "--output=t.csv", "--figure=f.png", code=2)
+    assert "t.csv cannot be read as a table" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_ranks_beyond_any_float_are_shown(command):
+    assert "e+482" in command("rank", "--modes=17", "--tt-rank=16", "--order=784").stdout
+
+
+def test_the_help_names_the_verbs(command):
+    said = " ".join(command("--help", code=0).stdout.split())
+    assert "rank: bounds and generic ranks" in said
+    assert "verify: check certificates" in said

@@ -1,0 +1,83 @@
+"""Every config parses, instantiates and takes a step; what they promise in their comments holds."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError
+from ttlightning.commands.cli import main
+from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.data.patches import Patching
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXPERIMENTS = sorted(
+    f.relative_to(CONFIGS).as_posix() for f in CONFIGS.rglob("*.yaml") if not {"parts", "sweeps"} & set(f.parts)
+)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_config_takes_a_step(name, tmp_path, monkeypatch, write_mnist):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TTLIGHTNING_DATA", str(write_mnist(tmp_path / "data")))
+    main(["fit", "--config", name, "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_protocol_of_a24_is_the_same_for_both_columns():
+    """They differ in the format alone, and say so: Adam 5e-4, batch 64, 20 epochs, all training images."""
+    equal, different = (yaml.safe_load((CONFIGS / "paper" / f"a24_{k}.yaml").read_text()) for k in ("eq", "tt"))
+    assert equal["model"]["format"].pop("class_path") == EqualCoreTensorTrain.__name__
+    assert different["model"]["format"].pop("class_path") == TensorTrain.__name__
+    assert equal == different
+    data = yaml.safe_load((CONFIGS / "parts" / "mnist_a24.yaml").read_text())
+    optimizer = equal["model"]["optimizer"]
+    assert (optimizer["class_path"], optimizer["init_args"]["lr"]) == ("Adam", 5e-4)
+    assert (data["batch_size"], data["validation"], equal["trainer"]["max_epochs"]) == (64, 0.0, 20)
+    assert "scheduler" not in equal["model"]
+
+
+@pytest.mark.parametrize("name", ["eq", "tt"])
+def test_the_best_configs_keep_to_their_limits(name):
+    """20 epochs, 200,000 parameters; their comments say how many."""
+    text = (CONFIGS / "best" / f"{name}.yaml").read_text()
+    config = yaml.safe_load(text)
+    data, modes = config["data"], config["model"]["features"]["modes"]
+    sites, pixels = Patching(data["patch_size"], data["stride"], data.get("padding", 0)).shape(1, 28, 28)
+    kind = {"eq": EqualCoreTensorTrain, "tt": TensorTrain}[name]
+    assert config["model"]["format"]["class_path"] == kind.__name__
+    weights = kind(sites, modes, 10, **config["model"]["format"]["init_args"])
+    parameters = weights.parameter_count() + sum(p.numel() for p in PatchFeatureMap(pixels, modes).parameters())
+    assert parameters <= 200_000
+    assert config["trainer"]["max_epochs"] <= 20
+    assert f"it has {parameters:,}" in text
+
+
+def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_config("eq.yaml") == CONFIGS / "eq.yaml"
+    assert find_config("paper/a24_eq.yaml") == CONFIGS / "paper" / "a24_eq.yaml"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "eq.yaml").write_text("trainer: {max_epochs: 3}")
+    assert find_config("eq.yaml") == Path("configs/eq.yaml")
+    (tmp_path / "eq.yaml").write_text("trainer: {max_epochs: 4}")
+    assert find_config("eq.yaml") == Path("eq.yaml")
+    assert find_config(str(tmp_path / "eq.yaml")) == tmp_path / "eq.yaml"
+
+
+def test_a_name_that_is_nowhere_lists_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert available_configs() == EXPERIMENTS
+    with pytest.raises(
+        UserError, match=r"'equal.yaml' is not in .*; there is: best/eq.yaml, best/tt.yaml, debug.yaml, eq.yaml"
+    ):
+        find_config("equal.yaml")
+
+
+def test_what_is_not_yaml(tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [")
+    (tmp_path / "binary.yaml").write_bytes(os.urandom(64) + b"\xff")
+    for name in ("broken.yaml", "binary.yaml"):
+        with pytest.raises(UserError, match=f"{name} is not YAML"):
+            find_config(str(tmp_path / name))

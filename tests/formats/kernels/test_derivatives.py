@@ -1,0 +1,355 @@
+"""What torch's own tools make of the formats: every format and kernel, both types, against the dense tensor.
+
+Checkpoints and hooks give the gradients of a plain call to the bit; second derivatives and those by ``torch.func`` are
+those of the dense tensor's scores, at d = 128 those of the recurrence as it is written.
+"""
+
+import copy
+
+import pytest
+import torch
+from conftest import dense_canonical, dense_chain, dense_scores, dense_tree
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
+
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    ScoreTensor,
+    SharedHierarchicalTucker,
+    TensorTrain,
+    UserError,
+)
+from ttlightning.formats.kernels import contraction, derivatives, native
+
+CHAINS = [TensorTrain, EqualCoreTensorTrain]
+TREES = [HierarchicalTucker, SharedHierarchicalTucker]
+KERNELS = [
+    *((kind, kernel) for kind in CHAINS for kernel in ("native", "torch", "site by site", "segments", "scaled")),
+    *((kind, "torch") for kind in (CanonicalPolyadic, *TREES)),
+]
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(params=KERNELS, ids=lambda p: f"{p[0].__name__}, {p[1]}")
+def kind(request, monkeypatch):
+    """A format, computed by one of the kernels that it may have on a CPU."""
+    return by_kernel(*request.param, monkeypatch)
+
+
+@pytest.fixture(params=[p for p in KERNELS if p[1] in ("native", "torch")], ids=lambda p: f"{p[0].__name__}, {p[1]}")
+def main_kind(request, monkeypatch):
+    """The same without the variants of a kernel."""
+    return by_kernel(*request.param, monkeypatch)
+
+
+def by_kernel(kind, kernel, monkeypatch):
+    if kernel in ("torch", "site by site"):
+        monkeypatch.setattr(native, "kernel", lambda: None)
+        monkeypatch.setattr(contraction, "ARITHMETIC_PER_SITE", 1 << 40 if kernel == "torch" else 0)
+    elif native.kernel() is None:
+        pytest.skip("this machine has no C compiler")
+    if kernel == "segments":
+        monkeypatch.setattr(native, "SITES_FOR_SEGMENTS", 2)
+    if kernel == "scaled":
+        monkeypatch.setattr(kind, "scores", ScoreTensor.scores)  # through mantissas and exponents
+    return kind
+
+
+def made(kind, sites, dtype=torch.float64, modes=2, rank=3, classes=2, batch=3):
+    """The format, and features; sizes for which nothing leaves the range."""
+    sites = 1 << (sites.bit_length() - 1) if kind in TREES else sites
+    torch.manual_seed(sites)
+    format = kind(sites, modes, classes, rank=rank, initialization="gaussian", gain=1.3).to(dtype)
+    return format, torch.randn(batch, sites, modes, dtype=dtype).requires_grad_()
+
+
+def inputs_of(format, features):
+    return [features, *(p for p in format.parameters() if p.numel())]
+
+
+def dense(format):
+    if isinstance(format, TensorTrain):
+        return dense_chain(format.cores())
+    if isinstance(format, CanonicalPolyadic):
+        return dense_canonical(format.factors, format.weights)
+    leaves = list(format.leaves.expand(format.sites, -1, -1))
+    widths = [format.sites >> level for level in range(1, format.sites.bit_length())]
+    nodes = [*format.nodes, format.root.unsqueeze(0)]
+    return dense_tree(leaves, [list(node.expand(w, -1, -1, -1)) for node, w in zip(nodes, widths, strict=True)])
+
+
+class Dense(torch.nn.Module):
+    """The oracle: the same parameters, the whole tensor."""
+
+    def __init__(self, format):
+        super().__init__()
+        self.format = format
+
+    def forward(self, features):
+        return dense_scores(dense(self.format), features)
+
+
+def function_of(module, format):
+    """Its scores as a function of features and of the format's parameters."""
+    prefix = "format." if isinstance(module, Dense) else ""
+    names = [prefix + name for name, p in format.named_parameters() if p.numel()]
+
+    def scores(features, *parameters):
+        return torch.func.functional_call(module, dict(zip(names, parameters, strict=True)), (features,))
+
+    return scores
+
+
+def loss_of(scores):
+    return scores.tanh().square().sum() + (scores * torch.linspace(-1, 2, scores.numel()).view_as(scores)).sum()
+
+
+def gradients_of(scores, inputs):
+    return torch.autograd.grad(loss_of(scores), inputs)
+
+
+def assert_same_bits(found, expected):
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(e.abs().max() > 0 for e in expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sites", [2, 3, 9, 20, 128])
+def test_a_checkpoint_changes_no_bit(kind, sites, dtype):
+    format, features = made(kind, sites, dtype)
+    inputs = inputs_of(format, features)
+    expected = gradients_of(format(features), inputs)
+    other = torch.randn(50, 1000)  # memory that was free is used again
+    found = gradients_of(checkpoint(format, features, use_reentrant=False), inputs)
+    assert_same_bits(found, expected)
+    assert other.isfinite().all()
+
+
+HOOKS = {
+    "clone": (lambda t: t.clone(), lambda t: t.clone()),
+    "numpy": (lambda t: t.numpy().copy(), lambda a: torch.from_numpy(a.copy())),
+    "strided": (lambda t: t.unsqueeze(-1).expand(*t.shape, 2).clone(), lambda t: t[..., 0]),
+    "the same": (lambda t: t, lambda t: t),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sites", [2, 3, 9, 20, 128])
+@pytest.mark.parametrize("hooks", [*HOOKS, "save_on_cpu"])
+def test_hooks_change_no_bit(kind, sites, dtype, hooks):
+    """Twice through a graph that is kept, too."""
+    format, features = made(kind, sites, dtype)
+    inputs = inputs_of(format, features)
+    expected = gradients_of(format(features), inputs)
+    context = (
+        torch.autograd.graph.save_on_cpu()
+        if hooks == "save_on_cpu"
+        else torch.autograd.graph.saved_tensors_hooks(*HOOKS[hooks])
+    )
+    with context:
+        loss = loss_of(format(features))
+    for retain in (True, False):
+        found = torch.autograd.grad(loss, inputs, retain_graph=retain)
+        if hooks == "strided":  # other strides, other products of the library
+            torch.testing.assert_close(found, expected, rtol=1e-4 if dtype == torch.float32 else 1e-12, atol=1e-6)
+        else:
+            assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("hooks", [(torch.Tensor.half, torch.Tensor.float), (lambda t: t, lambda t: t.flatten()[:1])])
+def test_hooks_that_give_back_something_else_are_refused(hooks):
+    """The compiled kernel would read memory that is not there."""
+    if native.kernel() is None:
+        pytest.skip("this machine has no C compiler")
+    format, features = made(TensorTrain, 9, torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(*hooks):
+        loss = format(features).sum()
+    with pytest.raises(UserError, match="a hook on saved tensors has given back other types, sizes or devices"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("sites", [2, 3, 9])
+def test_second_derivatives_are_the_oracles(kind, sites):
+    """By autograd.functional, by a penalty on the gradient, and what a penalty says of the parameters."""
+    format, features = made(kind, sites)
+    inputs = tuple(inputs_of(format, features))
+    ours, oracle = function_of(format, format), function_of(Dense(format), format)
+    for vectorize in (False, True):
+        found, expected = (
+            torch.autograd.functional.hessian(lambda *p, f=f: loss_of(f(*p)), inputs, vectorize=vectorize)
+            for f in (ours, oracle)
+        )
+        for row, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(row, right, rtol=1e-9, atol=1e-10)
+    penalties = []
+    for f in (ours, oracle):
+        slopes = torch.autograd.grad(loss_of(f(*inputs)), inputs, create_graph=True)
+        penalty = sum(slope.square().sum() for slope in slopes)
+        penalties.append([penalty, *torch.autograd.grad(penalty, inputs)])
+        assert penalty > 0
+    torch.testing.assert_close(*penalties, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 9, 20])
+def test_gradients_of_gradients_by_differences(main_kind, sites):
+    format, features = made(main_kind, sites, rank=2, batch=2)
+    scores = function_of(format, format)
+    inputs = [p.detach().clone().requires_grad_() for p in inputs_of(format, features)]
+    assert torch.autograd.gradgradcheck(scores, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_chains_have_second_derivatives(kind, dtype, monkeypatch):
+    """d = 128, by hand first and then by operations, through a checkpoint too, against operations alone in float64."""
+    penalties = []
+    for of, checkpointed, by_hand in ((dtype, False, True), (dtype, True, True), (torch.float64, False, False)):
+        if not by_hand:
+            monkeypatch.setattr(contraction, "by_operations", lambda *_: True)
+            monkeypatch.setattr(derivatives, "by_operations", lambda *_: True)
+        format, features = made(kind, 128, torch.float32)
+        format, features = format.to(of), features.detach().to(of).requires_grad_()
+        inputs = inputs_of(format, features)
+        scores = checkpoint(format, features, use_reentrant=False) if checkpointed else format(features)
+        unit = scores / scores.detach().abs().amax(1, keepdim=True)
+        slopes = torch.autograd.grad(unit.sum(), inputs, create_graph=True)
+        penalties.append(torch.autograd.grad(sum(slope.square().sum() for slope in slopes), inputs))
+    for found in penalties[:2]:
+        for a, b in zip(found, penalties[2], strict=True):
+            tolerance = (1e-3 if dtype == torch.float32 else 1e-10) * float(b.abs().max())
+            torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("sites", [2, 3, 9])
+def test_transforms_are_the_oracles(main_kind, sites):
+    """grad, vmap, jacrev, jacfwd, hessian and jvp of torch.func, dual numbers of torch.autograd."""
+    format, features = made(main_kind, sites)
+    inputs = tuple(p.detach() for p in inputs_of(format, features))
+    ours, oracle = function_of(format, format), function_of(Dense(format), format)
+
+    def all_of(f):
+        def loss(*p):
+            return loss_of(f(*p))
+
+        every = tuple(range(len(inputs)))
+        with dual_level():
+            dual = unpack_dual(f(*(make_dual(p, p.cos()) for p in inputs)))
+        return [
+            torch.func.grad(loss, argnums=every)(*inputs),
+            torch.func.vmap(lambda x: f(x.unsqueeze(0), *inputs[1:])[0])(inputs[0]),
+            torch.func.vmap(f, in_dims=(None, *(0 for _ in inputs[1:])))(
+                inputs[0], *(torch.stack([p, -p]) for p in inputs[1:])
+            ),
+            torch.func.jacrev(f, argnums=every)(*inputs),
+            torch.func.jacfwd(f)(*inputs),
+            torch.func.hessian(loss, argnums=1)(*inputs),
+            torch.func.jvp(f, inputs, tuple(p.sin() for p in inputs)),
+            (dual.primal, dual.tangent),
+            torch.autograd.functional.jacobian(f, inputs, vectorize=True),
+        ]
+
+    for found, expected in zip(all_of(ours), all_of(oracle), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("mode", ["real", "fake", "pre_dispatch"])
+def test_what_is_recorded_is_the_computation(main_kind, mode):
+    """Other inputs run through the graph, not what lay in memory when it was recorded."""
+    format, features = made(main_kind, 5, torch.float32)
+    scores = function_of(format, format)
+    inputs = [p.detach() for p in inputs_of(format, features)]
+    others = [torch.randn_like(p) for p in inputs]
+    options = {"pre_dispatch": True} if mode == "pre_dispatch" else {"tracing_mode": mode}
+    torch.testing.assert_close(make_fx(scores, **options)(*inputs)(*others), scores(*others))
+    if mode != "pre_dispatch":
+        slope = torch.func.grad(lambda *p: scores(*p).square().sum())
+        torch.testing.assert_close(make_fx(slope, **options)(*inputs)(*others), slope(*others))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_exported_and_traced(main_kind):
+    torch._dynamo.reset()
+    format, features = made(main_kind, 4, torch.float32)
+    x, other = features.detach(), torch.randn_like(features)
+    expected = [t.detach() for t in (format(other), *gradients_of(format(features), inputs_of(format, features)))]
+    compiled = torch.compile(format, backend="aot_eager", fullgraph=True)
+    found = [compiled(other), *gradients_of(compiled(features), inputs_of(format, features))]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.export.export(format, (x,)).module()(other), expected[0])
+    with pytest.raises(UserError, match=r"use torch\.export\.export"):
+        torch.jit.trace(format, (x,))
+
+
+def test_tensors_without_memory(main_kind):
+    """Fake and meta tensors have shapes; a flipped sign bit, a subclass and another default device have values."""
+    format, features = made(main_kind, 9, torch.float32)
+    expected = format(features)
+    scores, inputs = function_of(format, format), inputs_of(format, features)
+    mode = FakeTensorMode()
+    fake = [mode.from_tensor(p.detach()).requires_grad_() for p in inputs]
+    for tensors in (fake, [p.detach().to("meta").requires_grad_() for p in inputs]):
+        found = scores(*tensors)
+        assert found.shape == expected.shape
+        slopes = torch.autograd.grad(found.sum(), tensors)
+        assert all(slope.shape == p.shape for slope, p in zip(slopes, inputs, strict=True))
+    with pytest.raises(UserError, match="features are on cpu, the cores on meta"):
+        copy.deepcopy(format).to("meta")(features)
+    flipped = torch._neg_view(-features.detach())
+    assert flipped.is_neg()
+    assert torch.equal(format(flipped), expected)
+
+    class Named(torch.Tensor):
+        pass
+
+    torch.testing.assert_close(format(features.detach().as_subclass(Named)).as_subclass(torch.Tensor), expected)
+    with torch.device("meta"):
+        assert torch.equal(format(features), expected)
+        assert_same_bits(gradients_of_sum(format(features), features), gradients_of_sum(expected, features))
+
+
+def gradients_of_sum(scores, features):
+    return torch.autograd.grad(scores.sum(), features, retain_graph=True)
+
+
+def test_an_argument_that_depends_on_another():
+    """Partial derivatives of the contraction, and autograd's chain rule around them."""
+    format, features = made(TensorTrain, 5)
+    tied = features * format.last.sum()
+    slope = torch.autograd.grad(loss_of(format(tied)), format.last, create_graph=True)[0]
+    again = Dense(format)(tied)
+    torch.testing.assert_close(slope, torch.autograd.grad(loss_of(again), format.last, create_graph=True)[0])
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+def test_inside_autocast_nothing_is_rounded(kind, autocast):
+    """Backward inside it too, as manual optimization has it, and second derivatives."""
+    format, features = made(kind, 9, torch.float32)
+    inputs = inputs_of(format, features)
+    low = features.detach().to(autocast).requires_grad_()
+    with torch.autocast("cpu", dtype=autocast):
+        scores = format(features)
+        found = gradients_of(scores, inputs)
+        penalty = torch.autograd.grad(format(features).sum(), features, create_graph=True)[0].square().sum()
+        mantissa, _ = format.scaled_scores(low)
+        assert mantissa.dtype == torch.float32
+        from_low = format(low)
+    twice = torch.autograd.grad(penalty, features)  # of an operation's backward, autocast is torch's affair
+    assert_same_bits([scores, *found], [format(features), *gradients_of(format(features), inputs)])
+    penalty = torch.autograd.grad(format(features).sum(), features, create_graph=True)[0].square().sum()
+    assert_same_bits(twice, torch.autograd.grad(penalty, features))
+    assert torch.equal(from_low, format(low.float()))
+    assert torch.autograd.grad(from_low.sum(), low)[0].dtype == autocast
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.complex64, torch.int64])
+def test_other_types_are_refused_in_one_line(main_kind, dtype):
+    format, features = made(main_kind, 4, torch.float32)
+    if dtype == torch.int64:
+        with pytest.raises(UserError, match=r"features are torch.int64, the cores torch.float32"):
+            format(features.detach().to(dtype))
+        return
+    with pytest.raises(UserError, match=f"compute in torch.float32 or torch.float64, got {dtype}"):
+        format.to(dtype)(features.to(dtype))

@@ -1,0 +1,37 @@
+"""The feature map."""
+
+import pytest
+import torch
+
+from ttlightning import PatchFeatureMap, UserError
+from ttlightning.networks.features import ACTIVATIONS
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("constant", [True, False])
+def test_formula(activation, constant):
+    torch.manual_seed(0)
+    features = PatchFeatureMap(49, modes=5, activation=activation, constant=constant)
+    patches = torch.rand(3, 16, 49)
+    found = features(patches)
+    learned = ACTIVATIONS[activation](patches @ features.linear.weight.T + features.linear.bias)
+    assert found.shape == (3, 16, 5)
+    torch.testing.assert_close(found[..., : learned.shape[-1]], learned)
+    assert torch.equal(found[..., -1], torch.ones(3, 16)) == constant
+
+
+def test_the_map_is_shared_by_all_sites():
+    features = PatchFeatureMap(4, modes=3)
+    patches = torch.rand(2, 6, 4)
+    order = torch.randperm(6)
+    torch.testing.assert_close(features(patches[:, order]), features(patches)[:, order])
+
+
+def test_no_feature_left_to_learn():
+    with pytest.raises(UserError, match="modes is 1, it must be at least 2"):
+        PatchFeatureMap(49, modes=1)
+
+
+def test_unknown_activation():
+    with pytest.raises(UserError, match=r"'sine'.*relu"):
+        PatchFeatureMap(49, activation="sine")

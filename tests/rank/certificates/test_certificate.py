@@ -1,0 +1,273 @@
+"""Certificates hold where they are true, and are rejected where anything in them was changed."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    SharedHierarchicalTucker,
+    TensorTrain,
+    UserError,
+)
+from ttlightning.rank import matricization
+from ttlightning.rank.certificates.certificate import (
+    checkpoint_certificate,
+    generic_certificate,
+    grid,
+    largest_grid,
+    sampled_certificate,
+)
+from ttlightning.rank.finite_field import PRIMES
+from ttlightning.rank.limits import LARGEST_FILE
+from ttlightning.rank.verifier.arithmetic import eliminate, is_prime
+from ttlightning.rank.verifier.verification import NoCertificate, Rejected, read_certificate, verify
+
+TREES = [HierarchicalTucker, SharedHierarchicalTucker]
+
+
+def weights(kind=TensorTrain, sites=6, modes=5, rank=3, classes=2):
+    torch.manual_seed(0)
+    format = kind(sites, modes, classes, rank, initialization="gaussian")
+    return {name: p.detach() for name, p in format.named_parameters()}
+
+
+def certificates():
+    state = weights()
+    yield generic_certificate(5, 3, 8), None
+    yield generic_certificate(3, 5, 7), None
+    yield checkpoint_certificate(state, 6, "ab"), state
+    yield sampled_certificate(state, 6, "ab", 16), state
+    equal = weights(EqualCoreTensorTrain, 7)
+    yield checkpoint_certificate(equal, 7, "ab"), equal
+    yield sampled_certificate(equal, 7, "ab", 8, seed=3), equal
+    shallow = weights(CanonicalPolyadic)
+    yield sampled_certificate(shallow, 6, "ab", 16, primes=PRIMES), shallow
+    for kind in TREES:
+        tree = weights(kind, 8)
+        yield sampled_certificate(tree, 8, "ab", 32), tree
+
+
+CERTIFICATES = [*certificates()]
+
+
+@pytest.mark.parametrize(("certificate", "state"), CERTIFICATES)
+def test_true_certificates_hold(certificate, state, tmp_path):
+    file = tmp_path / "certificate.json"
+    file.write_text(json.dumps(certificate))
+    verify(read_certificate(file), state, "ab")
+
+
+def test_large_primes_hold_too():
+    for primes in ([2**61 - 1, 2**61 - 31], [3, 2**31 + 11]):
+        state = weights()
+        verify(checkpoint_certificate(state, 6, "ab", primes), state, "ab")
+    verify(generic_certificate(5, 3, 8, primes=[2**61 - 1]))
+
+
+@pytest.mark.parametrize("modes", [2, 5, 12])
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize("sites", [2, 3, 5, 6])
+def test_checkpoint_certificates_of_all_shapes_hold(sites, modes, kind):
+    """n < r, n <= r^2 and n > r^2; also with a slice that is zero."""
+    state = weights(kind, sites, modes)
+    for _ in range(2):
+        verify(checkpoint_certificate(state, sites, "ab"), state, "ab")
+        if sites > 2:
+            state["interior"][:, 0] = 0
+
+
+def changed(certificate, **changes):
+    return copy.deepcopy(certificate) | changes
+
+
+GENERIC, CHECKPOINT, SAMPLED = (CERTIFICATES[i][0] for i in (0, 2, 3))
+FORGERIES = {
+    "rank raised": changed(GENERIC, cp_rank_at_least=[376]),
+    "rank raised everywhere": json.loads(json.dumps(GENERIC).replace("375", "376")),
+    "statement reworded": changed(GENERIC, statement="Every tensor has CP-rank at least 375."),
+    "seed changed": changed(GENERIC, seed=-1),
+    "larger order claimed": changed(GENERIC, sites=10),
+    "pair rank claimed": changed(GENERIC, ranks=[GENERIC["ranks"][0] | {"pairs": [15, 15, 16]}] * 2),
+    "composite prime": changed(GENERIC, primes=[2**31 - 1, (2**31 - 1) * 3]),
+    "even prime": changed(GENERIC, primes=[2]),
+    "prime of a float": changed(GENERIC, primes=[2147483647.0]),
+    "no prime": changed(GENERIC, primes=[]),
+    "one prime twice": changed(GENERIC, primes=[2**31 - 1] * 2),
+    "no rank": {name: value for name, value in GENERIC.items() if name != "cp_rank_at_least"},
+    "a word more": changed(GENERIC, remark="and every tensor has infinite rank"),
+    "true for one": changed(GENERIC, seed=False),
+    "rank as a float": changed(GENERIC, cp_rank_at_least=[375.0]),
+    "another kind": changed(GENERIC, kind="checkpoint"),
+    "absurd size": changed(GENERIC, modes=10**9),
+    "a size that takes for ever": changed(GENERIC, modes=4096, rank=4096),
+    "a rank too long to write": changed(GENERIC, sites=90_000),
+    "classes raised": changed(CHECKPOINT, cp_rank_at_least=[76, 76]),
+    "class rank raised": changed(CHECKPOINT, ranks=[CHECKPOINT["ranks"][0] | {"last": [4, 4]}] * 2),
+    "other weights": changed(CHECKPOINT, weights_sha256="cd"),
+    "more sites": changed(CHECKPOINT, sites=8),
+    "other modes": changed(CHECKPOINT, modes=6),
+    "slices repeated": changed(CHECKPOINT, slices=[[0, 0, 1, 2, 3]]),
+    "slices out of range": changed(CHECKPOINT, slices=[[0, 1, 2, 3, 5]]),
+    "slices of text": changed(CHECKPOINT, slices=["01234"]),
+    "fewer slices": changed(CHECKPOINT, slices=[[0, 1, 2, 3]]),
+    "larger sample": changed(SAMPLED, size=32),
+    "size of no grid": changed(SAMPLED, size=17),
+    "sampled ranks": changed(SAMPLED, ranks=[[17, 16]]),
+    "prime too large for a sample": changed(SAMPLED, primes=[2**61 - 1]),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries_are_rejected(name):
+    with pytest.raises(Rejected):
+        verify(FORGERIES[name], CERTIFICATES[2][1], "ab")
+
+
+(SHALLOW, SHALLOW_STATE), (TREE, TREE_STATE), (SHARED, SHARED_STATE) = CERTIFICATES[6:]
+OF_OTHER_FORMATS = {
+    "units raised": (changed(SHALLOW, ranks=[[4, 4]] * 2, cp_rank_at_least=[4, 4]), SHALLOW_STATE),
+    "units hidden": (changed(SHALLOW, statement=SHALLOW["statement"].split(" None")[0]), SHALLOW_STATE),
+    "a chain's certificate for units": (changed(SAMPLED), SHALLOW_STATE),
+    "a staircase of units": (changed(CHECKPOINT), SHALLOW_STATE),
+    "a staircase of a tree": (changed(CHECKPOINT, sites=8), TREE_STATE),
+    "units for a chain": (changed(SHALLOW), CERTIFICATES[2][1]),
+    "rank raised": (changed(TREE, ranks=[[28, 28]], cp_rank_at_least=[28, 28]), TREE_STATE),
+    "more scores": (changed(TREE, size=64), TREE_STATE),
+    "another seed": (changed(TREE, seed=1, ranks=[[27, 28]]), TREE_STATE),
+    "more sites": (changed(TREE, sites=16), TREE_STATE),
+    "sites that are no tree": (changed(TREE, sites=6), TREE_STATE),
+    "more sites of shared nodes": (changed(SHARED, sites=16), SHARED_STATE),
+    "a wider tree": (changed(TREE, rank=4), TREE_STATE),
+    "half of a tree": (changed(TREE), {name: value for name, value in TREE_STATE.items() if name != "nodes.1"}),
+    "nothing": (changed(TREE), {}),
+    "not a number": (changed(TREE), TREE_STATE | {"root": TREE_STATE["root"] * float("nan")}),
+    "no classes": (changed(TREE), TREE_STATE | {"root": TREE_STATE["root"][..., :0]}),
+    "a root of zeros": (changed(TREE), TREE_STATE | {"root": torch.zeros_like(TREE_STATE["root"])}),
+}
+
+
+@pytest.mark.parametrize("name", OF_OTHER_FORMATS)
+def test_forgeries_of_other_formats_are_rejected(name):
+    certificate, state = OF_OTHER_FORMATS[name]
+    with pytest.raises(Rejected):
+        verify(certificate, state, "ab")
+
+
+def test_another_number_of_equal_cores_is_rejected():
+    """Its weights do not say how many sites there are: a true count of a longer chain is not one of this network."""
+    state = weights(EqualCoreTensorTrain, 7)
+    longer = sampled_certificate(state, 9, "ab", 8)
+    verify(longer, state, "ab")
+    with pytest.raises(Rejected, match="speaks of 9 sites, the checkpoint has 7"):
+        verify(longer, state, "ab", 7)
+
+
+def test_changed_weights_are_rejected():
+    """The hash of the file is right, the weights are not those that it was made from."""
+    state = {name: value.clone() for name, value in CERTIFICATES[2][1].items()}
+    state["interior"][0, :, :, 1] = state["interior"][0, :, :, 0]
+    with pytest.raises(Rejected, match="counting gives"):
+        verify(CHECKPOINT, state, "ab")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (json.dumps(GENERIC)[:-20], "not a whole JSON file"),
+        ("", "not a whole JSON file"),
+        ("[" * 100_000, "not a whole JSON file"),
+        ("[1, 2]", "not a rank certificate"),
+        ('{"metrics": {}}', "not a rank certificate"),
+        (json.dumps(changed(GENERIC, version=2)), "of version 2"),
+        (json.dumps(changed(GENERIC, version=True)), "of version True"),
+        (json.dumps(changed(GENERIC, version=[])), "of version a list of 0"),
+        (json.dumps(changed(GENERIC, kind="magic\nholds")), r"unknown kind 'magic\\nholds'"),
+        (json.dumps(changed(GENERIC, kind=["generic"])), "unknown kind"),
+        (json.dumps(changed(GENERIC, seed=float("inf"))), "Infinity is no number"),
+        ('{"seed": ' + "9" * 5000 + "}", "not a whole JSON file"),
+        (" " * (LARGEST_FILE + 1), "larger than 67,108,864 bytes"),
+        (json.dumps(GENERIC)[:-1] + ', "seed": 1}', "a name stands twice"),
+    ],
+)
+def test_files_that_are_no_certificates(text, why, tmp_path):
+    file = tmp_path / "file.json"
+    file.write_text(text)
+    with pytest.raises(NoCertificate, match=why):
+        read_certificate(file)
+
+
+def test_what_is_needed_to_check_is_asked_for(tmp_path):
+    with pytest.raises(UserError, match="--checkpoint"):
+        verify(CHECKPOINT)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_certificate(tmp_path / "absent.json")
+
+
+def test_a_sampled_certificate_sees_a_low_rank():
+    """Equal slices: the tensor has rank 1 in disguise, whatever its sizes say."""
+    state = weights()
+    state["interior"][:] = state["interior"][:, :1].clone()
+    state["first"][:] = state["first"][:1].clone()
+    state["last"][:] = state["last"][:1].clone()
+    certificate = sampled_certificate(state, 6, "ab", 8)
+    assert certificate["cp_rank_at_least"] == [1, 1]
+    verify(certificate, state, "ab")
+    staircase = checkpoint_certificate(state, 6, "ab")["cp_rank_at_least"]
+    assert max(staircase) <= 1
+
+
+def test_sampled_ranks_stay_below_the_literal_one():
+    state = weights(modes=4)
+    format = TensorTrain(6, 4, 2, 3).double()
+    format.load_state_dict(state)
+    true = torch.linalg.matrix_rank(matricization(format)).tolist()
+    for size in (1, 2, 4, 8, 16, 32, 64):
+        found = sampled_certificate(state, 6, "ab", size)["cp_rank_at_least"]
+        assert all(f <= min(size, t) for f, t in zip(found, true, strict=True))
+    assert found == true == [48, 48]
+
+
+def test_sizes_that_take_for_ever_are_refused():
+    with pytest.raises(UserError, match="the limit is 4,096"):
+        sampled_certificate(weights(CanonicalPolyadic, 16, 4), 16, "ab", 8192)
+    with pytest.raises(UserError, match="T has 16,777,216 rows"):
+        generic_certificate(4096, 4096, 4)
+
+
+def test_grids_that_cannot_be():
+    assert grid(16, 17, 16) == [1] * 8 + [2] * 8
+    with pytest.raises(UserError, match="power of two"):
+        grid(12, 17, 16)
+    with pytest.raises(UserError, match="the largest for 6 sites of 3 modes is 8: each site chooses from 2 feature"):
+        grid(16, 3, 6)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 100, 5000])
+@pytest.mark.parametrize("modes", [1, 2, 3, 4, 17])
+@pytest.mark.parametrize("sites", [2, 3, 5, 16])
+def test_the_largest_grid_is_the_largest(size, modes, sites):
+    found = largest_grid(size, modes, sites)
+    assert found <= size
+    counts = grid(found, modes, sites)
+    assert np.prod(counts[0::2]) == np.prod(counts[1::2]) == found
+    if 2 * found <= size:
+        with pytest.raises(UserError):
+            grid(2 * found, modes, sites)
+
+
+def test_primes_and_elimination():
+    found = [n for n in range(200) if is_prime(n)]
+    assert found == [n for n in range(2, 200) if all(n % k for k in range(2, n))]
+    assert is_prime(2**61 - 1)
+    assert is_prime(2**61 - 31)
+    assert is_prime(2**31 - 19)
+    assert not is_prime(3215031751)  # a pseudoprime to the bases 2, 3, 5 and 7
+    assert eliminate([[1, 2], [2, 4]], 7) == 1
+    assert eliminate([[1, 2], [2, 5]], 7) == 2
+    assert eliminate([], 7) == 0

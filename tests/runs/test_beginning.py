@@ -1,0 +1,219 @@
+"""A fit that is given a checkpoint: goes on, goes on elsewhere, or begins with the weights; what it records is used."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Killed, contents, kill
+
+from ttlightning import UserError
+from ttlightning.runs import beginning
+from ttlightning.runs.beginning import first_difference, trains_alike
+
+SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--figures=false",
+         "--trainer.log_every_n_steps=1")  # fmt: skip
+SCHEDULE = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.01", "--model.scheduler.total_steps=null")
+STEPS = 9  # 180 training images
+
+
+def rates(command, run):
+    with (command.folder / "runs" / run / "metrics.csv").open(newline="") as table:
+        return [float(row["lr"]) for row in csv.DictReader(table) if row["lr"]]
+
+
+def config(command, run):
+    return yaml.safe_load((command.folder / "runs" / run / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--model.optimizer.init_args.lr=1e-4",),
+        ("--model.optimizer.init_args.weight_decay=0.1",),
+        ("--model.optimizer=SGD", "--model.optimizer.lr=1e-4"),
+        ("--data.batch_size=30",),
+        ("--seed_everything=5",),
+        ("--model.patch_dropout=0.3",),
+        ("--trainer.max_epochs=3", *SCHEDULE),
+    ],
+    ids=lambda change: change[0][2:],
+)
+def test_other_settings_begin_with_the_weights_and_nothing_else(command, change):
+    """What is recorded is used: the run is that of a network that was given these weights and trained from scratch."""
+    command("fit", *SMALL)
+    done = command("fit", *SMALL, "--ckpt_path=runs/debug/0", *change)
+    assert "begins      with the weights of runs/debug/0/checkpoints/last.ckpt; optimizer, schedule" in done.stdout
+    recorded, result = config(command, "debug/1"), command.result("debug/1")
+    assert result["epochs"] == recorded["trainer"]["max_epochs"]
+    if recorded["model"]["scheduler"] is None:
+        assert set(rates(command, "debug/1")) == {recorded["model"]["optimizer"]["init_args"]["lr"]}
+    steps = -(-180 // recorded["data"]["batch_size"]) * result["epochs"]
+    last = torch.load(command.folder / "runs/debug/1/checkpoints/last.ckpt", weights_only=True)
+    assert last["global_step"] == steps
+    assert result["weights_sha256"] != command.result("debug/0")["weights_sha256"]
+    groups = last["optimizer_states"][0]["param_groups"][0]
+    assert groups["weight_decay"] == recorded["model"]["optimizer"]["init_args"].get("weight_decay", 0)
+
+
+def test_other_devices_and_more_epochs_go_on_with_everything(command):
+    """Three epochs at once, or one and then two more with another number of steps a call: the same bits."""
+    command("fit", *SMALL, "--trainer.max_epochs=3")
+    command("fit", *SMALL, "--trainer.max_epochs=1")
+    longer = ("--trainer.max_epochs=3", "--data.steps_per_call=4", "--trainer.check_val_every_n_epoch=3")
+    done = command("fit", *SMALL, "--ckpt_path=runs/debug/1", *longer)
+    assert "begins " not in done.stdout
+    assert command.result("debug/2")["weights_sha256"] == command.result("debug/0")["weights_sha256"]
+
+
+def test_more_epochs_of_a_schedule_that_is_as_long_as_the_run(command):
+    """A OneCycle run that is over has no more steps to make: the weights begin a new one, of its own length."""
+    command("fit", *SMALL, *SCHEDULE)
+    refused = command("fit", "--ckpt_path=runs/debug/0", code=2)
+    assert "runs/debug/0 is finished" in refused.stderr
+    command("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
+    assert command.result("debug/1")["epochs"] == 2
+    assert len(rates(command, "debug/1")) == 2 * STEPS
+
+
+@pytest.mark.parametrize("stop", [2, STEPS + 2])
+def test_a_run_that_began_with_weights_is_one_like_any_other(command, at_step, stop):
+    """Killed before its own first checkpoint, or after; resumed to the bits of one that was not."""
+    command("fit", *SMALL)
+    words = ("fit", *SMALL, "--ckpt_path=runs/debug/0", "--model.optimizer.init_args.lr=1e-3", "--trainer.max_epochs=2")
+    command(*words)
+    at_step(stop, kill)
+    with pytest.raises(Killed):
+        command(*words)
+    command("fit", "--ckpt_path=runs/debug/2")
+    assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
+
+
+def test_options_win_over_configs_wherever_they_stand(command):
+    command("fit", "--trainer.max_epochs=2", *SMALL)
+    assert command.result("debug/0")["epochs"] == config(command, "debug/0")["trainer"]["max_epochs"] == 2
+    said = command("test", "--ckpt_path=runs/debug/0", "--config=runs/debug/0/config.yaml").stdout
+    assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in said
+
+
+def test_nothing_left_to_train(command):
+    command("fit", *SMALL, "--trainer.max_epochs=2")
+    for epochs in (1, 2):
+        options = ("--trainer.check_val_every_n_epoch=3", f"--trainer.max_epochs={epochs}")
+        done = command("fit", "--ckpt_path=runs/debug/0", *options, code=2)
+        assert f"has 2 epochs behind it and trainer.max_epochs is {epochs}" in done.stderr
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_a_config_that_was_edited(command, at_step):
+    at_step(STEPS + 2, kill)
+    with pytest.raises(Killed):
+        command("fit", *SMALL, "--trainer.max_epochs=2")
+    file = command.folder / "runs/debug/0/config.yaml"
+    before = file.read_text()
+    file.write_text(before.replace("max_epochs: 2", "max_epochs: 5"))
+    done = command("fit", "--ckpt_path=runs/debug/0", code=2)
+    assert "config.yaml says trainer.max_epochs: 5, which is not what the run's checkpoint" in done.stderr
+    file.write_text(before)
+    command("fit", "--ckpt_path=runs/debug/0")
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_data_that_have_changed(command, at_step, elsewhere):
+    """In the run's own directory, and where a new run would go on from its state."""
+    at_step(STEPS + 2, kill)
+    with pytest.raises(Killed):
+        command("fit", *SMALL, "--trainer.max_epochs=2")
+    file = command.data / "MNIST/raw/train-images-idx3-ubyte"
+    content = bytearray(file.read_bytes())
+    content[500] ^= 1
+    file.write_bytes(content)
+    words = ("--trainer.max_epochs=3",) if elsewhere else ()
+    done = command("fit", "--ckpt_path=runs/debug/0", *words, code=2)
+    assert "the data have changed: mnist has SHA-256" in done.stderr
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+    provenance = json.loads((command.folder / "runs/debug/0/provenance.json").read_text())
+    assert "resumed" not in provenance
+
+
+def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
+    for seed in (0, 1):
+        at_step(2, kill)
+        with pytest.raises(Killed):
+            command("fit", *SMALL, f"--seed_everything={seed}", "--last_checkpoint.every_n_steps=1")
+    command("fit", *SMALL, "--seed_everything=2", "--last_checkpoint.every_n_steps=1")
+    again = ("fit", *SMALL, "--last_checkpoint.every_n_steps=1", "--ckpt_path=last")
+    command(*again)
+    assert command.result("debug/0")["seed"] == 0
+    done = command(*again, "--seed_everything=3", code=2)
+    assert "no run in runs/debug has this configuration: runs/debug/2 has seed_everything: 2" in done.stderr
+    refused = command(*again, "--seed_everything=2", code=2)
+    assert "runs/debug/2 is finished" in refused.stderr
+    assert not (command.folder / "runs/debug/1/result.json").exists()
+    said = command("test", *SMALL, "--ckpt_path=last", "--seed_everything=0").stdout
+    assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in said
+    assert sorted(path.name for path in (command.folder / "runs/debug").iterdir()) == ["0", "1", "2"]
+
+
+def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
+    words = ("fit", *SMALL, "--data.steps_per_call=4", "--last_checkpoint.every_n_steps=4")
+    at_step(5, kill)
+    with pytest.raises(Killed):
+        command(*words)
+    done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_call=2", code=2)
+    assert "lies within an epoch and was made with 4 steps in a call, here they are 2" in done.stderr
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+def test_lightnings_own_checkpoint_within_an_epoch_that_something_has_begun(command):
+    """SWA has set up its schedule when the epoch started: the rest of the epoch cannot be made without that."""
+    words = ("fit", *SMALL, "--trainer.max_epochs=3", "--checkpoint.save_top_k=-1",
+             "--checkpoint.every_n_train_steps=4",
+             "--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.02")  # fmt: skip
+    command(*words)
+    [found] = (command.folder / "runs/debug/0/checkpoints").glob("epoch=*-step=12.ckpt")
+    file = found.relative_to(command.folder)
+    done = command(*words, f"--ckpt_path={file}", code=2)
+    assert f"{file} lies within an epoch, and StochasticWeightAveraging acts when one starts" in done.stderr
+    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize(("ready", "end", "fits"), [(6, False, True), (7, False, False), (7, True, True)])
+def test_a_checkpoint_between_accumulated_batches(ready, end, fits):
+    progress = {"is_last_batch": end, "current": {"ready": ready}}
+    content = {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
+    if fits:
+        beginning.check_place(content, Path("x.ckpt"), 1, 3, None)
+        return
+    with pytest.raises(UserError, match="lies between batches whose gradients are accumulated"):
+        beginning.check_place(content, Path("x.ckpt"), 1, 3, None)
+
+
+BASE = {"seed_everything": 0, "model": {"scheduler": None}, "data": {"root": "a"}, "trainer": {"max_epochs": 2}}
+CYCLE = {"model": {"scheduler": {"class_path": "OneCycleLR", "init_args": {"total_steps": None}}}}
+
+
+@pytest.mark.parametrize(("first", "second", "alike"), [
+    (BASE, BASE, True),
+    (BASE, BASE | {"data": {"root": "b"}}, True),
+    (BASE, BASE | {"trainer": {"max_epochs": 5}}, True),
+    (BASE, BASE | {"seed_everything": 1}, False),
+    (BASE, BASE | {"data": {"root": "a", "dataset": "kmnist"}}, False),
+    (BASE, BASE | {"trainer": {"max_epochs": 2, "precision": "bf16-mixed"}}, False),
+    (BASE | CYCLE, BASE | CYCLE, True),
+    (BASE | CYCLE, BASE | CYCLE | {"trainer": {"max_epochs": 5}}, False),
+    (BASE, BASE | CYCLE, False),
+])  # fmt: skip
+def test_which_configurations_train_alike(first, second, alike):
+    assert trains_alike(first, second) is alike
+    assert trains_alike(second, first) is alike
+
+
+def test_the_first_difference():
+    assert first_difference(BASE, BASE | {"ckpt_path": "x"}) is None
+    assert first_difference(BASE | {"data": {"root": "a", "order": "snake"}}, BASE) == "data.order: snake"
+    assert first_difference(BASE, BASE | {"figures": True}) == "figures: nothing"
+    assert beginning.NEWEST == "last"

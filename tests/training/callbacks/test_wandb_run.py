@@ -1,0 +1,102 @@
+"""How runs are filed: tags, axes, and who chooses mode and identifier."""
+
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+import wandb
+from conftest import assert_one_line
+
+from ttlightning import Classifier
+from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker, TensorTrain
+from ttlightning.training.callbacks.wandb_run import LONGEST_TAG, WandbOptions, new_identifier, tags
+
+TRAINER = SimpleNamespace(datamodule=SimpleNamespace(describe=lambda: {"name": "mnist5k"}))
+
+
+class MyOwn(TensorTrain):
+    """A format of the user's."""
+
+
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    [
+        (TensorTrain, "different cores"),
+        (CanonicalPolyadic, "shallow"),
+        (HierarchicalTucker, "different nodes"),
+        (SharedHierarchicalTucker, "equal nodes"),
+        (MyOwn, "different cores"),
+    ],
+)
+def test_tags_say_what_network_it_is(format, kind):
+    module = Classifier(4, 9, 3, format=lambda *sizes: format(*sizes, rank=2), seed=7)
+    modes = module.features.modes
+    found = tags(TRAINER, module, ["mine", "r=2"])
+    assert found == ["mine", "r=2", "mnist5k", format.__name__, kind, "d=4", f"n={modes}", "seed=7"]
+
+
+def test_a_tag_that_is_too_long_is_cut_where_it_is_not_the_users():
+    format = type("Long" * 30, (CanonicalPolyadic,), {})
+    found = tags(TRAINER, Classifier(4, 9, 3, format=lambda *sizes: format(*sizes, rank=2)), [])
+    assert max(map(len, found)) == LONGEST_TAG
+
+
+def test_who_chooses_the_mode(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_SWEEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert WandbOptions().chosen_mode() == "offline"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    assert WandbOptions().chosen_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert WandbOptions().chosen_mode() == "disabled"
+    assert WandbOptions(mode="offline").chosen_mode() == "offline"
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"), [("OFFLINE", "offline"), ("Disabled", "disabled"), ("online", "online"), ("DryRun", "offline")]
+)
+def test_the_mode_in_the_environment_may_be_in_capitals(monkeypatch, given, mode):
+    """W&B reads the variable itself as well, and knows small letters only."""
+    monkeypatch.setenv("WANDB_MODE", given)
+    assert WandbOptions().chosen_mode() == mode
+    assert os.environ["WANDB_MODE"] == mode
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WANDB_MODE", "offlin", "WANDB_MODE is 'offlin', it must be one of offline, online, disabled"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT is 'soon', it must be a number of seconds above 0"),
+        ("WANDB_INIT_TIMEOUT", "-1", "WANDB_INIT_TIMEOUT is '-1'"),
+    ],
+)
+def test_a_variable_that_is_mistaken(command, name, value, message):
+    command.environment[name] = value
+    assert_one_line(command("fit", "--config=debug.yaml", "--data.dataset=mnist", code=2).stderr, message)
+    assert not list(command.folder.glob("runs/*/*"))
+
+
+def test_another_of_wandbs_own(command, monkeypatch):
+    """Found by W&B itself, when it begins."""
+    monkeypatch.setattr(wandb, "init", lambda **_: wandb.Settings(quiet="perhaps"))
+    done = command("fit", "--config=debug.yaml", "--data.dataset=mnist", code=2)
+    assert_one_line(done.stderr, "W&B does not take its settings, look at the variables WANDB_*: quiet Input should be")
+    assert not list(command.folder.glob("runs/*/*"))
+
+
+def test_who_chooses_the_identifier(monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "r1")
+    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+    assert len({new_identifier() for _ in range(9)}) == 9
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    assert new_identifier() == "r1"
+
+
+def test_a_run_of_a_sweep_is_the_one_that_the_agent_has_made(command):
+    """The environment is that of `wandb agent`; the record and the provenance have its identifier."""
+    sweep = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_MODE": "OffLine"}
+    command.process("fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false", **sweep)
+    run = command.folder / "runs/debug/0"
+    assert [log.name for log in run.glob("wandb/offline-run-*/*.wandb")] == ["run-r1.wandb"]
+    assert json.loads((run / "provenance.json").read_text())["wandb"] == "r1"

@@ -1,0 +1,212 @@
+"""The LightningModule: what it computes, what it injects, and a loss curve that every change must reproduce."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+
+from ttlightning import Classifier, EqualCoreTensorTrain, PatchDataModule, PatchFeatureMap, TensorTrain, UserError
+from ttlightning.training.metrics import LossAndAccuracy
+
+GOLDEN = Path(__file__).with_name("golden_losses.json")
+
+
+def quiet_trainer(folder: Path, **options) -> Trainer:
+    return Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **options,
+    )
+
+
+@pytest.fixture
+def data(tmp_path, write_mnist):
+    return PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, validation=0.1, seed=4)
+
+
+def classifier(data: PatchDataModule, kind=EqualCoreTensorTrain, **options) -> Classifier:
+    options = {"features": partial(PatchFeatureMap, modes=5), "format": partial(kind, rank=4), "seed": 4} | options
+    return Classifier(data.sites, data.patch_dim, data.classes, **options)
+
+
+def train(model: Classifier, data: PatchDataModule, folder: Path, **options) -> list[float]:
+    """Losses of every step, in float64: machines agree on them to many digits."""
+    losses: list[float] = []
+    step = model.training_step
+
+    def recorded(batch, batch_idx):
+        loss = step(batch, batch_idx)
+        losses.append(float(loss.detach()))
+        return loss
+
+    model.training_step = recorded
+    quiet_trainer(folder, **options).fit(model.double(), datamodule=data)
+    return losses
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+def test_golden_loss_curve(kind, data, tmp_path):
+    """Eight epochs of the whole pipeline: data, permutation, dropout, initialization, contraction, optimizer, schedule.
+
+    The file was written by this test (delete it to write it anew, with the reason in the commit).
+    """
+    model = classifier(
+        data,
+        kind,
+        optimizer=partial(torch.optim.AdamW, lr=2e-2),
+        scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
+        patch_dropout=0.1,
+    )
+    found = train(model, data, tmp_path, max_epochs=8)
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if kind.__name__ not in golden:
+        GOLDEN.write_text(json.dumps(golden | {kind.__name__: found}, indent=1) + "\n")
+        pytest.fail(f"{GOLDEN.name} had no curve for {kind.__name__}: written, look at it and run again")
+    assert found == pytest.approx(golden[kind.__name__], rel=1e-9)
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path):
+    weights = []
+    for seed in (4, 4, 5):
+        model = classifier(data, seed=seed, patch_dropout=0.2)
+        torch.manual_seed(len(weights))  # nothing may depend on the global generator
+        quiet_trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_scores_are_features_through_the_format(data):
+    model = classifier(data, pixel_mean=0.25)
+    patches = torch.randint(0, 256, (3, 16, 49), dtype=torch.uint8)
+    expected = model.format(model.features(patches.float() / 255 - 0.25))
+    torch.testing.assert_close(model(patches), expected)
+
+
+def test_floats_are_taken_as_they_are(data):
+    model = classifier(data, pixel_mean=0.25)
+    points = torch.randn(3, 16, 49)
+    torch.testing.assert_close(model(points), model.format(model.features(points - 0.25)))
+    torch.testing.assert_close(model(points.double()), model(points))
+
+
+def test_a_dropped_patch_is_blank(data):
+    model = classifier(data, pixel_mean=0.25)
+    patches = torch.randint(0, 256, (2, 16, 49), dtype=torch.uint8)
+    keep = torch.ones(2, 16, dtype=torch.bool)
+    keep[1, 3] = False
+    pixels = patches.float() / 255 - 0.25
+    pixels[1, 3] = 0
+    torch.testing.assert_close(model(patches, keep), model.format(model.features(pixels)))
+
+
+def test_metrics_are_those_of_a_direct_computation(data, tmp_path):
+    model = classifier(data)
+    trainer = quiet_trainer(tmp_path)
+    [found] = trainer.test(model, datamodule=data, verbose=False)
+    scores = torch.cat([model(batch.patches) for batch in data.test_dataloader()])
+    labels = torch.cat([batch.labels for batch in data.test_dataloader()])
+    assert found["test/acc"] == pytest.approx((scores.argmax(1) == labels).double().mean().item())
+    assert found["test/loss"] == pytest.approx(torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-5)
+
+
+def test_metrics_do_not_depend_on_how_samples_are_batched():
+    generator = torch.Generator().manual_seed(0)
+    scores, labels = torch.randn(100, 4, generator=generator), torch.randint(4, (100,), generator=generator)
+    losses = torch.nn.functional.cross_entropy(scores, labels, reduction="none")
+    found = []
+    for size in (100, 7):
+        metric = LossAndAccuracy()
+        for part in zip(losses.split(size), scores.split(size), labels.split(size), strict=True):
+            metric.update(part[0].sum(), *part[1:])
+        found.append(metric.compute())
+    assert found[0]["acc"] == found[1]["acc"]
+    assert found[0]["loss"].item() == pytest.approx(found[1]["loss"].item(), rel=1e-6)
+    assert found[0]["loss"].item() == pytest.approx(losses.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("virtual", [1, 2])
+def test_total_steps_are_filled_in(data, tmp_path, virtual):
+    schedule = partial(OneCycleLR, max_lr=1e-2, total_steps=None)
+    model = classifier(data, scheduler=schedule, virtual_devices=virtual)
+    trainer = quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
+    trainer.fit(model, datamodule=data)
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 3 * 6
+    assert trainer.global_step == 3 * 6
+
+
+def test_any_schedule_can_be_injected(data, tmp_path):
+    model = classifier(
+        data,
+        optimizer=partial(torch.optim.SGD, lr=0.1),
+        scheduler=partial(CosineAnnealingLR, T_max=2),
+        scheduler_interval="epoch",
+    )
+    trainer = quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    trainer.fit(model, datamodule=data)
+    assert isinstance(trainer.optimizers[0], torch.optim.SGD)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_dropout_out_of_range(data, dropout):
+    with pytest.raises(UserError, match=f"patch_dropout is {dropout}"):
+        classifier(data, patch_dropout=dropout)
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
+    """However many steps a call makes: the same bits, schedule, metrics and count of steps."""
+    found = []
+    for steps_per_call in (1, 2, 5, 100):
+        data = PatchDataModule(
+            "mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, seed=4, steps_per_call=steps_per_call
+        )
+        model = classifier(
+            data,
+            optimizer=partial(torch.optim.AdamW, lr=2e-2),
+            scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
+            scheduler_interval=interval,
+            patch_dropout=0.1,
+            steps_per_call=steps_per_call,
+        )
+        trainer = quiet_trainer(tmp_path, max_epochs=3)
+        trainer.fit(model, datamodule=data)
+        weights = torch.cat([p.flatten() for p in model.parameters()])
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        found.append((weights, trainer.global_step, rate, trainer.callback_metrics))
+    (weights, steps, rate, metrics), *others = found
+    assert steps == 3 * len(data.train_dataloader().batches)
+    for other in others:
+        assert torch.equal(other[0], weights)
+        assert other[1:3] == (steps, rate)
+        assert other[3]["train/acc"] == metrics["train/acc"]
+        assert float(other[3]["train/loss"]) == pytest.approx(float(metrics["train/loss"]), rel=1e-6)
+
+
+def test_max_steps_ends_within_a_call(tmp_path, write_mnist):
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
+    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    trainer = quiet_trainer(tmp_path, max_steps=7)
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == 7
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 7
+
+
+def test_an_endless_run_has_no_schedule_to_complete(tmp_path, write_mnist):
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
+    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    with pytest.raises(UserError, match="a schedule with total_steps: null needs"):
+        quiet_trainer(tmp_path, max_epochs=-1).fit(model, datamodule=data)

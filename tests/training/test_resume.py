@@ -1,0 +1,255 @@
+"""A run that was stopped goes on to the bits of one that was not, whatever stopped it and wherever."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import wandb
+from conftest import Killed, contents, kill
+
+from ttlightning import UserError
+from ttlightning.runs.run import lock_run, write_whole
+from ttlightning.training.classifier import Classifier
+from ttlightning.training.loggers import MetricsTable
+
+LONG = (
+    "--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--trainer.max_epochs=3",
+    "--model.patch_dropout=0.2", "--trainer.log_every_n_steps=2", "--rank_check.every_n_epochs=2",
+)  # fmt: skip
+FIGURES = 2
+"""Rows that W&B has beside those of metrics.csv: objects after training, and after the test."""
+
+STEPS_OF_AN_EPOCH = 9  # 180 training images
+
+
+@pytest.mark.parametrize(
+    ("options", "stops"),
+    [
+        (("--data.steps_per_call=4",), (3, 11)),
+        (("--data.steps_per_call=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
+        (("--last_checkpoint.every_n_steps=2",), (5, 17)),
+        (("--last_checkpoint.every_n_steps=3", "--data.virtual_devices=2", "--model.scheduler=ExponentialLR",
+          "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
+    ],
+)  # fmt: skip
+def test_killed_and_resumed_to_the_same_bits(command, at_step, options, stops):
+    command("fit", *LONG, *options)
+    words = ("fit", *LONG, *options)
+    for stop in stops:
+        at_step(stop, kill)
+        with pytest.raises(Killed):
+            command(*words)
+        words = ("fit", "--ckpt_path=runs/debug/1")
+    command(*words)
+    whole, resumed = (contents(command.folder / f"runs/debug/{n}") for n in (0, 1))
+    assert resumed == whole
+    assert len(list((command.folder / "runs/debug").iterdir())) == 2
+    provenance = json.loads((command.folder / "runs/debug/1/provenance.json").read_text())
+    assert [entry["changed"] for entry in provenance["resumed"]] == [{}] * len(stops)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("step", [5, STEPS_OF_AN_EPOCH - 1, 3 * STEPS_OF_AN_EPOCH - 1])
+def test_a_signal_stops_after_the_step_with_a_checkpoint(command, at_step, number, step):
+    """In the middle of an epoch, at its last step, at the last of all."""
+    command("fit", *LONG)
+    at_step(step, lambda: os.kill(os.getpid(), number))
+    before = signal.getsignal(number)
+    done = command("fit", *LONG, code=128 + number)
+    assert signal.getsignal(number) == before
+    assert f"stopped by {signal.Signals(number).name} after step {step + 1} of epoch" in done.stderr
+    assert "goes on with: python -m ttlightning fit --ckpt_path runs/debug/1" in done.stderr
+    checkpoint = torch.load(command.folder / "runs/debug/1/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == step + 1
+    command("fit", "--config=debug.yaml", *LONG[1:], "--ckpt_path=last")
+    assert contents(command.folder / "runs/debug/1") == contents(command.folder / "runs/debug/0")
+
+
+def test_killed_after_training_but_before_the_result(command, monkeypatch):
+    command("fit", *LONG)
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "test_step", lambda *_: kill())
+        with pytest.raises(Killed):
+            command("fit", *LONG)
+    command("fit", "--ckpt_path=runs/debug/1")
+    assert contents(command.folder / "runs/debug/1") == contents(command.folder / "runs/debug/0")
+
+
+def test_a_process_killed_by_the_system(command):
+    """SIGKILL to a real process in the middle of training; and the same W&B run goes on."""
+    words = (*LONG, "--trainer.max_epochs=40", "--last_checkpoint.every_n_steps=3")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
+    environment |= command.environment | {"WANDB_MODE": "offline"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ttlightning", "fit", *words], cwd=command.folder, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    run = command.folder / "runs/debug/0"
+    deadline = time.monotonic() + 240
+    while not (run / "checkpoints/last.ckpt").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # not to end before it is killed
+    refused = command("fit", "--ckpt_path=runs/debug/0", code=2)
+    assert "runs/debug/0 is being written by another process" in refused.stderr
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "result.json").exists()
+    command.environment["WANDB_MODE"] = "offline"
+    wandb.teardown()  # its service, if a test before has started it, lives in the folder of that test
+    command("fit", "--ckpt_path=runs/debug/0")
+    command.environment["WANDB_MODE"] = "disabled"
+    command("fit", *words)
+    assert contents(run) == contents(command.folder / "runs/debug/1")
+    logs = list(run.glob("wandb/offline-run-*/*.wandb"))
+    identifier = json.loads((run / "provenance.json").read_text())["wandb"]
+    assert len(logs) >= 2
+    assert {log.name for log in logs} == {f"run-{identifier}.wandb"}
+    last = max(logs, key=lambda log: log.stat().st_mtime_ns)
+    assert history(last) == (run / "metrics.csv").read_text().count("\n") - 1 + FIGURES
+
+
+def history(log: Path) -> int:
+    """How many rows W&B's own reader finds in an offline record."""
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    lines = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum("history" in line for line in lines)
+
+
+def test_a_finished_run_is_left_alone(command):
+    command("fit", *LONG)
+    before = {p: p.read_bytes() for p in (command.folder / "runs").rglob("*") if p.is_file()}
+    for words in ((), LONG):
+        done = command("fit", *words, "--ckpt_path=runs/debug/0", code=2)
+        assert "runs/debug/0 is finished" in done.stderr
+    assert {p: p.read_bytes() for p in (command.folder / "runs").rglob("*") if p.is_file()} == before
+
+
+def test_a_run_without_a_checkpoint_and_another_configuration(command, at_step):
+    at_step(1, kill)
+    with pytest.raises(Killed):
+        command("fit", *LONG)
+    done = command("fit", *LONG, "--seed_everything=5", "--ckpt_path=runs/debug/0", code=2)
+    assert "runs/debug/0 has no checkpoint, and another configuration" in done.stderr
+
+
+def test_another_configuration_makes_a_new_run(command, at_step):
+    at_step(12, kill)
+    with pytest.raises(Killed):
+        command("fit", *LONG)
+    before = (command.folder / "runs/debug/0/metrics.csv").read_bytes()
+    command("fit", *LONG, "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
+    assert command.result("debug/1")["epochs"] == 2
+    assert (command.folder / "runs/debug/0/metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop", [STEPS_OF_AN_EPOCH + 2, 2 * STEPS_OF_AN_EPOCH + 2])
+def test_a_run_that_began_at_a_checkpoint_is_one_like_any_other(command, at_step, stop):
+    """Killed before its own first checkpoint, or after; resumed in its directory to the bits of one that was not."""
+    command("fit", *LONG, "--trainer.max_epochs=1")
+    longer = ("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=3")
+    command(*longer)
+    at_step(stop, kill)
+    with pytest.raises(Killed):
+        command(*longer)
+    command("fit", "--ckpt_path=runs/debug/2")
+    assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
+    assert sorted(path.name for path in (command.folder / "runs/debug").iterdir()) == ["0", "1", "2"]
+
+
+def test_a_loss_that_is_not_finite(command):
+    """The last checkpoint holds weights from before, and the run says where it is."""
+    done = command("fit", *LONG, "--model.optimizer.lr=1e30", "--last_checkpoint.every_n_steps=1", code=1)
+    assert "ttlightning: " in done.stderr
+    assert "try a smaller model.optimizer.lr" in done.stderr or "weights are no longer finite" in done.stderr
+    assert "runs/debug/0 has" in done.stderr
+    assert "Traceback" not in done.stderr
+    for file in (command.folder / "runs/debug/0/checkpoints").glob("*.ckpt"):
+        state = torch.load(file, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in state.values())
+    assert not (command.folder / "runs/debug/0/result.json").exists()
+
+
+def test_a_file_system_that_takes_no_more(command):
+    """The kernel itself refuses: no file of this process may grow beyond 8 KiB, and a checkpoint is larger."""
+    limit = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
+        "from ttlightning.commands.cli import main; main(sys.argv[1:])"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
+    done = subprocess.run(
+        [sys.executable, "-c", limit, "fit", *LONG], cwd=command.folder, env=environment | command.environment,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 8192
+    assert done.returncode == 1, done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert "runs/debug/0 has no checkpoint yet; it goes on with" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((command.folder / "runs/debug/0/checkpoints").iterdir()) == []
+    command("fit", "--ckpt_path=runs/debug/0")
+    command("fit", *LONG)
+    assert contents(command.folder / "runs/debug/0") == contents(command.folder / "runs/debug/1")
+
+
+def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
+    file = tmp_path / "last.ckpt"
+    write_whole(file, b"older")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(file, b"newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert file.read_bytes() == b"older"
+
+
+def test_a_process_that_dies_while_it_writes_leaves_the_older_file(tmp_path):
+    file = tmp_path / "last.ckpt"
+    write_whole(file, b"older")
+    dies = "import os; from pathlib import Path; from ttlightning.runs import run; os.fsync = lambda _: os._exit(9);"
+    died = subprocess.run([sys.executable, "-c", dies + f"run.write_whole(Path({str(file)!r}), b'newer')"])
+    assert died.returncode == 9
+    assert file.read_bytes() == b"older"
+    write_whole(file, b"newer")  # what the dead process left is not in the way
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_lock_keeps_a_second_process_out(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with lock_run(tmp_path), pytest.raises(UserError, match="is being written by another process"):
+        lock_run(tmp_path)
+    lock_run(tmp_path).close()
+
+
+def test_the_table_keeps_its_first_rows(tmp_path):
+    run = tmp_path / "debug" / "0"
+    run.mkdir(parents=True)
+    table = MetricsTable(run)
+    for step in range(4):
+        table.log_metrics({"loss": 1 / (step + 3)}, step)
+    two = (run / "metrics.csv").read_text()
+    table.log_metrics({"acc": 0.5}, 4)
+    whole = (run / "metrics.csv").read_text()
+
+    again = MetricsTable(run)
+    again.keep(4)
+    assert (run / "metrics.csv").read_text() == two
+    assert again.rows == 4
+    again.log_metrics({"acc": 0.5}, 4)
+    assert (run / "metrics.csv").read_text() == whole
+    MetricsTable(run).keep(0)
+    assert not (run / "metrics.csv").exists()

@@ -1,0 +1,385 @@
+"""The command line: fit, validate, test and predict through LightningCLI."""
+
+import difflib
+import errno
+import functools
+import logging
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from jsonargparse.typing import register_type
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.enums import StrEnum
+from rich.console import Console
+
+from ttlightning import formats
+from ttlightning.commands import VERBS
+from ttlightning.commands.arguments import complete_arguments, experiment_name
+from ttlightning.data.datamodule import PatchDataModule
+from ttlightning.errors import Fault, Stopped, UserError
+from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
+from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
+from ttlightning.runs.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.runs.masking import masked, refuse_masked, without_secrets
+from ttlightning.runs.run import check_experiment_name, runs_root
+from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
+from ttlightning.system import signals
+from ttlightning.system.paths import expanded
+from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
+from ttlightning.training.callbacks.progress import EpochProgress, describe_result
+from ttlightning.training.callbacks.rank_check import RankCheck
+from ttlightning.training.callbacks.run_directory import RunDirectory
+from ttlightning.training.callbacks.run_figures import RunFigures
+from ttlightning.training.callbacks.wandb_run import WandbOptions
+from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
+from ttlightning.training.trainer import Trainer
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 20,
+    "devices": 1,
+    "deterministic": True,
+    "logger": False,
+    "log_every_n_steps": 50,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,
+}
+
+
+# That config.yaml can hold what Lightning's own callbacks have as defaults.
+register_type(torch.device, str, torch.device)
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+"""What a file system says that takes no more, or never did."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line, and ends with exit code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if name := refused_name(message, ex):
+            raise NotTrusted(name) from ex
+        raise UserError(" ".join(message.split()) + self._way_out(message))
+
+    def _way_out(self, message: str) -> str:
+        """The names that come nearest to one that is unknown."""
+        unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
+        if "ReduceLROnPlateau" in message:
+            return f"; {FOLLOWS_A_METRIC}"
+        if unknown is None:
+            return ""
+        if unknown[1] == "model.format":
+            return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
+        keys = {action.dest for parser in self._parsers() for action in parser._actions}
+        near = difflib.get_close_matches(unknown[1], keys, n=3, cutoff=0.5)
+        return f"; did you mean {', '.join(near)}?" if near else ""
+
+    def _parsers(self) -> list[LightningArgumentParser]:
+        commands = self._subcommands_action
+        return [self] if commands is None else list(commands._name_parser_map.values())
+
+
+class CLI(LightningCLI):
+    """LightningCLI with a run directory around ``fit`` and the data's sizes linked into the network."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            Classifier,
+            PatchDataModule,
+            save_config_callback=None,
+            trainer_class=Trainer,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=Parser,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        verbs = "; ".join(f"{name}: {text[0].lower()}{text[1:-1]}" for name, (text, _) in VERBS.items())
+        trust = "A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME."
+        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}. {trust}")
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment", type=str | None, help="Name of the run's folder; default: of the configs.")
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="End fit with the test set.")
+        parser.add_argument(
+            "--figures", type=bool, default=True, help="Draw confusions, mistakes and spectrum at last."
+        )
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_lightning_class_args(RankCheck, "rank_check")
+        parser.add_lightning_class_args(KeptCheckpoints, "checkpoint")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        named = {"filename": "{epoch}-{step}", "enable_version_counter": False, "save_top_k": 0}
+        parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
+        for size in ("sites", "patch_dim", "classes", "steps_per_call", "virtual_devices"):
+            parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
+        for part in ("data", "model", "rank_check"):
+            parser.link_arguments("seed_everything", f"{part}.seed")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        check_foreign(parser, args)
+        self.config = parser.parse_args([str(word) for word in args])
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: a checkpoint's configuration is a config file of its own, see ``complete_arguments``."""
+
+    def before_instantiate_classes(self) -> None:
+        options = self.config[self.subcommand]
+        if options.experiment is None:
+            options.experiment = experiment_name(options.config or [])
+        check_experiment_name(options.experiment)
+        if options.ckpt_path == NEWEST:
+            config = yaml.safe_load(self._dump(options))
+            run = newest_run(runs_root(), options.experiment, config, self.subcommand)
+            last = run / "checkpoints" / "last.ckpt"
+            options.ckpt_path = str(run if self.subcommand == "fit" and not last.exists() else checkpoint_file(run))
+        if options.ckpt_path is not None:
+            options.ckpt_path = str(expanded(options.ckpt_path))
+        refuse_masked(options.as_dict())
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config[self.subcommand]
+        asked = self._get(self.config_init, "trainer")
+        given = asked.callbacks or []
+        shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
+        callbacks = [EpochProgress()] if shown else []
+        if self.subcommand == "fit":
+            callbacks.append(self._make_run_directory(options))
+            if options.figures:
+                callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
+        plugins = asked.plugins or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
+        try:
+            trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
+        except RuntimeError as fault:
+            if "stateful callback" in str(fault):  # two whose states a checkpoint could not tell apart
+                raise UserError(f"trainer.callbacks: {' '.join(str(fault).split())}") from fault
+            raise
+        if self.subcommand != "fit":
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
+        return trainer
+
+    def _make_run_directory(self, options: Any) -> RunDirectory:
+        """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
+        config, self.begin = self._dump(options), Beginning()
+        if options.ckpt_path is not None:
+            self.begin = how_to_begin(Path(options.ckpt_path), yaml.safe_load(config))
+        if self.begin.run is not None:
+            config = (self.begin.run / "config.yaml").read_text()
+        file = self.begin.state or self.begin.weights
+        options.ckpt_path = file and str(file)
+        self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
+        recording = WandbOptions(**options.wandb.as_dict())
+        self.run_directory = RunDirectory(
+            options.experiment,
+            config,
+            recording,
+            recording.chosen_mode(),
+            self.begin.run,
+            self.begin.data_sha256,
+            self.hidden,
+        )
+        self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
+        return self.run_directory
+
+    def _dump(self, options: Any) -> str:
+        """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing.
+
+        Raises:
+            UserError: where a value has no form that a file could give back.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="(?s).*Unable to serialize instance")
+            try:
+                text = self._parser(self.subcommand).dump(options, skip_none=False, format="yaml")
+            except Warning as fault:
+                raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
+        found = masked(yaml.safe_load(text))
+        self.hidden = found.names
+        return yaml.safe_dump(found.content, sort_keys=False)
+
+    def before_fit(self) -> None:
+        if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
+            raise UserError("data.virtual_devices sums gradients that float16 would need scaled: use bf16-mixed or 32")
+        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
+            raise UserError(
+                f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
+                "32-true, bf16-mixed or 64-true"
+            )
+        if (start := getattr(self.trainer.strategy, "_start_method", "popen")) != "popen":
+            raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.check(self.trainer, self.model)
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+                raise UserError(
+                    f"{type(callback).__name__} replaces a setting by one that no config records, so that the run "
+                    "could not be repeated: try values of data.batch_size or model.optimizer.init_args.lr as runs"
+                )
+        self.model.choose_steps(self.trainer, self.datamodule)
+        asked = self.config.fit.checkpoint
+        wishes = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
+        if wish := next((name for name in wishes if asked[name] and asked.save_top_k == 0), None):
+            raise UserError(
+                f"checkpoint.{wish} is {asked[wish]}, but nothing is kept beside last.ckpt: add "
+                "--checkpoint.save_top_k 1"
+            )
+        content = self._check_checkpoint(needed=False)
+        if self.begin.state is not None:
+            begins = who_begins_epochs(self.trainer, self.model)
+            accumulated = self.trainer.accumulate_grad_batches
+            check_place(content, self.begin.state, self.model.steps_per_call, accumulated, begins)
+        if self.begin.weights is not None:
+            self.model.load_state_dict(content["state_dict"])
+            if rank_zero_only.rank == 0:
+                print(f"begins      with the weights of {self.begin.weights}; optimizer, schedule and epochs are new")
+        self._choose_threads()
+
+    def before_validate(self) -> None:
+        if not self.datamodule.validation:
+            raise UserError(
+                "data.validation is 0, there is nothing to validate on; set --data.validation 0.1, or use test"
+            )
+        self._check_checkpoint()
+
+    def before_test(self) -> None:
+        self._check_checkpoint()
+
+    def before_predict(self) -> None:
+        self._check_checkpoint()
+
+    def after_predict(self) -> None:
+        print(f"predictions  {self.config.predict.output}")
+
+    def after_fit(self) -> None:
+        if self.trainer.interrupted or self.trainer.fast_dev_run:
+            return
+        if (
+            not self.run_directory.is_validated(self.model)
+            and self.datamodule.has_validation()
+            and self.trainer.limit_val_batches
+        ):
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        if self.config.fit.test_after_fit:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
+        if rank_zero_only.rank == 0:
+            self.run_directory.finish_record()
+            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
+
+    def _choose_threads(self) -> None:
+        """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
+        format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
+        virtual = self.datamodule.virtual_devices
+        batch = self.datamodule.batch_size // max(virtual, self.trainer.world_size)
+        arithmetic = batch * format.sites * format.modes * format.rank**2
+        if on_cpu and "OMP_NUM_THREADS" not in os.environ and (virtual > 1 or arithmetic < ARITHMETIC_FOR_THREADS):
+            torch.set_num_threads(1)
+
+    def _check_checkpoint(self, needed: bool = True) -> dict[str, Any]:
+        """The content of the checkpoint that is named, which must be one of this network."""
+        path = self.config[self.subcommand].get("ckpt_path")
+        if path is None:
+            if needed:
+                raise UserError(
+                    f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
+                )
+            return {}
+        file = Path(path)
+        content = read_checkpoint(file)
+        check_fits(content, self.model, file)
+        self.datamodule.check_classes(content, file)
+        return content
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command; a user's mistake is one line on stderr and exit code 2."""
+    with signals.listening():
+        try:
+            _run(sys.argv[1:] if args is None else args)
+        except Stopped as stop:
+            # Lightning kills rank 0 as soon as another rank that it has started ends otherwise than with 0
+            _end(stop, 0 if signals.is_launched_rank() else stop.exit_code)
+
+
+def _run(args: Sequence[str]) -> None:
+    quieten_libraries()
+    try:
+        if args and args[0] in VERBS:
+            sys.exit(VERBS[args[0]][1](args[1:]))
+        words, names = take_trusted(args)
+        with trusting(names):
+            CLI(complete_arguments(words))
+    except Fault as fault:
+        _end(fault, 1)
+    except Exception as fault:
+        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
+            _end(fault, 1)
+        number = signals.asked() or (signal.SIGTERM if signals.rank_zero_is_gone() else None)
+        if number is not None:  # what else has been stopped, another rank, was missed before this one was through
+            stop = Stopped(number, f"({type(fault).__name__}: {fault})")
+            stop.__notes__ = getattr(fault, "__notes__", [])
+            raise stop from fault
+        if isinstance(fault, UserError | MisconfigurationException):
+            _end(fault, 2)
+        if isinstance(fault, torch.distributed.DistError) or "gloo/transport" in str(fault):
+            fault.args = (f"another of the run's processes is gone ({str(fault).split('. ')[0]})",)
+            _end(fault, 1)
+        raise
+
+
+def _end(reason: BaseException, code: int) -> NoReturn:
+    """One line, with what has been noted on the way, and the exit code."""
+    if rank_zero_only.rank == 0:
+        line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
+        parts = (part.strip() for part in without_secrets(line).splitlines())
+        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
+    sys.exit(code)
+
+
+@functools.cache
+def quieten_libraries() -> None:
+    """Leave the terminal to what this package says, and to warnings that a user can act on."""
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
+    ):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for expected in (
+        "The `srun` command is available on your system but is not used",  # a login node is where one tries things
+        ".*LeafSpec.*",  # Lightning's own use of torch, and the next
+        ".*distributed.nn.functional.all_gather is deprecated",
+        "Total length of `list` across ranks is zero",  # no validation split
+        ".*callbacks used to create the checkpoint",  # test and predict need none of them
+        ".*recommended to use `self.log.*sync_dist=True",  # our metrics are the same on all devices already
+        "The number of training batches .* is smaller than the logging interval",  # counted in calls; we log steps
+        ".*Checkpoint directory .* exists and is not empty",  # a run that goes on
+        ".*The dirpath has changed from",  # a run directory that was moved, or a new run from an older one's weights
+    ):
+        warnings.filterwarnings("ignore", message=expected)
+    others = warnings.formatwarning
+
+    def format_warning(message: Any, category: Any, file: str, *rest: Any) -> str:
+        ours = Path(file).is_relative_to(Path(__file__).parents[1])
+        return f"ttlightning: {message}\n" if ours else others(message, category, file, *rest)
+
+    warnings.formatwarning = format_warning
+    os.environ.setdefault("WANDB_SILENT", "true")

@@ -1,0 +1,165 @@
+"""The choices of a sweep: the same YAML file that `wandb sweep` takes, or options with a list of values each.
+
+A choice is a value for each option of `fit`; every choice has a name of its own, the same whenever it is made again.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+import yaml
+
+from ttlightning.commands.configs import find_config
+from ttlightning.errors import UserError
+from ttlightning.randomness import keyed_generator
+
+Choice = dict[str, Any]
+"""Option of ``fit`` without the dashes: value."""
+
+SEED: Final = "seed_everything"
+FIGURES: Final = 4
+"""Figures of a number that is drawn: more would say nothing, and it is part of a name."""
+
+LONGEST_NAME: Final = 120
+"""Characters of an experiment's name, which is that of a folder; a longer one is cut and ends with a hash."""
+
+
+class Sweep(NamedTuple):
+    """What a sweep file says."""
+
+    words: tuple[str, ...]
+    """configs and options that all of its runs share"""
+    choices: list[Choice]
+
+
+def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
+    """The sweep file ``name``, looked up like a config: all points of a grid, or ``runs`` random ones.
+
+    Args:
+        runs: how many choices are drawn, for ``method: random``.
+        key: of the numbers that are drawn; the first of them do not depend on how many there are.
+
+    Raises:
+        UserError: where the file is no sweep of `fit`, or its method needs W&B's server.
+    """
+    file = find_config(name)
+    content = yaml.safe_load(file.read_text())
+    if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
+        raise UserError(f"{file} is no sweep: it has no parameters")
+    words = _shared_words(file, content.get("command"))
+    parameters, method = content["parameters"], content.get("method")
+    if method == "grid":
+        if runs is not None:
+            raise UserError(f"--runs is {runs}, but {file} is a grid: it has as many runs as points")
+        return Sweep(words, grid({option: _values(file, option, how) for option, how in parameters.items()}))
+    if method == "random":
+        if runs is None or runs < 1:
+            raise UserError(f"{file} draws at random: say how many runs with --runs 20")
+        return Sweep(words, [{o: _draw(file, o, how, key, n) for o, how in parameters.items()} for n in range(runs)])
+    command = f"wandb sweep {shlex.quote(str(file))}"
+    raise UserError(f"{file} has method {method!r}, which needs W&B's server: {command}; here: grid, random")
+
+
+def read_options(texts: Sequence[str]) -> list[Choice]:
+    """The grid of ``option=value,value,...`` words; a value may be a list in brackets.
+
+    Raises:
+        UserError: where a word is none of these, or an option comes twice.
+    """
+    values: dict[str, list[Any]] = {}
+    for text in texts:
+        option, equals, listed = text.partition("=")
+        option = option.removeprefix("--")
+        try:
+            found = yaml.safe_load(f"[{listed}]") if equals and option and listed else None
+        except yaml.YAMLError:
+            found = None
+        if not found:
+            raise UserError(f"--grid has {text!r}, it must be option=value,value such as model.patch_dropout=0.0,0.1")
+        if option in values:
+            raise UserError(f"--grid has {option} twice; list all its values after one =")
+        values[option] = found
+    return grid(values)
+
+
+def grid(values: dict[str, list[Any]]) -> list[Choice]:
+    """Every combination, the last option moving fastest."""
+    return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+
+
+def option_words(choice: Choice) -> tuple[str, ...]:
+    """A choice as ``fit`` takes it."""
+    return tuple(f"--{option}={_text(value)}" for option, value in choice.items())
+
+
+def name_of(base: str, choice: Choice) -> str:
+    """``base+rank-8+format-TensorTrain``: letters, digits and . _ + - only, another one for every other choice.
+
+    The seed is no part of it. What has to be replaced or cut makes place for a hash.
+    """
+    told = {option: choice[option] for option in sorted(choice) if option != SEED}
+    keys = [[part for part in option.split(".") if part != "init_args"] for option in told]
+    lasts = [key[-1] for key in keys]
+    short = [key[-1] if lasts.count(key[-1]) == 1 else ".".join(key[-2:]) for key in keys]
+    wanted = "+".join([base, *(f"{key}-{_text(value)}" for key, value in zip(short, told.values(), strict=True))])
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", wanted)
+    if name == wanted and len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(json.dumps([base, told]).encode()).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9]}+{digest}"
+
+
+def _shared_words(file: Path, command: Any) -> tuple[str, ...]:
+    """The words of a sweep's command between ``fit`` and the arguments that the sweep fills in."""
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    if "fit" not in words or "${args}" not in words:
+        raise UserError(f"{file} has no command that ends in: -m ttlightning fit --config=eq.yaml ${{args}}")
+    shared = [word for word in words[words.index("fit") + 1 :] if word != "${args}"]
+    if macro := next((word for word in shared if word.startswith("${")), None):
+        raise UserError(f"{file} has {macro} in its command, which only W&B's agent fills in")
+    return tuple(shared)
+
+
+def _values(file: Path, option: str, how: Any) -> list[Any]:
+    if isinstance(how, dict) and isinstance(how.get("values"), list) and how["values"]:
+        return how["values"]
+    if isinstance(how, dict) and "value" in how:
+        return [how["value"]]
+    raise UserError(f"{file}: {option} is {how}; in a grid it must have values: [...] or value: ...")
+
+
+def _draw(file: Path, option: str, how: Any, key: int, number: int) -> Any:
+    """A value of one option, a function of (key, number, option)."""
+    if isinstance(how, dict) and ("values" in how or "value" in how):
+        values = _values(file, option, how)
+        return values[int(torch.randint(len(values), (), generator=keyed_generator(key, "sweep", number, option)))]
+    u = float(torch.rand((), dtype=torch.float64, generator=keyed_generator(key, "sweep", number, option)))
+    try:
+        low, high = how["min"], how["max"]
+        integers = isinstance(low, int) and isinstance(high, int)
+        distribution = how.get("distribution", "int_uniform" if integers else "uniform")
+        drawn = {
+            "int_uniform": lambda: int(low + u * (high - low + 1)),
+            "uniform": lambda: _rounded(low + u * (high - low)),
+            "log_uniform_values": lambda: _rounded(low * (high / low) ** u),
+        }[distribution]()
+    except (KeyError, TypeError, AttributeError, ZeroDivisionError) as fault:
+        raise UserError(
+            f"{file}: {option} is {how}; it must have values, or min and max with distribution uniform, int_uniform or "
+            "log_uniform_values"
+        ) from fault
+    return drawn
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{FIGURES}g}")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,111 @@
+"""Curves of a comparison: validation accuracy and training loss after every epoch, mean and range of each group."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ttlightning.comparison.statistics import Comparison, Group
+from ttlightning.errors import UserError
+
+PANELS: Final = {"val/acc": ("validation accuracy, %", 100), "train/loss": ("training loss", 1)}
+"""Curve: title of its panel, and what its values are multiplied by."""
+COLOURS: Final = ("#2a78d6", "#d9660f", "#17936a", "#7a52c7", "#d63f8c", "#a87a00", "#c63a33", "#1591a5")
+DASHES: Final = ("-", "--", ":")
+INK, FAINT = "#1d1d1b", "#d8d7d2"
+RC: Final = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "ttlightning", "font.size": 9}
+
+
+def check_figure(path: Path) -> None:
+    """``UserError`` where matplotlib writes no such files."""
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in known:
+        raise UserError(f"--figure is {path}, its ending must be one of {', '.join(known)}")
+
+
+def panels(comparison: Comparison) -> list[str]:
+    """The curves that there is something of."""
+    return [name for name in PANELS if any(group.curve(name) for group in comparison.groups)]
+
+
+def figure_file(comparison: Comparison, suffix: str) -> bytes:
+    """All panels and a legend below, as a PNG, SVG, PDF...
+
+    Raises:
+        UserError: where no run has logged any of the values.
+    """
+    names = panels(comparison)
+    if not names:
+        raise UserError(f"there is nothing to draw: no run has {' or '.join(PANELS)} in its metrics.csv")
+    lines = len(comparison.groups)
+    with matplotlib.rc_context(RC):
+        labels = [group.label for group in comparison.groups]
+        columns = max(1, round(60 * len(names) / (8 + max(map(len, labels)))))
+        size = (4.6 * len(names), 3.3 + 0.18 * math.ceil(lines / columns))
+        figure = Figure(figsize=size, layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+            draw_panel(axes, comparison.groups, name)
+        handles = [Line2D([], [], color=colour(i), linestyle=dashes(i), linewidth=1.8) for i in range(lines)]
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix.lower().removeprefix("."), dpi=160)
+    return content.getvalue()
+
+
+def panel_svg(comparison: Comparison, name: str) -> str:
+    """One panel as an ``<svg>`` for a page: its colours are the page's, ``var(--c0)`` and so on, its text is text."""
+    with matplotlib.rc_context(RC):
+        figure = Figure(figsize=(4.8, 3.1), layout="constrained")
+        draw_panel(figure.subplots(), comparison.groups, name)
+        content = io.StringIO()
+        figure.savefig(content, format="svg", transparent=True,
+                       metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))  # fmt: skip
+    svg = content.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    head, rest = svg.split(">", 1)
+    view = re.search(r'viewBox="[^"]*"', head)
+    mark = name.replace("/", "-")
+    rest = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", rest)
+    for variable, value in {**{f"c{i}": c for i, c in enumerate(COLOURS)}, "ink": INK, "faint": FAINT}.items():
+        rest = rest.replace(value, f"var(--{variable})")
+    title = PANELS[name][0]
+    return f'<svg role="img" aria-label="{title} against epoch" {view[0] if view else ""}>{rest}'
+
+
+def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
+    """A line for the mean of each group, and a band from its smallest to its largest run."""
+    title, scale = PANELS[name]
+    for index, group in enumerate(groups):
+        curve = group.curve(name)
+        epochs = list(curve)
+        low, mean, high = ([scale * point[i] for point in curve.values()] for i in range(3))
+        style = {"color": colour(index), "linestyle": dashes(index)}
+        axes.plot(epochs, mean, linewidth=1.8, marker="o" if len(epochs) < 8 else "", markersize=3.5, **style)
+        if len(group.records) > 1:
+            axes.fill_between(epochs, low, high, color=colour(index), alpha=0.16, linewidth=0)
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
+    axes.set_xlabel("epoch", color=INK)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y", color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+
+
+def colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def dashes(index: int) -> str:
+    """Another for every round through the colours."""
+    return DASHES[index // len(COLOURS) % len(DASHES)]

@@ -1,0 +1,182 @@
+"""Where ``compare`` finds runs: their directories, folders of those, and Weights & Biases."""
+
+import csv
+import glob
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import wandb
+from wandb.apis.normalize import normalize_exceptions
+
+from ttlightning.commands.rerun import read_run
+from ttlightning.comparison.records import ACCURACIES, CURVES, Record
+from ttlightning.errors import UserError
+from ttlightning.runs.masking import scrub
+from ttlightning.runs.run import read_json
+
+WANDB_PATIENCE: Final = 30
+"""Seconds that W&B has to answer a question in."""
+
+
+def find_runs(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Run directories that the words stand for, each once, and those among them that are not finished.
+
+    Args:
+        words: run directories, folders of those, or patterns with ``*``, ``?`` and ``[...]`` for either. A run that is
+            named counts as finished: reading it says what is missing.
+
+    Raises:
+        UserError: where a word stands for nothing.
+    """
+    found: dict[Path, Path] = {}
+    named: set[Path] = set()
+    for word in words:
+        path = Path(os.path.expanduser(word))  # noqa: PTH111, Path's own ends in an error for ~nobody
+        if _is_run(path):
+            named.add(path.resolve())
+        folders = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)), key=_natural)]  # noqa: PTH207
+        inside = [run for folder in folders for run in _runs_in(folder)]
+        if not inside:
+            what = "holds no run directory" if folders else "is not there"
+            raise UserError(f"{word} {what}; name a run such as runs/eq/0, its folder runs/eq, or 'runs/eq*/[0-2]'")
+        for run in inside:
+            found.setdefault(run.resolve(), run)
+    unfinished = [run for key, run in found.items() if key not in named and not (run / "result.json").is_file()]
+    return [run for run in found.values() if run not in unfinished], unfinished
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.yaml", "result.json"))
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder itself, if it is a run; else the runs in it, by number."""
+    if _is_run(folder) or not folder.is_dir():
+        return [folder] if folder.is_dir() else []
+    return sorted((run for run in folder.iterdir() if _is_run(run)), key=lambda run: _natural(run.name))
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts 9 before 10."""
+    return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
+
+
+def read_record(run: Path, curves: bool) -> Record:
+    """The record of a finished run's directory.
+
+    Args:
+        curves: whether to read its ``metrics.csv``.
+
+    Raises:
+        UserError: where it is not finished, or a file is missing or cannot be read.
+    """
+    config, result = read_run(run, None)
+    provenance = read_json(run / "provenance.json")
+    return _record(scrub(str(run)), config, provenance, result, _rows(run) if curves else ())
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    try:
+        with (run / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, csv.Error, UnicodeDecodeError) as fault:
+        raise UserError(f"{run / 'metrics.csv'} cannot be read: {fault}") from fault
+
+
+def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
+    """Records of the finished runs of ``entity/project`` at W&B, and the paths of the others.
+
+    Raises:
+        UserError: where W&B cannot be reached, or knows no such project or user.
+    """
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", project):
+        raise UserError(f"--wandb is {project!r}, it must be entity/project")
+    try:
+        answers = _ask_wandb(project, curves)
+    except wandb.Error as fault:
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
+        raise UserError(
+            f"W&B does not give the runs of {project} ({reason}); it needs the network and wandb login; name run "
+            "directories instead"
+        ) from fault
+    records, others = [], []
+    for place, config, summary, rows in answers:
+        if "provenance" not in config or "weights_sha256" not in summary:
+            others.append(place)
+            continue
+        provenance, exact = config["provenance"], summary.get("rank/certified_exact")
+        result = {
+            "experiment": config.get("experiment"),
+            "seed": config.get("seed_everything"),
+            "metrics": summary,
+            "rank": {} if exact is None else {"certified": [exact]},
+            **{name: summary.get(name) for name in ("parameters", "weights_sha256", "seconds")},
+        }
+        records.append(_record(place, config, provenance, result, rows))
+    return records, others
+
+
+@normalize_exceptions  # whatever W&B raises becomes a wandb.Error
+def _ask_wandb(project: str, curves: bool) -> list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
+    """Path, configuration, summary and history of every run; of one that is not finished only the path."""
+    answers = []
+    for run in wandb.Api(timeout=WANDB_PATIENCE).runs(project):
+        place = f"{project}/{run.id}"
+        if run.state != "finished":
+            answers.append((place, {}, {}, []))
+            continue
+        history = list(run.scan_history()) if curves else []
+        answers.append((place, dict(run.config), dict(run.summary), history))
+    return answers
+
+
+def _record(
+    place: str,
+    config: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    result: Mapping[str, Any],
+    rows: Iterable[Mapping[str, Any]],
+) -> Record:
+    """A record of what the files say, every value of the kind that it must be.
+
+    Raises:
+        UserError: where something is missing or is something else.
+    """
+    try:
+        metrics = {name: float(result["metrics"][name]) for name in ACCURACIES if name in result["metrics"]}
+        if wrong := next((name for name, value in metrics.items() if not math.isfinite(value)), None):
+            raise ValueError(f"{wrong} is {metrics[wrong]}")
+        dataset = str(result.get("dataset", provenance["dataset"]["name"]))
+        started = provenance.get("started")
+        git, certified, seconds = provenance.get("git"), result["rank"].get("certified"), result.get("seconds")
+        commit = git["commit"] + (" with changes" if git.get("dirty_diff_sha256") else "") if git else None
+        return Record(
+            place=place,
+            experiment=str(result["experiment"]),
+            config=config,
+            seed=int(result["seed"]),
+            dataset=dataset,
+            dataset_sha256=str(provenance["dataset"]["sha256"]),
+            fallback_for=config["data"]["dataset"] if config["data"]["dataset"] != dataset else None,
+            metrics=metrics,
+            parameters=int(result["parameters"]),
+            weights_sha256=str(result["weights_sha256"]),
+            certified=min(map(int, certified)) if certified else None,
+            seconds=None if seconds is None else float(seconds),
+            commit=commit,
+            date=started[:16].replace("T", " ") if started else None,
+            curves={name: _curve(rows, name) for name in CURVES},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
+        why = f"there is no {fault}" if isinstance(fault, KeyError) else str(fault)
+        raise UserError(f"{place} does not hold what a finished run leaves: {why}") from fault
+
+
+def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
+    """The last finite value of each epoch, epochs counted from 1."""
+    found = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
+    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,257 @@
+"""Runs side by side: which differ in nothing but the seed, what came out on average, and whether a difference is real.
+
+Of the n seeds of a group, with mean m and standard deviation s of an accuracy, the 95 % interval is
+m -+ t s / sqrt(n), t the 0.975 quantile of Student's distribution with n - 1 degrees of freedom. Two groups are
+compared by the paired t-test on the seeds that both have, all pairs of groups together corrected by Holm's method
+(S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979).
+"""
+
+import itertools
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, NamedTuple
+
+from scipy import stats
+
+from ttlightning.comparison.records import ACCURACIES, Record, settings, value_text
+from ttlightning.errors import UserError
+
+CONFIDENCE: Final = 0.95
+SAME: Final = 1e-9
+"""Accuracies nearer than this are one number: they are fractions of far fewer images."""
+
+
+class Estimate(NamedTuple):
+    """Mean over seeds and half of its 95 % interval, which a single seed does not have."""
+
+    mean: float
+    interval: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    settings: Mapping[str, Any]
+    records: Sequence[Record]
+    """those that count"""
+    repeats: Sequence[Record]
+    """those that came to the same weights from the same seed again"""
+    notes: Sequence[str]
+    """what a reader has to know of this line"""
+    label: str = ""
+    """what no other group of the comparison is called"""
+
+    @property
+    def name(self) -> str:
+        return ", ".join(dict.fromkeys(record.experiment for record in self.records))
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({record.seed for record in self.records})
+
+    @property
+    def dataset_sha256(self) -> str:
+        return self.records[0].dataset_sha256
+
+    @property
+    def parameters(self) -> int:
+        return self.records[0].parameters
+
+    @property
+    def certified(self) -> int | None:
+        """The smallest over the seeds; None where one of them has no certificate."""
+        known = [record.certified for record in self.records if record.certified is not None]
+        return min(known) if len(known) == len(self.records) else None
+
+    @property
+    def seconds(self) -> float | None:
+        known = [record.seconds for record in self.records if record.seconds is not None]
+        return statistics.median(known) if known else None
+
+    def values(self, metric: str) -> dict[int, float]:
+        """Of every seed that has it; the mean where there are several runs of a seed."""
+        found: dict[int, list[float]] = {}
+        for record in self.records:
+            if metric in record.metrics:
+                found.setdefault(record.seed, []).append(record.metrics[metric])
+        return {seed: statistics.fmean(found[seed]) for seed in sorted(found)}
+
+    def estimate(self, metric: str) -> Estimate | None:
+        values = list(self.values(metric).values())
+        return estimate(values) if values else None
+
+    def curve(self, metric: str) -> dict[int, tuple[float, float, float]]:
+        """Smallest, mean and largest over the runs after every epoch."""
+        found: dict[int, list[float]] = {}
+        for record in self.records:
+            for epoch, value in record.curves.get(metric, {}).items():
+                found.setdefault(epoch, []).append(value)
+        return {epoch: (min(each), statistics.fmean(each), max(each)) for epoch, each in sorted(found.items())}
+
+
+class Pair(NamedTuple):
+    """Test accuracy of the first group less that of the second, over the seeds that both have."""
+
+    first: str
+    second: str
+    seeds: int
+    difference: Estimate | None = None
+    p_value: float | None = None
+    corrected: float | None = None
+    """by Holm's method, over all pairs that have a p-value"""
+    reason: str = ""
+    """why there is no p-value"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that table, page and figure show."""
+
+    groups: Sequence[Group]
+    keys: Sequence[str]
+    """settings that tell the groups apart"""
+    differing: Sequence[str]
+    """every setting that is not the same in all groups"""
+    pairs: Sequence[Pair]
+    datasets: Mapping[str, str]
+    """SHA-256 of the data: their name"""
+
+    @cached_property
+    def best(self) -> set[str]:
+        """Labels of the groups with the highest mean test accuracy on their data; none where there is no choice."""
+        found: set[str] = set()
+        for sha256 in self.datasets:
+            mine = [group for group in self.groups if group.dataset_sha256 == sha256]
+            means = {group.label: known.mean for group in mine if (known := group.estimate("test/acc")) is not None}
+            if len(means) > 1:
+                found |= {label for label, mean in means.items() if mean >= max(means.values()) - SAME}
+        return found
+
+
+def compare(records: Sequence[Record], mixed_data: bool = False) -> Comparison:
+    """Groups, what tells them apart, and the tests between them.
+
+    Raises:
+        UserError: where the runs are not all of the same data, and ``mixed_data`` is false.
+    """
+    datasets = {record.dataset_sha256: record.dataset for record in records}
+    if len(datasets) > 1 and not mixed_data:
+        example = {record.dataset_sha256: record.place for record in reversed(records)}
+        names = "; ".join(f"{name} (SHA-256 {sha[:12]}, as in {example[sha]})" for sha, name in datasets.items())
+        raise UserError(f"the runs are of {len(datasets)} data sets: {names}; --mixed-data shows them side by side")
+    groups = group_records(records)
+    every = [group.settings for group in groups]
+    return Comparison(groups, telling(every), differing(every), compare_pairs(groups), datasets)
+
+
+def group_records(records: Sequence[Record]) -> list[Group]:
+    """Groups in the order in which their first runs come; the data are the setting ``data``."""
+    contents: dict[str, set[str]] = {}
+    for record in records:
+        contents.setdefault(record.dataset, set()).add(record.dataset_sha256)
+    found: dict[frozenset[tuple[str, Any]], tuple[dict[str, Any], list[Record]]] = {}
+    for record in records:
+        data = record.dataset + (f" {record.dataset_sha256[:8]}" if len(contents[record.dataset]) > 1 else "")
+        data += f", fallback for {record.fallback_for}" if record.fallback_for else ""
+        whole = {"data": data, **settings(record.config)}
+        found.setdefault(frozenset(whole.items()), (whole, []))[1].append(record)
+    return _labelled([Group(whole, *_counted(members)) for whole, members in found.values()])
+
+
+def _counted(records: Sequence[Record]) -> tuple[list[Record], list[Record], list[str]]:
+    """Those that count, those that are the same run again, and what is to be said of a group."""
+    counted: dict[tuple[int, str], Record] = {}
+    repeats, notes = [], []
+    for record in records:
+        first = counted.setdefault((record.seed, record.weights_sha256), record)
+        if first is not record:
+            repeats.append(record)
+            notes.append(f"{record.place} came to the same weights as {first.place}, seed {record.seed}: counted once")
+    kept = list(counted.values())
+    for seed in sorted({record.seed for record in kept}):
+        places = [record.place for record in kept if record.seed == seed]
+        if len(places) > 1:
+            notes.append(f"seed {seed} came to different weights in {', '.join(places)}: their mean counts as one seed")
+    if record.fallback_for:
+        notes.append(f"trained on {record.dataset}, the fallback for {record.fallback_for}")
+    for metric in ACCURACIES:
+        have, seeds = {r.seed for r in kept if metric in r.metrics}, {r.seed for r in kept}
+        if have and have != seeds:
+            notes.append(f"{metric} is of seed {', '.join(map(str, sorted(have)))} only")
+    return kept, repeats, notes
+
+
+def _labelled(groups: Sequence[Group]) -> list[Group]:
+    """The same groups under labels of their own: the experiment's name, and what it needs beside it."""
+    done = []
+    for group in groups:
+        others = [other.settings for other in groups if other.name == group.name]
+        parts = [
+            f"{key} {value_text(group.settings[key])}" if key in group.settings else f"no {key}"
+            for key in telling(others)
+        ]
+        done.append(replace(group, label=f"{group.name} ({', '.join(parts)})" if parts else group.name))
+    return done
+
+
+def differing(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Keys that are not in all, or not with the same value, in their order."""
+    keys = dict.fromkeys(key for settings in every for key in settings)
+    return [key for key in keys if len({(key in settings, settings.get(key)) for settings in every}) > 1]
+
+
+def telling(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of those the ones with more than one value; all of them where these do not suffice to tell the settings apart.
+
+    A key without a second value is one that comes with a class, such as a momentum with an optimizer.
+    """
+    keys = differing(every)
+    shown = [key for key in keys if len({settings[key] for settings in every if key in settings}) > 1]
+    seen = {tuple(settings.get(key, ...) for key in shown) for settings in every}
+    return shown if len(seen) == len(every) else keys
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and half of its interval, for at least one value."""
+    mean, count = statistics.fmean(values), len(values)
+    if count < 2:
+        return Estimate(mean, None, count)
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(count), count)
+
+
+def compare_pairs(groups: Sequence[Group]) -> list[Pair]:
+    """The paired test of every two groups, corrected for their number."""
+    pairs = [_pair(first, second) for first, second in itertools.combinations(groups, 2)]
+    corrected = iter(holm([pair.p_value for pair in pairs if pair.p_value is not None]))
+    return [pair if pair.p_value is None else pair._replace(corrected=next(corrected)) for pair in pairs]
+
+
+def _pair(first: Group, second: Group) -> Pair:
+    one, two = first.values("test/acc"), second.values("test/acc")
+    common = sorted(one.keys() & two.keys())
+    pair = Pair(first.label, second.label, len(common))
+    if first.dataset_sha256 != second.dataset_sha256:
+        return pair._replace(reason="different data")
+    if len(common) < 2:
+        return pair._replace(reason="too few common seeds")
+    a, b = [one[seed] for seed in common], [two[seed] for seed in common]
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    pair = pair._replace(difference=estimate(differences))
+    if max(differences) - min(differences) < SAME:  # the statistic would be a quotient by zero, or by rounding
+        return pair._replace(reason="the same difference at every seed: no spread to test against")
+    return pair._replace(p_value=float(stats.ttest_rel(a, b).pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Corrected p-values: the k-th smallest of m times m - k + 1, at least the one before, at most 1."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for done, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - done) * p_values[index]))
+        corrected[index] = largest
+    return corrected

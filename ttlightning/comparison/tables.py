@@ -1,0 +1,159 @@
+"""A comparison as tables of text: cells for Markdown and for the page, numbers for CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from ttlightning.comparison.records import ACCURACIES, value_text
+from ttlightning.comparison.statistics import Comparison, Estimate, Group, Pair
+from ttlightning.rank import in_figures
+
+NOTHING: Final = "\N{EN DASH}"
+MOST_KEYS_FIRST: Final = 4
+"""Settings that fit between the name and the numbers; more than these come behind them."""
+NUMBERS: Final = ("seeds", "parameters", "train %", "val %", "test %", "CP-rank ≥", "seconds")
+SIGNIFICANT: Final = 0.05
+SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+LEGEND: Final = (
+    "Accuracies in percent: mean ± half of the 95 % interval of the mean (Student's t over the seeds). "
+    "CP-rank: certified for the weights of every class and seed. Seconds: median of the training times."
+)
+PAIRS_LEGEND: Final = (
+    "First less second, test accuracy in points over the seeds that both have; paired t-test, p-values corrected by "
+    "Holm's method for the number of tests, bold below 0.05."
+)
+
+
+class Cell(NamedTuple):
+    """What a table shows, and what it is sorted by."""
+
+    text: str
+    order: Any = ""
+    strong: bool = False
+    """it stands out: the best, a significant difference"""
+    full: str = ""
+    """all of a text that is shown in part"""
+
+
+class Table(NamedTuple):
+    """Titles, which of the columns are numbers, and lines."""
+
+    titles: Sequence[str]
+    numbers: Sequence[bool]
+    lines: Sequence[Sequence[Cell]]
+
+
+def result_table(comparison: Comparison) -> Table:
+    """A line for each group: name, settings that tell it apart, numbers; in another order where these are many."""
+    keys = comparison.keys
+    many = len(keys) > MOST_KEYS_FIRST
+    marks = note_marks(comparison)
+    lines = []
+    for group in comparison.groups:
+        mine = " ".join(str(marks[note]).translate(SUPERSCRIPTS) for note in group.notes)
+        name = group.label if many else group.name
+        settings, numbers = [setting(group, key) for key in keys], _numbers(group, group.label in comparison.best)
+        first = Cell(f"{name} {mine}".strip(), name)
+        lines.append([first, *numbers, *settings] if many else [first, *settings, *numbers])
+    named = [(key, False) for key in keys], [(title, True) for title in NUMBERS]
+    columns = [("name", False), *(named[1] + named[0] if many else named[0] + named[1])]
+    return Table([title for title, _ in columns], [number for _, number in columns], lines)
+
+
+def _numbers(group: Group, best: bool) -> list[Cell]:
+    cells = [Cell(str(len(group.seeds)), len(group.seeds)), Cell(f"{group.parameters:,}", group.parameters)]
+    for metric in ACCURACIES:
+        known = group.estimate(metric)
+        cells.append(Cell(percent(known), known.mean if known else -1, best and metric == "test/acc"))
+    certified, seconds = group.certified, group.seconds
+    cells.append(Cell(NOTHING, -1) if certified is None else Cell(in_figures(certified), certified))
+    cells.append(Cell(NOTHING, -1) if seconds is None else Cell(f"{seconds:,.1f}", seconds))
+    return cells
+
+
+def setting(group: Group, key: str) -> Cell:
+    """A group's value of a setting."""
+    if key not in group.settings:
+        return Cell(NOTHING)
+    value = group.settings[key]
+    return Cell(value_text(value), value if isinstance(value, int | float) else value_text(value))
+
+
+def note_marks(comparison: Comparison) -> dict[str, int]:
+    """Number of every note."""
+    notes = dict.fromkeys(note for group in comparison.groups for note in group.notes)
+    return {note: number for number, note in enumerate(notes, 1)}
+
+
+def percent(known: Estimate | None) -> str:
+    """``98.02 ± 0.26``; without the second number where there is a single seed."""
+    if known is None:
+        return NOTHING
+    return f"{100 * known.mean:.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
+
+
+def pair_table(pairs: Sequence[Pair]) -> Table:
+    """A line for each two groups; the reason where there is no p-value."""
+    lines = []
+    for pair in pairs:
+        known = pair.difference
+        difference = Cell(NOTHING, -9) if known is None else Cell(signed(known), known.mean)
+        p_value = [Cell(NOTHING, 9), Cell(pair.reason, 9)]
+        if pair.p_value is not None and pair.corrected is not None:
+            clear = pair.corrected < SIGNIFICANT
+            p_value = [Cell(f"{pair.p_value:.2g}", pair.p_value), Cell(f"{pair.corrected:.2g}", pair.corrected, clear)]
+        lines.append([Cell(pair.first), Cell(pair.second), Cell(str(pair.seeds), pair.seeds), difference, *p_value])
+    titles = ["first", "second", "common seeds", "difference", "p", "p, corrected"]
+    return Table(titles, [False] * 2 + [True] * 4, lines)
+
+
+def signed(known: Estimate) -> str:
+    """A difference in points, with its sign; half of its interval behind it."""
+    return f"{100 * known.mean:+.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
+
+
+def markdown(comparison: Comparison) -> str:
+    """The table, the notes, the data and the paired tests."""
+    parts = [_markdown_table(result_table(comparison))]
+    if marks := note_marks(comparison):
+        parts.append("\n".join(f"{str(n).translate(SUPERSCRIPTS)} {_plain(note)}  " for note, n in marks.items()))
+    parts.append(LEGEND)
+    parts.append(
+        "\n".join(f"Data: {_plain(name)}, SHA-256 {_plain(sha)}  " for sha, name in comparison.datasets.items())
+    )
+    if comparison.pairs:
+        parts += [_markdown_table(pair_table(comparison.pairs)), PAIRS_LEGEND]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    rows = [[_plain(title) for title in table.titles], ["---:" if number else "---" for number in table.numbers]]
+    rows += [
+        [f"**{_plain(cell.text)}**" if cell.strong else _plain(cell.text) for cell in line] for line in table.lines
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _plain(text: str) -> str:
+    """The text as Markdown shows it, markup or not."""
+    for sign, instead in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
+        text = text.replace(sign, instead)
+    return " ".join(text.split())
+
+
+def csv_table(comparison: Comparison) -> str:
+    """A line for each group, accuracies as fractions, all digits; what is not known is empty."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\n")
+    numbers = [f"{metric} {part}" for metric in ACCURACIES for part in ("mean", "interval", "seeds")]
+    titles = ["label", "name", *comparison.keys, "dataset", "dataset_sha256", "seeds", "runs", "parameters", *numbers]
+    writer.writerow([*titles, "certified", "seconds", "notes"])
+    for group in comparison.groups:
+        row = [group.label, group.name, *("" if key not in group.settings else setting(group, key).text
+                                          for key in comparison.keys)]  # fmt: skip
+        row += [group.records[0].dataset, group.dataset_sha256, len(group.seeds), len(group.records), group.parameters]
+        for metric in ACCURACIES:
+            row += group.estimate(metric) or ("", "", "")
+        writer.writerow([*row, group.certified, group.seconds, "; ".join(group.notes)])
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""Networks: feature map and weight tensor."""

@@ -1,0 +1,1 @@
+"""Making certificates of a rank."""

@@ -1,0 +1,1 @@
+"""Checking certificates with arithmetic of its own; imports nothing from ``certificates``."""

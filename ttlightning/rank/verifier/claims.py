@@ -1,0 +1,254 @@
+r"""What a certificate claims, before anything is counted: the form of every field, and that the claims fit each other.
+
+A file comes from anywhere. Each of its fields has one form, and each size is held against the table of ``limits.py``
+first. Then the bound that the claimed ranks give is compared with the claimed bound, and of a generic certificate with
+the closed form. Only what agrees with itself is worth counting (``verification.py``).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from ttlightning.errors import UserError
+from ttlightning.rank.limits import (
+    LARGEST_BOUND,
+    LARGEST_FILE,
+    LARGEST_PRIME,
+    MOST_PRIMES,
+    out_of_range,
+    staircase_excess,
+    stated,
+)
+from ttlightning.rank.statements import KINDS, TITLE, VERSION, checkpoint_statement, generic_statement
+from ttlightning.rank.verifier.arithmetic import is_prime
+
+HEAD: Final = ("certificate", "version", "kind", "statement", "modes", "rank", "sites", "primes", "ranks")
+FIELDS: Final = {
+    "generic": (*HEAD, "seed", "cp_rank_at_least"),
+    "checkpoint": (*HEAD, "weights_sha256", "slices", "cp_rank_at_least"),
+    "sampled": (*HEAD, "weights_sha256", "size", "seed", "cp_rank_at_least"),
+}
+"""The fields of each kind; all but a generic one may also say where its ``checkpoint`` lies."""
+SIZES: Final = ("modes", "rank", "sites", "size", "seed")
+
+
+class Rejected(Exception):
+    """The certificate does not hold; the text says why."""
+
+
+class NoCertificate(UserError):
+    """The file is no certificate that this program can judge."""
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The content of a certificate file.
+
+    Raises:
+        NoCertificate: where it is no JSON file of a certificate of a known version and kind.
+        UserError: where there is no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as fault:
+        raise UserError(f"{path} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
+    if len(text) > LARGEST_FILE:
+        raise NoCertificate(f"larger than {LARGEST_FILE:,} bytes, which no certificate is")
+    try:
+        content = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except (ValueError, RecursionError) as fault:
+        raise NoCertificate(f"not a whole JSON file ({fault})") from fault
+    if not isinstance(content, dict) or content.get("certificate") != TITLE:
+        raise NoCertificate("not a rank certificate")
+    if type(content.get("version")) is not int or content["version"] != VERSION:
+        raise NoCertificate(f"of version {short(content.get('version'))}, this program knows {VERSION}")
+    if not isinstance(content.get("kind"), str) or content["kind"] not in KINDS:
+        raise NoCertificate(f"of an unknown kind {short(content.get('kind'))}")
+    return content
+
+
+def check_claims(content: dict[str, Any]) -> None:
+    """Raise ``Rejected`` unless every field has its form and no claim is against another; nothing is counted."""
+    kind = content["kind"]
+    for name in FIELDS[kind]:
+        if name not in content:
+            raise Rejected(f"{name} is missing")
+    for name in content:
+        if name not in FIELDS[kind] and (name != "checkpoint" or kind == "generic"):
+            raise Rejected(f"{short(name)} is too much")
+    for name in SIZES:
+        if name in content:
+            _check_integer(name, content[name])
+            _reject(out_of_range(**{name: content[name]}))
+    _check_primes(content["primes"])
+    for name in ("statement", "weights_sha256", "checkpoint"):
+        if name in content and type(content[name]) is not str:
+            raise Rejected(f"{name} is {short(content[name])}, not a text")
+    if "checkpoint" in content:
+        _check_place(content["checkpoint"])
+    _check_bounds(content["cp_rank_at_least"])
+    {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
+
+
+def _check_generic(content: dict[str, Any]) -> None:
+    modes, rank, sites = (content[name] for name in ("modes", "rank", "sites"))
+    states = min(modes, rank)
+    slices = min(modes, states * states)
+    _reject(staircase_excess(slices, states, sites, content["primes"], slices))
+    expected = closed_form(modes, rank, sites)
+    agree("cp_rank_at_least", content, [stated(expected)])
+    agree("statement", content, generic_statement(modes, rank, sites, stated(expected)))
+    _check_ranks(content, slices, states, slices, classes=1)
+    for ranks in content["ranks"]:
+        if sylvester(slices, states, sites, ranks, 0) != expected:
+            raise Rejected("ranks give less than the bound")
+
+
+def _check_staircase(content: dict[str, Any]) -> None:
+    modes, rank, sites, primes = (content[name] for name in ("modes", "rank", "sites", "primes"))
+    classes, slices = len(content["cp_rank_at_least"]), content["slices"]
+    _check_slices(slices, sites, modes)
+    size = len(slices[0]) if slices else modes
+    _reject(staircase_excess(size, rank, sites, primes, modes, len(slices) > 1, classes))
+    _check_ranks(content, size, rank, modes, classes)
+    found = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
+    best = [stated(max(each)) for each in zip(*found, strict=True)]
+    agree("cp_rank_at_least", content, best)
+    agree("statement", content, checkpoint_statement(best, sites))
+
+
+def _check_sampled(content: dict[str, Any]) -> None:
+    """All but the statement, which speaks of the network's format."""
+    classes, size = len(content["cp_rank_at_least"]), content["size"]
+    ranks = content["ranks"]
+    if type(ranks) is not list or len(ranks) != len(content["primes"]):
+        raise Rejected("ranks must be a list for each prime")
+    for each in ranks:
+        _check_list("ranks", each, classes, size)
+    agree("cp_rank_at_least", content, [max(each) for each in zip(*ranks, strict=True)])
+
+
+def closed_form(n: int, r: int, d: int) -> int:
+    """The rank of almost every tensor train, once more."""
+    pairs = min(n, r * r) ** ((d - 1) // 2)
+    return pairs if d % 2 else min(n, r) * pairs
+
+
+def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
+    """What Sylvester's inequality leaves of the full rank, written out on its own."""
+    k, first, last = sites // 2, ranks["first"], ranks["last"][y]
+    power = n ** (k - 1)
+    full = r * power
+    if k > 1:
+        full -= (r * n * (k - 1) - sum(ranks["pairs"])) * n ** (k - 2)
+    if sites % 2 == 0:
+        return max(0, full - (r - first) * power - (r - last) * power)
+    lost = r * (r * power - full)
+    return max(0, power * ranks["state"] - lost - (r * r - first * last) * power)
+
+
+def agree(name: str, content: dict[str, Any], found: Any) -> None:
+    """Raise ``Rejected`` where a field, whose form is known to be right, is not what was found."""
+    if content[name] != found:
+        claimed, right = difference(content[name], found)
+        raise Rejected(f"{name} is {claimed}, but should be {right}")
+
+
+def difference(claimed: Any, found: Any) -> tuple[str, str]:
+    """Two different values in short; of lists of one length the first entries that differ."""
+    if isinstance(claimed, list) and isinstance(found, list) and len(claimed) == len(found):
+        return difference(*next(pair for pair in zip(claimed, found, strict=True) if pair[0] != pair[1]))
+    return short(claimed), short(found)
+
+
+def short(value: Any) -> str:
+    """A value of any type and size in one line of plain characters."""
+    if type(value) is int and abs(value) > 10**40:
+        return f"an integer of {value.bit_length():,} bits"
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value):,}"
+    text = ascii(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_primes(primes: Any) -> None:
+    if type(primes) is not list or not 1 <= len(primes) <= MOST_PRIMES:
+        raise Rejected(f"primes must be a list of one to {MOST_PRIMES}")
+    for p in primes:
+        if type(p) is not int or not 2 < p < LARGEST_PRIME or not is_prime(p):
+            raise Rejected(f"{short(p)} is not an odd prime below 2^64")
+    if len({*primes}) != len(primes):
+        raise Rejected("primes must be different ones")
+
+
+def _check_place(path: str) -> None:
+    """Where a checkpoint lies, as ``certify`` says it: a path from the certificate's folder."""
+    place = PurePosixPath(path)
+    named = 0 < len(path) <= 4096 and path.isprintable() and place.parts
+    if not named or place.is_absolute() or path.startswith("~"):
+        raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
+
+
+def _check_bounds(bounds: Any) -> None:
+    if type(bounds) is not list or not bounds:
+        raise Rejected("cp_rank_at_least must be a bound for each class")
+    _reject(out_of_range(classes=len(bounds)))
+    _check_list("cp_rank_at_least", bounds, len(bounds), LARGEST_BOUND)
+
+
+def _check_slices(slices: Any, sites: int, modes: int) -> None:
+    if type(slices) is not list or len(slices) not in ({0} if sites == 2 else {1, sites - 2}):
+        raise Rejected("slices must be one list, or one for each interior site")
+    for picked in slices:
+        whole = type(picked) is list and all(type(i) is int and 0 <= i < modes for i in picked)
+        if not whole or len({*picked}) != len(picked) or len(picked) != len(slices[0]) or not picked:
+            raise Rejected("slices must be as many different modes at each site")
+
+
+def _check_ranks(content: dict[str, Any], slices: int, rank: int, modes: int, classes: int) -> None:
+    """The ranks of the pieces of a staircase: no more than the sizes allow."""
+    sites, ranks = content["sites"], content["ranks"]
+    if type(ranks) is not list or len(ranks) != len(content["primes"]):
+        raise Rejected("ranks must be an object for each prime")
+    for each in ranks:
+        if type(each) is not dict or {*each} != {"pairs", "state", "first", "last"}:
+            raise Rejected("ranks must have pairs, state, first and last")
+        _check_list("pairs", each["pairs"], sites // 2 - 1, rank * slices)
+        _check_list("last", each["last"], classes, min(modes, rank))
+        _check_list("first", [each["first"]], 1, min(modes, rank))
+        if sites % 2 == 0 and each["state"] is not None:
+            raise Rejected("state is for odd numbers of sites")
+        if sites % 2:
+            _check_list("state", [each["state"]], 1, min(slices, rank * rank))
+
+
+def _check_list(name: str, values: Any, length: int, most: int) -> None:
+    if type(values) is not list or len(values) != length:
+        raise Rejected(f"{name} must be a list of {length:,}")
+    for value in values:
+        _check_integer(name, value)
+        if not 0 <= value <= most:
+            raise Rejected(f"{name} has {short(value)}, out of range")
+
+
+def _check_integer(name: str, value: Any) -> None:
+    if type(value) is not int:
+        raise Rejected(f"{name} is {short(value)}, not an integer")
+
+
+def _reject(reason: str | None) -> None:
+    if reason is not None:
+        raise Rejected(reason)
+
+
+def _once(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object that says nothing twice."""
+    found = dict(items)
+    if len(found) != len(items):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")

@@ -1,0 +1,141 @@
+r"""Counting again: does a certificate say the truth?
+
+Nothing here computes with the code that made the certificate. Weights become residues by Python's exact fractions, the
+generic cores are drawn again, T_m, H and the sampled scores are summed by the definition, and ranks come from a plain
+Gaussian elimination: NumPy's 64-bit integers where p < 2^31, Python's for larger primes. What a certificate claims is
+held against itself first (``claims.py``); then every rank that it claims is counted from the inputs in the file (sizes,
+primes, seed, slices, hash of the weights).
+"""
+
+from typing import Any, Final
+
+from torch import Tensor
+
+from ttlightning.errors import UserError
+from ttlightning.rank.limits import classes_of, sample_excess, staircase_excess, unfit
+from ttlightning.rank.statements import sampled_statement
+from ttlightning.rank.verifier.arithmetic import (
+    Slices,
+    eliminate_small,
+    hashed,
+    hashed_core,
+    matrix,
+    staircase_ranks,
+)
+from ttlightning.rank.verifier.claims import NoCertificate, Rejected, agree, check_claims, difference, read_certificate
+from ttlightning.rank.verifier.scores import canonical_scores, chain_scores, choices, tree_scores
+
+__all__ = ["NoCertificate", "Rejected", "read_certificate", "verify"]
+
+SCORES: Final = {"first": chain_scores, "factors": canonical_scores, "leaves": tree_scores}
+"""How the scores of a network are counted, by a parameter that only its format has."""
+
+
+def verify(
+    content: dict[str, Any],
+    weights: dict[str, Tensor] | None = None,
+    sha256: str | None = None,
+    sites: int | None = None,
+) -> None:
+    """Raise ``Rejected`` unless the certificate is what its inputs give.
+
+    Args:
+        content: a certificate, see ``read_certificate``.
+        weights: the parameters of the format of the network that it speaks of, by name (not for a generic one).
+        sha256: the hash of all that network's weights.
+        sites: that network's sites, which equal cores do not tell by themselves.
+    """
+    check_claims(content)
+    if content["kind"] == "generic":
+        _count_generic(content)
+        return
+    if weights is None or sha256 is None:
+        raise UserError("this certificate speaks of a trained network: name it with --checkpoint")
+    if content["weights_sha256"] != sha256:
+        raise Rejected("it speaks of other weights than those of the checkpoint")
+    if sites is not None and content["sites"] != sites:
+        raise Rejected(f"it speaks of {content['sites']} sites, the checkpoint has {sites}")
+    _check_shapes(content, weights)
+    if reason := unfit(weights):
+        raise Rejected(reason)
+    (_count_staircase if content["kind"] == "checkpoint" else _count_sampled)(content, weights)
+
+
+def _count_generic(content: dict[str, Any]) -> None:
+    modes, rank, sites, seed = (content[name] for name in ("modes", "rank", "sites", "seed"))
+    states = min(modes, rank)
+    slices = min(modes, states * states)
+    for p, claimed in zip(content["primes"], content["ranks"], strict=True):
+        first = hashed(slices, states, p, f"{seed}/first")
+        core = hashed_core(slices, states, p, f"{seed}/interior")
+        last = hashed(states, slices, p, f"{seed}/last")
+        _compare(claimed, staircase_ranks([core] * (sites - 2), sites, first, [last], p), p)
+
+
+def _count_staircase(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    sites, modes, rank, primes = (content[name] for name in ("sites", "modes", "rank", "primes"))
+    slices = content["slices"] * (sites - 2) if len(content["slices"]) == 1 else content["slices"]
+    size, different = len(slices[0]) if slices else modes, len(weights["interior"]) > 1 or len(content["slices"]) > 1
+    numbers = sum(value.numel() for value in weights.values())
+    if reason := staircase_excess(size, rank, sites, primes, modes, different, classes_of(weights), numbers):
+        raise Rejected(reason)
+    for p, claimed in zip(primes, content["ranks"], strict=True):
+        first = matrix(weights["first"], p)
+        distinct = [[matrix(each, p) for each in core] for core in weights["interior"]]
+        lasts = [matrix(core.T, p) for core in weights["last"].permute(2, 0, 1)]
+        chosen: dict[tuple[int, ...], Slices] = {}
+        interior = []
+        for site, picked in enumerate(slices):
+            which = 0 if len(distinct) == 1 else site
+            interior.append(chosen.setdefault((which, *picked), [distinct[which][i] for i in picked]))
+        _compare(claimed, staircase_ranks(interior, sites, first, lasts, p), p)
+
+
+def _count_sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    sites, modes, rank, size = (content[name] for name in ("sites", "modes", "rank", "size"))
+    counts = choices(size, modes, sites)
+    if counts is None:
+        raise Rejected(f"size is {size}, which is no power of two or too much for {sites} sites of {modes} modes")
+    if reason := sample_excess(weights, size, counts, modes, rank, content["primes"]):
+        raise Rejected(reason)
+    units = rank if "factors" in weights else None
+    agree("statement", content, sampled_statement(content["cp_rank_at_least"], size, units))
+    of_network = next(scores for name, scores in SCORES.items() if name in weights)
+    order = [*range(0, sites, 2), *range(1, sites, 2)]
+    for p, claimed in zip(content["primes"], content["ranks"], strict=True):
+        vectors = [
+            hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
+        ]
+        classes = (scores.reshape(counts).transpose(order) for scores in of_network(weights, vectors, p))
+        _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
+
+
+def _compare(claimed: Any, found: Any, p: int) -> None:
+    """The ranks modulo one prime: as claimed, or ``Rejected``."""
+    if isinstance(found, list):
+        claimed, found = {"scores": claimed}, {"scores": found}
+    for name, value in found.items():
+        if claimed[name] != value:
+            said, right = difference(claimed[name], value)
+            raise Rejected(f"the rank of {name} modulo {p} is {said}, but counting gives {right}")
+
+
+def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    """The parameters are those of one of the formats, with the certificate's sizes; a staircase is for chains only."""
+    n, r, d = content["modes"], content["rank"], content["sites"]
+    shapes = {name: tuple(value.shape) for name, value in weights.items()}
+    classes = classes_of(weights)
+    widths = [d >> level for level in range(1, d.bit_length() - 1)]
+    possible = [
+        {"first": (n, r), "interior": (cores, n, r, r), "last": (n, r, classes)} for cores in {min(1, d - 2), d - 2}
+    ]
+    if content["kind"] == "sampled":
+        possible.append({"factors": (d, n, r), "weights": (r, classes)})
+    if content["kind"] == "sampled" and d & (d - 1) == 0:
+        for most in (1, d):
+            nodes = {f"nodes.{level}": (min(most, width), r, r, r) for level, width in enumerate(widths)}
+            possible.append({"leaves": (min(most, d), n, r), **nodes, "root": (r, r, classes)})
+    if shapes not in possible or classes < 1:
+        raise Rejected(f"a network of {d} sites, {n} modes and rank {r} is not what the checkpoint holds")
+    if classes != len(content["cp_rank_at_least"]):
+        raise Rejected(f"it speaks of {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")

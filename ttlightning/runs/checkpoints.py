@@ -1,0 +1,239 @@
+"""Checkpoints: written whole or not at all, read without unpickling anything but tensors, held against the network."""
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Final, NamedTuple
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+
+from ttlightning import formats
+from ttlightning.errors import UserError
+from ttlightning.formats import ScoreTensor
+from ttlightning.rank.limits import out_of_range
+from ttlightning.runs.run import weights_sha256, write_whole
+from ttlightning.runs.seals import Damaged, check_seal, seal
+from ttlightning.system.paths import expanded
+
+CONFIG_KEY: Final = "ttlightning_config"
+"""Where a checkpoint keeps the complete configuration of its run, as YAML."""
+
+NETWORK_KEY: Final = "ttlightning_network"
+"""Where it keeps the name of the format and its sizes."""
+
+
+RUN_KEY: Final = "ttlightning_run"
+"""Where it keeps how far the run directory's tables had come."""
+
+COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
+"""What Lightning's loops call their counters."""
+
+STEPS_KEY: Final = "ttlightning_steps_per_call"
+"""Where it keeps how many steps shared a call: its place in the epoch is counted in calls."""
+
+SUMS_KEY: Final = "ttlightning_epoch_sums"
+"""Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
+
+    Nothing is unpickled.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), seal(content.getvalue()))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
+
+        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
+        """
+        file = Path(path)
+        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
+            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
+        file.unlink(missing_ok=True)
+
+
+class TrainedNetwork(NamedTuple):
+    """What a rank certificate speaks of: the weight tensor of a trained network."""
+
+    weights: dict[str, Tensor]
+    """The parameters of its format, by their names: ``first``, ``interior``, ``last`` of a tensor train."""
+    sites: int
+    sha256: str
+    """of all weights of the network, by ``runs.weights_sha256``"""
+
+
+def checkpoint_file(path: Path) -> Path:
+    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+    path = expanded(path)
+    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
+    return file
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """The checkpoint's contents: tensors and plain values only, on the CPU.
+
+    Raises:
+        UserError: a damaged file, one that holds pickled objects, or one that is no Lightning checkpoint.
+    """
+    try:
+        sealed = file.read_bytes()
+        check_seal(sealed)
+        content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
+    except UnpicklingError as fault:
+        raise UserError(
+            f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
+            "so that a file from elsewhere cannot run code"
+        ) from fault
+    except Exception as fault:  # a forged pickle can make torch's reader raise whatever it likes
+        reason = " ".join(str(fault).split())[:120] or type(fault).__name__
+        way_out = "use an earlier one of its folder" if isinstance(fault, Damaged) else "is it a checkpoint?"
+        raise UserError(f"{file} is not a whole checkpoint ({reason}); {way_out}") from fault
+    check_content(content, file)
+    return content
+
+
+def check_content(content: Any, file: Path) -> None:
+    """Raise ``UserError`` where an entry that this package or Lightning reads is not of the kind that they write."""
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{file} is not a checkpoint of a training run: it has no state_dict")
+    for name, (holds, what) in ENTRIES.items():
+        if name in content and not holds(content[name]):
+            raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {what}")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_version(value: Any) -> bool:
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?", value) is not None
+    )
+
+
+def _is_weights(value: Any) -> bool:
+    """Names and dense tensors that are all there: one that repeats its entries would grow when it is copied."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and type(tensor) is Tensor
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+        for name, tensor in value.items()
+    )
+
+
+def _is_loops(value: Any) -> bool:
+    """Progress is a mapping at every level, and what counts there counts with numbers."""
+    if not isinstance(value, dict):
+        return False
+    for name, entry in value.items():
+        if name in COUNTS:
+            holds = _is_count(entry)
+        elif isinstance(entry, dict) or str(name).endswith("progress"):
+            holds = _is_loops(entry)
+        else:
+            holds = True
+        if not holds:
+            return False
+    return True
+
+
+def _is_progress(value: Any) -> bool:
+    metrics = value.get("metrics") if isinstance(value, dict) else None
+    return (
+        isinstance(metrics, dict)
+        and all(isinstance(name, str) and type(found) is float for name, found in metrics.items())
+        and _is_count(value.get("rows"))
+        and type(value.get("seconds")) in (int, float)
+        and all(type(value.get(name, "")) is str for name in ("validated", "data_sha256"))
+    )
+
+
+def _is_sums(value: Any) -> bool:
+    return _is_weights({"": value}) and value.dtype == torch.float64 and value.ndim == 2 and value.shape[1] == 3
+
+
+ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "state_dict": (_is_weights, "tensors by their names"),
+    "epoch": (_is_count, "a number of epochs"),
+    "global_step": (_is_count, "a number of steps"),
+    "pytorch-lightning_version": (_is_version, "a version"),
+    "loops": (_is_loops, "a state by the loops' names"),
+    "callbacks": (lambda value: isinstance(value, dict), "a state by the callbacks' names"),
+    "optimizer_states": (lambda value: isinstance(value, list), "a list of states"),
+    "lr_schedulers": (lambda value: isinstance(value, list), "a list of states"),
+    CONFIG_KEY: (lambda value: isinstance(value, str), "text"),
+    RUN_KEY: (_is_progress, "what a run had come to"),
+    STEPS_KEY: (_is_count, "a number of steps"),
+    SUMS_KEY: (_is_sums, "a row of three sums for each process"),
+}
+"""Entry: whether a value is of its kind, and what kind that is."""
+
+
+def read_network(file: Path) -> TrainedNetwork:
+    """The weight tensor in a checkpoint, in whatever format it is.
+
+    Raises:
+        UserError: where the checkpoint is damaged, or its weights are not those of the format that it names.
+    """
+    content = read_checkpoint(file)
+    network = content.get(NETWORK_KEY)
+    sizes = ("sites", "modes", "classes", "rank")
+    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in sizes):
+        raise UserError(f"{file} does not say what network it holds; train it again with this version")
+    name, state = network.get("format"), content["state_dict"]
+    if name not in formats.__all__ or name == "ScoreTensor":
+        raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
+    if reason := out_of_range(**{size: network[size] for size in sizes}):
+        raise UserError(f"{file}: {reason}")
+    try:
+        with torch.device("meta"):
+            format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # sizes that no network has
+        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault
+    weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
+    shapes = {key: value.shape for key, value in weights.items()}
+    if shapes != {key: value.shape for key, value in format.named_parameters()}:
+        raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
+    return TrainedNetwork(weights, format.sites, weights_sha256(state))
+
+
+def read_chain(file: Path) -> TrainedNetwork:
+    """The tensor train in a checkpoint: ``first``, ``interior`` and ``last``.
+
+    Raises:
+        UserError: as ``read_network``, and where the network has another format.
+    """
+    network = read_network(file)
+    if "first" not in network.weights:
+        raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
+    return network
+
+
+def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
+    """Raise ``UserError`` where the checkpoint belongs to a network of other shapes, naming the first difference."""
+    ours, theirs = model.state_dict(), content["state_dict"]
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        here, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
+        if here != there:
+            raise UserError(
+                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
+                "leave --config out to use the configuration inside the checkpoint"
+            )

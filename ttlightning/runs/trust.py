@@ -1,0 +1,269 @@
+"""What a configuration may name, and so import and call, when it comes with a checkpoint or a run directory.
+
+A class path is an import, and an import is code. A configuration that the user names with ``--config`` is his own word.
+One that lies inside a checkpoint or a run directory is not, whoever made it: it may name what is listed here, and what
+``--trust`` names. The check stands where jsonargparse resolves a name, before anything is imported, so that it holds
+for class paths, functions, nested files and text inside of text alike.
+"""
+
+import contextlib
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import yaml
+from jsonargparse import set_parsing_settings
+from jsonargparse._common import denying_import_path_entry, parsing_settings
+
+from ttlightning.errors import UserError
+from ttlightning.runs.masking import MASK
+
+OPTION: Final = "--trust"
+
+LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
+    ("ttlightning", "torch.nn.Module", ("CanonicalPolyadic", "EqualCoreTensorTrain", "HierarchicalTucker",
+     "PatchFeatureMap", "SharedHierarchicalTucker", "TensorTrain")),
+    ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
+    ("torch.optim", "torch.optim.Optimizer", ()),
+    ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
+    ("torch.optim.swa_utils", "torch.optim.lr_scheduler.LRScheduler", ("SWALR",)),
+    ("lightning.pytorch.cli", "torch.optim.lr_scheduler.LRScheduler", ("ReduceLROnPlateau",)),
+    ("lightning.pytorch.callbacks", "lightning.pytorch.Callback", ()),
+    ("lightning.pytorch.loggers", "lightning.pytorch.loggers.Logger", ("CSVLogger", "TensorBoardLogger")),
+    ("lightning.pytorch.profilers", "lightning.pytorch.profilers.Profiler", ("AdvancedProfiler",
+     "PassThroughProfiler", "PyTorchProfiler", "SimpleProfiler")),
+    ("lightning.pytorch.strategies", "lightning.pytorch.strategies.Strategy", ("DDPStrategy", "SingleDeviceStrategy")),
+    ("lightning.pytorch.plugins", "lightning.pytorch.plugins.Precision", ("DoublePrecision", "HalfPrecision",
+     "MixedPrecision")),
+)  # fmt: skip
+"""Module, base class and names; no names: all public classes there. None of them calls, sends or unpickles anything
+that it is not given as an object, and an object can only be one of these."""
+
+LONGEST: Final = 1_000_000
+"""Characters of a configuration; a complete one has about 3,000."""
+
+DEEPEST: Final = 50
+"""Levels of a configuration; a complete one has 6."""
+
+# Whoever names it: nothing is made out of a value that may be anything, and jsonargparse's own list of refused modules
+# (os, subprocess, pickle, ...) is a refusal and not a warning.
+set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
+_BY_DEFAULT: Final[dict[str, bool]] = parsing_settings["import_path_verdicts"]
+
+
+class NotTrusted(UserError):
+    """A configuration names what it may not."""
+
+    def __init__(self, name: str, source: str = "a configuration") -> None:
+        super().__init__(f"{source} names {name}, which would be run: if you know what it is, add {OPTION} {name}")
+        self.name = name
+
+
+class ForeignConfig(str):
+    """Text of a configuration that came with a checkpoint or a run directory, and ``source``, the file it was in."""
+
+    source: str
+
+    def __new__(cls, text: Any, source: Path) -> "ForeignConfig":
+        """``text`` if it is a mapping in plain YAML and no value is an address; ``UserError`` if not."""
+        if not isinstance(text, str):
+            raise UserError(f"the configuration in {source} is of type {type(text).__name__}, it must be text")
+        # An address in W&B's notes is text; a masked one is refused by ``refuse_masked``, which says how to go on.
+        parts = {name: part for name, part in read_mapping(text, source).items() if name != "wandb"}
+        for value in _values(parts):
+            if isinstance(value, str) and "://" in value and MASK not in value:  # Lightning would make a folder there
+                raise UserError(f"the configuration in {source} has the address {value}: give it with an option")
+        config = super().__new__(cls, text)
+        config.source = str(source)
+        return config
+
+
+def read_mapping(text: str, source: Path) -> dict[str, Any]:
+    """The mapping that a configuration is; small, without aliases, which can stand for more than fits a memory.
+
+    Raises:
+        UserError: where it is something else.
+    """
+    if len(text) > LONGEST:
+        raise UserError(f"the configuration in {source} has {len(text):,} characters, at most {LONGEST:,} are read")
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
+                raise UserError(f"the configuration in {source} has aliases or over {DEEPEST} levels: it is not read")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as fault:
+        if isinstance(fault, UserError):
+            raise
+        raise UserError(f"the configuration in {source} is not YAML: {' '.join(str(fault).split())[:120]}") from fault
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise UserError(f"the configuration in {source} is no mapping of names to values")
+    return content
+
+
+def config_text(file: Path) -> str:
+    """The text of a configuration's file; ``UserError`` where it is none."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except (UnicodeDecodeError, OSError) as fault:
+        raise UserError(f"{file} cannot be read as text: {fault}") from fault
+
+
+def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without ``--trust``, and the names that came with it."""
+    rest: list[str] = []
+    names: list[str] = []
+    left = iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option == OPTION:
+            names += (value if equals else next(left, "")).split(",")
+        else:
+            rest.append(word)
+    return rest, names
+
+
+@contextlib.contextmanager
+def trusting(names: Iterable[str]) -> Iterator[None]:
+    """Inside, a configuration may name these modules, classes and functions too, and what is in them.
+
+    Raises:
+        UserError: where one is not there, or may never be named.
+    """
+    paths = [path for name in names for path in _paths(_find(name), name)]
+    with _verdicts(parsing_settings["import_path_verdicts"]):
+        set_parsing_settings(import_path_allowlist=paths)
+        yield
+
+
+def check_foreign(parser: Any, words: Sequence[str]) -> None:
+    """Read each ``ForeignConfig`` among the words of a command by itself, with nothing allowed but what is listed.
+
+    What is also the value of an option is the user's own word.
+
+    Raises:
+        NotTrusted: at the first other name, before it is imported.
+    """
+    own = {word.partition("=")[2] if word.startswith("-") else word for word in words}
+    for config in words:
+        names: list[str] = []
+        while isinstance(config, ForeignConfig):
+            try:
+                with trusting(names):
+                    _read_alone(parser, words[0], config)
+                break
+            except NotTrusted as refused:
+                if refused.name in names or refused.name not in own:
+                    raise NotTrusted(refused.name, f"the configuration in {config.source}") from refused
+                names.append(refused.name)
+
+
+def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
+    """What the configuration of a run names beside what is listed: it has to be trusted to be read again.
+
+    A configuration that cannot be read for another reason is a matter of whoever reads it.
+    """
+    names: list[str] = []
+    with _verdicts(_BY_DEFAULT):
+        while True:
+            try:
+                with trusting(names):
+                    _read_alone(parser, command, config)
+            except NotTrusted as refused:
+                if refused.name in names:
+                    return names
+                names.append(refused.name)
+            except UserError:
+                return names
+            else:
+                return names
+
+
+def _read_alone(parser: Any, command: str, config: str) -> None:
+    """jsonargparse decides where it knows that a value is a class or a function, the walk where it may be anything."""
+    with _verdicts(parsing_settings["import_path_verdicts"]):
+        set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
+        for value in _values(yaml.safe_load(config)):
+            name = value.get("class_path") if isinstance(value, dict) else None
+            if isinstance(name, str) and "." in name and denying_import_path_entry(name):
+                raise NotTrusted(name)
+        parser.parse_args([command, "--config", str(config)])
+
+
+def _values(content: Any) -> Iterator[Any]:
+    """``content`` and what is in it, at every level."""
+    yield content
+    for part in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _values(part)
+
+
+def option_for(names: Sequence[str]) -> str:
+    """`` --trust a.B,c.D``; nothing where there are no names."""
+    return f" {OPTION} {','.join(names)}" if names else ""
+
+
+def refused_name(message: str, fault: BaseException | None) -> str | None:
+    """The name that jsonargparse has refused to import, from its message or from what the fault came from."""
+    while fault is not None:
+        if isinstance(fault, NotTrusted):
+            return fault.name
+        fault = fault.__cause__ or fault.__context__
+    found = re.search(r"Importing '([^']+)' is not allowed", message)
+    return found and found[1]
+
+
+@contextlib.contextmanager
+def _verdicts(start: dict[str, bool]) -> Iterator[None]:
+    """Inside, jsonargparse decides by ``start`` and what is added; it can only add, so that they are put back here."""
+    before, parsing_settings["import_path_verdicts"] = parsing_settings["import_path_verdicts"], start
+    try:
+        yield
+    finally:
+        parsing_settings["import_path_verdicts"] = before
+
+
+@cache
+def _listed() -> list[str]:
+    """Every listed class, under the names by which it is known and where it is defined."""
+    paths = []
+    for module, base, names in LISTED:
+        for name in names or _public(import_module(module)):
+            found = getattr(import_module(module), name)
+            if inspect.isclass(found) and issubclass(found, _find(base)):
+                paths += _paths(found, f"{module}.{name}")
+    return paths
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [name for name in getattr(module, "__all__", dir(module)) if not name.startswith("_")]
+
+
+def _find(name: str) -> Any:
+    """The module, class or function of this name, imported."""
+    module, _, attribute = name.rpartition(".")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{OPTION} has {name!r}, it must be names such as mypackage.MyFormat, with commas between them")
+    if name.partition(".")[0] == "jsonargparse":
+        raise UserError(f"{OPTION} has {name!r}, which decides what may be named: it is never trusted")
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as fault:
+        if not (fault.name and f"{name}.".startswith(f"{fault.name}.")):
+            raise UserError(f"{OPTION} has {name}, which cannot be imported: {fault}") from fault
+    try:
+        return getattr(_find(module) if module else None, attribute)
+    except AttributeError as fault:
+        raise UserError(f"{OPTION} has {name}, which is nowhere here") from fault
+
+
+def _paths(found: Any, name: str) -> list[str]:
+    """``name``, and where the object is defined: jsonargparse asks for both."""
+    defined = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
+    both = (inspect.isclass(found) or inspect.isroutine(found)) and all(p.isidentifier() for p in defined.split("."))
+    return [name, defined] if both else [name]

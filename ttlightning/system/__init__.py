@@ -1,0 +1,1 @@
+"""The process and its surroundings: signals, paths, output. Imports neither torch nor Lightning."""

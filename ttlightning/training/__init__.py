@@ -1,0 +1,1 @@
+"""Training: all that stands on Lightning."""

@@ -1,0 +1,136 @@
+"""checkpoints/last.ckpt: from which a run goes on to the same bits, whatever stopped it.
+
+It is written at the end of every epoch, every so many steps if asked, and when the run is asked to stop: a signal ends
+training after the call that is under way, see ``ttlightning.system.signals``.
+"""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from ttlightning.errors import Stopped, UserError
+from ttlightning.runs.checkpoints import read_checkpoint
+from ttlightning.runs.run import weights_sha256
+from ttlightning.system import signals
+from ttlightning.training.steps import is_whole_step, who_begins_epochs
+
+
+class LastCheckpoint(Checkpoint):
+    """Write the checkpoint from which a stopped run goes on.
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints within an epoch, counted at the end of a call of
+            ``data.steps_per_call``; by default only the ends of epochs have one.
+
+    Raises:
+        UserError: where ``every_n_steps`` is below 1; at the start of training, where a callback does something at the
+            start of epochs, so that a run cannot go on within one.
+    """
+
+    looks_at_steps = False  # a call of many steps is one to it
+
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}, it must be at least 1, or null")
+        self.every_n_steps = every_n_steps
+        self.file: Path | None = None
+        self._saved_at = 0
+        self._begins_epochs: str | None = None
+        self._listens = False
+        self._holds = False
+
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find out whether a run can go on within an epoch."""
+        self._begins_epochs = who_begins_epochs(trainer, pl_module)
+        if self._begins_epochs is not None and self.every_n_steps is not None:
+            raise UserError(
+                f"last_checkpoint.every_n_steps is {self.every_n_steps}, but {self._begins_epochs} acts when an epoch "
+                "starts, so that a run can go on from the ends of epochs only: set --last_checkpoint.every_n_steps null"
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = trainer.global_step
+        self.check(trainer, pl_module)
+        self._listens = signals.listen()  # not where main does already
+        self._holds = True
+        signals.hold("after this step")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        asked = self._asked_anywhere(trainer)
+        if trainer.is_last_batch or not is_whole_step(trainer, batch_idx):
+            return  # the end of the epoch has a checkpoint with everything in it
+        if self._begins_epochs is not None:
+            if asked:
+                self._stop(trainer, asked)
+            return
+        due = self.every_n_steps is not None and trainer.global_step - self._saved_at >= self.every_n_steps
+        if asked or due:
+            self._save(trainer)
+        if asked:
+            self._stop(trainer, asked)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer)
+        if asked := self._asked_anywhere(trainer):
+            self._stop(trainer, asked)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        asked = self._asked_anywhere(trainer)
+        self._release()
+        if asked:
+            raise Stopped(asked, "after training, with a checkpoint" if self.file else "after training")
+        signals.check()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
+        if self.file is None:
+            return
+        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_behind(pl_module)):
+            self._save(trainer)
+
+    def _is_behind(self, pl_module: LightningModule) -> bool:
+        """Whether the file has other weights than the network, or is not there."""
+        if not self.file.exists():
+            return True
+        kept = weights_sha256(read_checkpoint(self.file)["state_dict"])
+        return kept != weights_sha256(pl_module.state_dict())
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Stopped) and not self._holds and trainer.strategy.launcher is not None:
+            trainer.strategy.launcher.kill(signal.SIGTERM)  # outside training the other ranks have not agreed to stop
+        self._release()
+
+    def _save(self, trainer: Trainer) -> None:
+        self._saved_at = trainer.global_step
+        if self.file is not None:
+            trainer.save_checkpoint(self.file)
+
+    def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
+        """The signal that this or another process has been sent: all of them stop after the same step."""
+        asked = signals.asked()
+        if trainer.world_size == 1:
+            return asked
+        anywhere = trainer.strategy.reduce_boolean_decision(asked is not None, all=False)
+        if not anywhere:
+            return None  # this process's, if it has come since they agreed, is seen after the next step
+        return asked or signal.SIGTERM
+
+    def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
+        kept = ""
+        if self.file is not None:
+            kept = (
+                ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
+            )
+        raise Stopped(asked, f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}{kept}")
+
+    def _release(self) -> None:
+        if self._holds:
+            signals.release()
+        if self._listens:
+            signals.close()
+        self._holds = self._listens = False

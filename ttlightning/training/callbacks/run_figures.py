@@ -1,0 +1,207 @@
+"""What a run shows when it is over: confusions, mistakes, singular values, as files and as objects of W&B.
+
+<run>/figures/  confusion.csv  confusion.png  mistakes.csv  mistakes.png  spectrum.csv  spectrum.png
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+import wandb
+from jaxtyping import Float, Int
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities.distributed import gather_all_tensors
+from torchvision.transforms.functional import to_pil_image
+from wandb.plot import CustomChart
+
+from ttlightning.formats import ScoreTensor, TensorTrain
+from ttlightning.randomness import keyed_generator
+from ttlightning.rank import bond_spectra, equilibrate, sketch
+from ttlightning.runs.run import write_whole
+from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
+from ttlightning.training.loggers import Record
+
+SHOWN: Final = 32
+"""Mistakes that are shown."""
+
+LONGEST_NAME: Final = 7
+"""Characters of a class's name below a picture; the tables have all."""
+
+
+class Verdicts(NamedTuple):
+    """What a test said of each sample, in the order of the test set."""
+
+    index: Int[Tensor, " samples"]
+    """place in the test set"""
+    labels: Int[Tensor, " samples"]
+    scores: Float[Tensor, "samples classes"]
+    """up to a constant of each sample"""
+
+    def surest_mistakes(self) -> Int[Tensor, " mistakes"]:
+        """Rows of all mistakes, by falling probability of the class that was said; of two as sure the first."""
+        wrong = (self.scores.argmax(-1) != self.labels).nonzero().flatten()
+        sure = self.scores[wrong].double().softmax(-1).amax(-1)
+        return wrong[sure.argsort(descending=True, stable=True)]
+
+
+class RunFigures(Callback):
+    """Draws the run when it is over, from the one pass over the test set that ends it.
+
+    To W&B go, where it is not disabled,
+        test/confusion        its own chart of the confusion matrix
+        test/mistakes         the ``SHOWN`` surest mistakes as pictures, each with label and prediction below
+        test/mistakes_table   the same in words: place in the test set, label, prediction, probabilities
+        rank/spectrum         singular values of each bond of a chain, of each class's sketch for other formats
+        rank/spectrum_table   the same as numbers
+
+    No table becomes an artifact, which is what W&B makes of tables otherwise, and of those with pictures always: an
+    artifact's files lie in the home folder and are recorded by their full path, so that a run directory could neither
+    be moved to another machine before ``wandb sync`` nor be given away without naming its maker.
+
+    Args:
+        sketch_size: K, rows and columns of the sketch whose singular values are drawn of formats without bonds.
+        seed: key of its random features; both as in ``RankCheck``, so that both speak of the same sketch.
+    """
+
+    def __init__(self, sketch_size: int = 64, seed: int = 0) -> None:
+        self.sketch_size, self.seed = sketch_size, seed
+        self.directory: Path | None = None
+        self.wandb_run: Any = None
+        self.record: Record | None = None
+        self._seen: list[Verdicts] = []
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.directory is None or not trainer.is_global_zero:
+            return
+        of, spectra = measure_spectra(pl_module.format, self.sketch_size, self.seed)
+        columns = (of, "number", "singular_value")
+        rows = [(at, k, s) for at, values in spectra.items() for k, s in enumerate(values.tolist(), start=1)]
+        self._write("spectrum.csv", _table(columns, rows))
+        self._write("spectrum.png", png(draw_spectrum(spectra, of)))
+        if self.wandb_run is not None:
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            picture = wandb.Image(str(self.directory / "spectrum.png"))
+            self._log(trainer, {"rank/spectrum": picture, "rank/spectrum_table": table})
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._seen = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        start, end = trainer.test_dataloaders.cuts[batch_idx]
+        self._seen.append(Verdicts(torch.arange(start, end, device=outputs.device), batch.labels, outputs))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.directory is None:
+            return
+        found = gather(self._seen, pl_module.format.classes, trainer.world_size, pl_module.device)
+        self._seen = []
+        if trainer.is_global_zero and len(found.index):
+            data = trainer.datamodule
+            names = data.class_names if data.has_names else None
+            objects = self._show_confusion(found, names) | self._show_mistakes(found, data.images.test.images, names)
+            self._log(trainer, objects)
+
+    def _show_confusion(self, found: Verdicts, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Classes by number, and by name where they have names."""
+        classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
+        numbers = [str(number) for number in range(classes)]
+        counts = multiclass_confusion_matrix(predicted, found.labels, classes)
+        said = [[name] for name in names] if names else [[]] * classes
+        rows = ((label, *said[label], *row) for label, row in enumerate(counts.tolist()))
+        self._write("confusion.csv", _table(("label", *(["label_name"] if names else []), *numbers), rows))
+        self._write("confusion.png", png(draw_confusion(counts, names)))
+        if self.wandb_run is None:
+            return {}
+        chart = wandb.plot.confusion_matrix(
+            y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
+        )
+        return {"test/confusion": chart}
+
+    def _show_mistakes(self, found: Verdicts, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """A table, and the images where there are any: data of floats are none."""
+        mistakes = found.surest_mistakes()
+        shown = mistakes[:SHOWN]
+        index, labels, scores = (values[shown] for values in found)
+        probabilities, predicted = scores.double().softmax(-1), scores.argmax(-1)
+        columns = ("index", "label", "predicted", "probability", *(f"p{name}" for name in range(scores.shape[1])))
+        said = (index, labels, predicted, probabilities.amax(-1), probabilities)
+        rows = [(*row, *every) for *row, every in zip(*(values.tolist() for values in said), strict=True)]
+        spoken = [(names[label], names[said]) if names else (str(label), str(said)) for _, label, said, *_ in rows]
+        if names:
+            columns = ("index", "label", "label_name", "predicted", "predicted_name", *columns[3:])
+            rows = [(r[0], r[1], pair[0], r[2], pair[1], *r[3:]) for r, pair in zip(rows, spoken, strict=True)]
+        self._write("mistakes.csv", _table(columns, rows))
+        drawn = images.dtype == torch.uint8 and len(index) > 0
+        sure = [f"{100 * share:.0f}%" for share in probabilities.amax(-1).tolist()]
+        captions = [f"{label} as {said}, {share}" for (label, said), share in zip(spoken, sure, strict=True)]
+        if drawn:
+            lines = [f"{_short(a)} as {_short(b)}\n{share}" for (a, b), share in zip(spoken, sure, strict=True)]
+            below = lines if names else captions
+            self._write("mistakes.png", png(draw_mistakes(images[index], below, len(mistakes))))
+        else:
+            (self.directory / "mistakes.png").unlink(missing_ok=True)
+        if self.wandb_run is None:
+            return {}
+        objects: dict[str, Any] = {"test/mistakes_table": wandb.Table(columns=list(columns), data=[*map(list, rows)])}
+        if drawn:
+            pictures = map(to_pil_image, images[index])
+            pairs = zip(pictures, captions, strict=True)
+            objects["test/mistakes"] = [wandb.Image(picture, caption=caption) for picture, caption in pairs]
+        return objects
+
+    def _write(self, name: str, content: bytes) -> None:
+        self.directory.mkdir(exist_ok=True)
+        write_whole(self.directory / name, content)
+
+    def _log(self, trainer: Trainer, objects: dict[str, Any]) -> None:
+        if self.wandb_run is not None:
+            self.record.attempt(lambda: self._send(objects, trainer.global_step))
+
+    def _send(self, objects: dict[str, Any], step: int) -> None:
+        for name, thing in objects.items():
+            if isinstance(thing, CustomChart):
+                thing.table.bind_to_run(self.wandb_run, f"{name}_table", self.wandb_run.step)
+            elif isinstance(thing, wandb.Table):  # what is bound to the run already does not become an artifact
+                thing.bind_to_run(self.wandb_run, name, self.wandb_run.step)
+        self.wandb_run.log(objects | {"trainer/global_step": step})
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the one beside it, in a line below a picture."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:
+    """The verdicts of all devices, each sample once: a device's shard comes before that of the next one."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=device)
+    own = [
+        torch.cat(p) for p in zip(*(parts or [(nothing, nothing, torch.zeros(0, classes, device=device))]), strict=True)
+    ]
+    whole = own if world == 1 else [torch.cat(gather_all_tensors(part)) for part in own]
+    return Verdicts(*(part.cpu() for part in whole))
+
+
+def measure_spectra(format: ScoreTensor, sketch_size: int, seed: int) -> tuple[str, dict[int, Float[Tensor, " size"]]]:
+    """Singular values at each bond of a chain, counted from 1; of the odd/even sketch of each class for other formats.
+
+    The first of the two says which: ``bond`` or ``class``. Largest value 1.
+    """
+    if isinstance(format, TensorTrain):
+        return "bond", dict(enumerate(bond_spectra(format.cores()), start=1))
+    values = torch.linalg.svdvals(equilibrate(sketch(format, sketch_size, keyed_generator(seed, "rank check")))).cpu()
+    return "class", dict(enumerate(values / values.amax(-1, keepdim=True)))
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
+    return text.getvalue().encode()

@@ -1,0 +1,148 @@
+"""Lightning's Trainer with the defaults of this package, and predictions that end up in a file."""
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Trainer as LightningTrainer
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+
+from ttlightning.data.datamodule import PatchDataModule
+from ttlightning.errors import Fault, UserError
+from ttlightning.runs.run import write_whole
+from ttlightning.system import signals
+from ttlightning.system.paths import expanded
+from ttlightning.training import slurm
+from ttlightning.training.restoring import CheckpointConnector
+from ttlightning.training.steps import steps_of_a_run
+
+
+class NoSignals(_SignalConnector):
+    """Leaves signals alone.
+
+    Lightning's own would write ``hpc_ckpt_*.ckpt`` into the working directory where SLURM sends SIGUSR1, queue the job
+    again whatever its script says, and on SIGTERM talk to other processes in the middle of what they say to each other.
+    """
+
+    def register_signal_handlers(self) -> None:
+        pass
+
+
+class Trainer(LightningTrainer):
+    """Lightning's Trainer; ``fit`` costs less where there is no GPU, and ``predict`` does more.
+
+    It begins with no checkpoint that is not named, and leaves signals to ``ttlightning.system.signals``.
+
+    Raises:
+        UserError: where SLURM starts another number of processes than the trainer has.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        slurm.check_variables()
+        slurm.check_requeue(kwargs.get("plugins"))
+        with slurm.said_in_one_line():
+            super().__init__(*args, **kwargs)
+        slurm.check_tasks(self.num_devices, self.num_nodes)
+        self._signal_connector = NoSignals(self)
+        self._checkpoint_connector = CheckpointConnector(self)
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        # Lightning makes torch ask the driver whether there is a GPU, which every optimizer step does: where there is
+        # none, that is a search for the driver's library, 0.3 ms long.
+        if not torch.cuda.is_available():
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        super().fit(*args, **kwargs)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Optimizer steps of the whole run, counted without making the data loader: see ``steps_of_a_run``."""
+        data = self.datamodule
+        if isinstance(data, PatchDataModule) and self.max_epochs != -1:
+            return steps_of_a_run(self, data.batches)
+        return super().estimated_stepping_batches
+
+    def predict(
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: LightningDataModule | None = None,
+        images: Path | list[Path] | None = None,
+        output: Path = Path("predictions.csv"),
+        ckpt_path: str | None = None,
+        weights_only: bool | None = True,
+    ) -> torch.Tensor:
+        """Write predicted class and class probabilities of every image to a CSV file.
+
+        Columns: index and label, or file and index; predicted; p0, p1, ... Classes are numbers there; where they have
+        names, as in a folder of pictures, ``label_name`` and ``predicted_name`` say them.
+
+        Args:
+            images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set,
+                and then the CSV file has the labels as well.
+            output: file to write, whole or not at all; one that exists is left alone.
+            ckpt_path: checkpoint of the weights to use.
+            weights_only: whether to read tensors and plain values only from the checkpoint.
+
+        Returns:
+            probabilities (samples, classes).
+        """
+        if self.world_size > 1:
+            raise UserError(f"predict writes one file on one device, got {self.world_size}; use --trainer.devices 1")
+        output = expanded(output)
+        _check_that_it_is_free(output)
+        if not output.parent.is_dir():
+            raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
+        own = None
+        if images is not None:
+            own = datamodule.take_images(images if isinstance(images, list) else [images])
+        parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
+        probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
+        names = datamodule.class_names if getattr(datamodule, "has_names", False) else None
+        if own is None:
+            head = ["index", "label"]
+            rows = list(enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()))
+        else:
+            head, rows = ["file", "index"], own.sources
+        signals.hold("when the predictions are written")
+        content = _table(head, rows, predicted.tolist(), probabilities, names)
+        _check_that_it_is_free(output)
+        try:
+            write_whole(output, content)
+        except OSError as fault:
+            raise Fault(f"{output} cannot be written: {fault.strerror}") from fault
+        return probabilities
+
+
+def _table(
+    head: list[str],
+    rows: Sequence[tuple[Any, int]],
+    predicted: Sequence[int],
+    probabilities: torch.Tensor,
+    names: Sequence[str] | None,
+) -> bytes:
+    """The lines of ``predictions.csv``: ``rows`` begin them, under ``head``."""
+    labelled = names is not None and head[-1] == "label"
+    named = ["predicted_name"] if names is not None else []
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    numbers = (f"p{c}" for c in range(probabilities.shape[1]))
+    writer.writerow([*head, *(["label_name"] if labelled else []), "predicted", *named, *numbers])
+    for first, said, row in zip(rows, predicted, probabilities.tolist(), strict=True):
+        label = [names[first[1]]] if labelled else []
+        name = [names[said]] if named else []
+        writer.writerow([*first, *label, said, *name, *(f"{p:.6g}" for p in row)])
+    return text.getvalue().encode()
+
+
+def _check_that_it_is_free(output: Path) -> None:
+    try:
+        exists = output.exists()
+    except OSError as fault:
+        raise UserError(f"{output} cannot be written: {fault.strerror}") from fault
+    if exists:
+        raise UserError(f"{output} exists and is left as it is; name another file with --output")
