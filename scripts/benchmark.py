@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--threads 1 2] [--output results/benchmark]
 
-For every case (modes n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
+For every case (mode size n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
 
   step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
   floor      the same step without a chain: the features' sum over the sites through one matrix; what of the step is
@@ -70,9 +70,9 @@ Step = Callable[[], object]
 class Network(nn.Module):
     """The same feature map before either one's weight tensor."""
 
-    def __init__(self, modes: int, chain: nn.Module) -> None:
+    def __init__(self, mode_size: int, chain: nn.Module) -> None:
         super().__init__()
-        self.features, self.chain = PatchFeatureMap(PATCH_DIM, modes), chain
+        self.features, self.chain = PatchFeatureMap(PATCH_DIM, mode_size), chain
 
     def forward(self, patches: Tensor) -> Tensor:
         return self.chain(self.features(patches))
@@ -81,26 +81,26 @@ class Network(nn.Module):
 class NoChain(nn.Module):
     """Scores without a chain, for the floor."""
 
-    def __init__(self, modes: int) -> None:
+    def __init__(self, mode_size: int) -> None:
         super().__init__()
-        self.matrix = nn.Parameter(torch.zeros(modes, CLASSES))
+        self.matrix = nn.Parameter(torch.zeros(mode_size, CLASSES))
 
     def forward(self, features: Tensor) -> Tensor:
         return features.sum(1) @ self.matrix
 
 
 def our_chain(case: Case, kind: str) -> nn.Module:
-    modes, rank, _, sites = case
-    return (EqualCoreTensorTrain if kind == "equal" else TensorTrain)(sites, modes, CLASSES, rank)
+    mode_size, rank, _, sites = case
+    return (EqualCoreTensorTrain if kind == "equal" else TensorTrain)(sites, mode_size, CLASSES, rank)
 
 
 def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
     """A training step and an inference, each without arguments."""
-    modes, _, batch, sites = case
+    mode_size, _, batch, sites = case
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(batch, sites, PATCH_DIM, generator=generator)
     labels = torch.randint(CLASSES, (batch,), generator=generator)
-    network = Network(modes, chain)
+    network = Network(mode_size, chain)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-5, fused=True)
 
     def train() -> None:
@@ -138,22 +138,22 @@ def peak_memory(step: Step) -> float:
 
 def compare(case: Case, kind: str, repeats: int) -> dict[str, Any]:
     """Medians and ratios of one case, and what it takes at least."""
-    modes, rank, batch, sites = case
-    steps = {"ours": make_steps(case, our_chain(case, kind)), "floor": make_steps(case, NoChain(modes))}
+    mode_size, rank, batch, sites = case
+    steps = {"ours": make_steps(case, our_chain(case, kind)), "floor": make_steps(case, NoChain(mode_size))}
     for mode in MODES_OF_PEER:
         steps[str(mode)] = make_steps(case, peer_chain(case, kind, *mode))
     found = race(steps, repeats)
-    chain = 6 * batch * (sites - 2) * modes * rank**2 + 6 * batch * modes * rank * (1 + CLASSES)
-    cores = (1 if kind == "equal" else sites - 2) * modes * rank**2 + modes * rank * (1 + CLASSES)
-    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (modes - 1))
-    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (modes - 1)) + batch * sites * PATCH_DIM)
+    chain = 6 * batch * (sites - 2) * mode_size * rank**2 + 6 * batch * mode_size * rank * (1 + CLASSES)
+    cores = (1 if kind == "equal" else sites - 2) * mode_size * rank**2 + mode_size * rank * (1 + CLASSES)
+    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (mode_size - 1))
+    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (mode_size - 1)) + batch * sites * PATCH_DIM)
     return found
 
 
 def compare_other(case: Case, name: str, repeats: int) -> dict[str, Any]:
     """The same of another format, beside the peer's where it has the same one."""
-    modes, rank, _, sites = case
-    ours = OTHERS[name](sites, modes, CLASSES, rank)
+    mode_size, rank, _, sites = case
+    ours = OTHERS[name](sites, mode_size, CLASSES, rank)
     steps = {"ours": make_steps(case, ours)}
     if name == "hierarchical":
         for mode, inline in itertools.product(MODES_OF_PEER, (False, True)):
@@ -225,7 +225,7 @@ def growth(repeats: int) -> tuple[dict[str, float], dict[str, list[list[float]]]
     """
     base = (17, 16, 64, 32)
     slopes, points = {}, {}
-    for index, name in enumerate(("modes", "rank", "batch", "sites")):
+    for index, name in enumerate(("mode_size", "rank", "batch", "sites")):
         sizes = [base[index] * 2**i for i in range(4)]
         cases = [(*base[:index], size, *base[index + 1 :]) for size in sizes]
         steps = {
@@ -251,7 +251,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     left.set_yticklabels(labels, fontsize=7)
     left.invert_yaxis()
     left.set_xticks([1, 2, 4, 8, 16], labels=["1", "2", "4", "8", "16"])
-    left.set_title("(modes, rank, batch, sites), cores", fontsize=9)
+    left.set_title("(mode size, rank, batch, sites), cores", fontsize=9)
     left.legend(fontsize=8)
     for name, (sizes, medians) in report["growth"].items():
         right.plot(sizes, medians, "o-", label=f"{name}: {report['slopes'][name]:.2f}")

@@ -30,14 +30,14 @@ def peer_chain(
         warnings.simplefilter("ignore")
         import tensorkrowch
 
-    modes, rank, _, sites = case
+    mode_size, rank, _, sites = case
     layer = tensorkrowch.models.UMPSLayer if kind == "equal" else tensorkrowch.models.MPSLayer
-    options = {"in_dim": modes, "out_dim": CLASSES, "bond_dim": rank, "init_method": "randn_eye", "std": 1e-3}
+    options = {"in_dim": mode_size, "out_dim": CLASSES, "bond_dim": rank, "init_method": "randn_eye", "std": 1e-3}
     chain = layer(n_features=sites + 1, out_position=sites // 2 if middle else sites, **options)
     chain.auto_stack, chain.auto_unbind = auto_stack, auto_unbind
     if traced:
         with torch.no_grad():
-            chain.trace(torch.zeros(1, sites, modes), **inline)
+            chain.trace(torch.zeros(1, sites, mode_size), **inline)
     chain.forward = functools.partial(chain.forward, **inline)
     return chain
 
@@ -46,15 +46,15 @@ def peer_tree(case: Case, ours: HierarchicalTucker, auto_stack: bool, auto_unbin
     """TensorKrowch's tree with the parameters of ours."""
     import tensorkrowch
 
-    modes, rank, _, sites = case
+    mode_size, rank, _, sites = case
     nodes = [sites >> level for level in range(1, sites.bit_length())]
-    bonds = [[modes, rank], *([rank] * 3 for _ in nodes[1:]), [rank, rank, CLASSES]]
+    bonds = [[mode_size, rank], *([rank] * 3 for _ in nodes[1:]), [rank, rank, CLASSES]]
     tree = tensorkrowch.models.Tree([sites, *nodes], bonds)
     for layer, values in zip(tree.layers, (ours.leaves, *ours.nodes, ours.root.unsqueeze(0)), strict=True):
         for node, value in zip(layer, values, strict=True):
             node.tensor = value.detach().clone()
     tree.auto_stack, tree.auto_unbind = auto_stack, auto_unbind
     with torch.no_grad():
-        tree.trace(torch.zeros(1, sites, modes), inline=inline)
+        tree.trace(torch.zeros(1, sites, mode_size), inline=inline)
     tree.forward = functools.partial(tree.forward, inline=inline)
     return tree

@@ -1,8 +1,8 @@
-"""What exactness costs: torch's deterministic algorithms, and virtual devices, as ratios of the time of an epoch.
+"""What exactness costs: torch's deterministic algorithms, and microbatches, as ratios of the time of an epoch.
 
     python scripts/determinism_price.py [--rounds 7] [any option of fit]
 
-One run of `fit` changes its setting from epoch to epoch, as it is, not deterministic, four virtual devices, so that a
+One run of `fit` changes its setting from epoch to epoch, as it is, not deterministic, four microbatches, so that a
 machine whose speed drifts slows all of them. Prints the medians of the ratios within a round, and their spread.
 """
 
@@ -42,7 +42,7 @@ class Settings(Callback):
 def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:
     def change(module: LightningModule) -> None:
         torch.use_deterministic_algorithms(deterministic)
-        module.virtual_devices = virtual
+        module.microbatches = virtual
 
     return change
 
@@ -56,7 +56,7 @@ class TimedCLI(CLI):
             {
                 "as it is": switch(True, 1),
                 "not deterministic": switch(False, 1),
-                "four virtual devices": switch(True, 4),
+                "four microbatches": switch(True, 4),
             }
         )
         trainer.callbacks.append(self.watch)
@@ -72,12 +72,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"TTLIGHTNING_RUNS": folder, "WANDB_MODE": "disabled"}
         epochs, quiet = f"--trainer.max_epochs={3 * options.rounds}", "--trainer.enable_progress_bar=false"
-        words = ["fit", "--config", options.config, epochs, quiet, "--test_after_fit=false", "--data.steps_per_call=16"]
+        words = ["fit", "--config", options.config, epochs, quiet]
+        words += ["--test_after_fit=false", "--data.steps_per_execution=16"]
         seconds = TimedCLI(complete_arguments([*words, *overrides])).watch.seconds
     print(f"\n{options.config} on {cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for price, above, below in (
         ("deterministic algorithms", "as it is", "not deterministic"),
-        ("four virtual devices", "four virtual devices", "as it is"),
+        ("four microbatches", "four microbatches", "as it is"),
     ):
         ratios = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
         print(f"{price}: {statistics.median(ratios):.2f} times the epoch ({ratios[0]:.2f} to {ratios[-1]:.2f})")

@@ -30,11 +30,11 @@ OTHERS = (CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker)
 KINDS = ("equal", "different")
 
 
-def draw(modes: int, rank: int, sites: int, kind: str, seed: int) -> dict[str, torch.Tensor]:
+def draw(mode_size: int, rank: int, sites: int, kind: str, seed: int) -> dict[str, torch.Tensor]:
     """Integer cores, exact in float64."""
-    generator = np.random.default_rng([modes, rank, sites, KINDS.index(kind), seed])
+    generator = np.random.default_rng([mode_size, rank, sites, KINDS.index(kind), seed])
     distinct = min(1, sites - 2) if kind == "equal" else sites - 2
-    shapes = {"first": (modes, rank), "interior": (distinct, modes, rank, rank), "last": (modes, rank, 1)}
+    shapes = {"first": (mode_size, rank), "interior": (distinct, mode_size, rank, rank), "last": (mode_size, rank, 1)}
     return {name: torch.from_numpy(generator.integers(-99, 100, shape)).double() for name, shape in shapes.items()}
 
 
@@ -45,10 +45,10 @@ def literal_rank(state: dict[str, torch.Tensor], sites: int) -> int:
     return rank_modulo(matrix, PRIMES[0])
 
 
-def draw_other(kind: type, modes: int, rank: int, sites: int, seed: int) -> dict[str, torch.Tensor]:
+def draw_other(kind: type, mode_size: int, rank: int, sites: int, seed: int) -> dict[str, torch.Tensor]:
     """The same for the parameters of another format, from so many integers that none of a few weights is 0."""
-    generator = np.random.default_rng([modes, rank, sites, OTHERS.index(kind), seed])
-    shapes = {name: p.shape for name, p in kind(sites, modes, 1, rank).named_parameters()}
+    generator = np.random.default_rng([mode_size, rank, sites, OTHERS.index(kind), seed])
+    shapes = {name: p.shape for name, p in kind(sites, mode_size, 1, rank).named_parameters()}
     return {
         name: torch.from_numpy(generator.integers(-(10**6), 10**6, tuple(s))).double() for name, s in shapes.items()
     }
@@ -81,21 +81,21 @@ def written_out(state: dict[str, torch.Tensor], sites: int) -> Residues:
 def compare_others(entries: int, seed: int) -> tuple[int, int]:
     """Cases, and how many of them are off."""
     total = off = 0
-    for kind, modes, rank, sites in itertools.product(OTHERS, (2, 4, 8), range(1, 7), range(2, 13)):
-        size = modes ** (sites // 2)
+    for kind, mode_size, rank, sites in itertools.product(OTHERS, (2, 4, 8), range(1, 7), range(2, 13)):
+        size = mode_size ** (sites // 2)
         tree = kind is not CanonicalPolyadic
-        if modes**sites > 2**entries or size > LARGEST["size"] or (tree and sites & (sites - 1)):
+        if mode_size**sites > 2**entries or size > LARGEST["size"] or (tree and sites & (sites - 1)):
             continue
-        state = draw_other(kind, modes, rank, sites, seed)
-        generic = generic_tree_rank(modes, rank, sites) if tree else min(rank, size)
+        state = draw_other(kind, mode_size, rank, sites, seed)
+        generic = generic_tree_rank(mode_size, rank, sites) if tree else min(rank, size)
         (sampled,) = sampled_certificate(state, sites, "", size)["cp_rank_at_least"]
         order = [*range(0, sites, 2), *range(1, sites, 2)]
-        whole = written_out(state, sites).reshape([modes] * sites).transpose(order)
+        whole = written_out(state, sites).reshape([mode_size] * sites).transpose(order)
         literal = rank_modulo(whole.reshape(-1, size), PRIMES[0])
         total += 1
         if not generic == sampled == literal:
             off += 1
-            print(f"OFF  n {modes} r {rank} d {sites} {kind.__name__}: {generic} {sampled} {literal}", flush=True)
+            print(f"OFF  n {mode_size} r {rank} d {sites} {kind.__name__}: {generic} {sampled} {literal}", flush=True)
     return total, off
 
 
@@ -105,25 +105,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     total, off = 0, 0
-    for modes, rank in itertools.product(range(2, 9), range(1, 7)):
+    for mode_size, rank in itertools.product(range(2, 9), range(1, 7)):
         line = []
         for sites, kind in itertools.product(range(2, 13), KINDS):
-            if modes**sites > 2**options.entries:
+            if mode_size**sites > 2**options.entries:
                 continue
-            state = draw(modes, rank, sites, kind, options.seed)
-            theorem = generic_odd_even_rank(modes, rank, sites)
-            if modes >= rank:
+            state = draw(mode_size, rank, sites, kind, options.seed)
+            theorem = generic_odd_even_rank(mode_size, rank, sites)
+            if mode_size >= rank:
                 staircase = checkpoint_certificate(state, sites, "")["cp_rank_at_least"][0]
             else:
-                staircase = generic_certificate(modes, rank, sites, options.seed)["cp_rank_at_least"][0]
+                staircase = generic_certificate(mode_size, rank, sites, options.seed)["cp_rank_at_least"][0]
             literal = literal_rank(state, sites)
             total += 1
             if not theorem == staircase == literal:
                 off += 1
-                print(f"OFF  n {modes} r {rank} d {sites} {kind}: {theorem} {staircase} {literal}", flush=True)
+                print(f"OFF  n {mode_size} r {rank} d {sites} {kind}: {theorem} {staircase} {literal}", flush=True)
             if kind == "equal":
                 line.append(str(literal))
-        print(f"n {modes}  r {rank}  d = 2, 3, ..: {' '.join(line)}", flush=True)
+        print(f"n {mode_size}  r {rank}  d = 2, 3, ..: {' '.join(line)}", flush=True)
     print(f"{total} cases (n, r, d, kind): theorem, staircase and literal matricization agree on {total - off}")
     others, others_off = compare_others(options.entries, options.seed)
     print(f"{others} cases of other formats: generic, sampled and literal rank agree on {others - others_off}")

@@ -85,19 +85,19 @@ def draw(found: dict[str, Any], largest: int, path: Path) -> None:
     middle.set_title("the exact rank counts all of them", fontsize=10)
     middle.legend(fontsize=7)
     for index, rank in enumerate((2, 3, 4)):
-        modes = [int(key.split()[1]) for key in found if key.startswith("generic") and key.endswith(f" {rank}")]
-        modes = sorted(modes)
+        counted = (key.split() for key in found if key.startswith("generic"))
+        sizes = sorted(int(n) for _, n, r in counted if r == str(rank))
         color = f"C{index}"
         right.plot(
-            modes, [generic_odd_even_rank(n, rank, 6) for n in modes], "-", color=color, label=f"theorem, r = {rank}"
+            sizes, [generic_odd_even_rank(n, rank, 6) for n in sizes], "-", color=color, label=f"theorem, r = {rank}"
         )
-        right.plot(modes, [found[f"generic {n} {rank}"] for n in modes], "o", color=color, markerfacecolor="none")
-        right.plot(modes, [cp_rank_bound_k18(n, rank, 6) for n in modes], "--", color=color)
-        right.plot(modes, [cp_rank_bound_a24(n, rank, 6) for n in modes], ":", color=color)
+        right.plot(sizes, [found[f"generic {n} {rank}"] for n in sizes], "o", color=color, markerfacecolor="none")
+        right.plot(sizes, [cp_rank_bound_k18(n, rank, 6) for n in sizes], "--", color=color)
+        right.plot(sizes, [cp_rank_bound_a24(n, rank, 6) for n in sizes], ":", color=color)
     right.plot([], [], "ko", markerfacecolor="none", label="counted")
     right.plot([], [], "k--", label="K18, different cores")
     right.plot([], [], "k:", label="A24, equal cores")
-    right.set(yscale="log", xlabel="modes n", ylabel="generic rank, d = 6")
+    right.set(yscale="log", xlabel="mode size n", ylabel="generic rank, d = 6")
     right.legend(fontsize=7)
     figure.savefig(path, dpi=110)
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("results/rank_figure"))
-    parser.add_argument("--quick", action="store_true", help="orders to 12, modes to 6")
+    parser.add_argument("--quick", action="store_true", help="sites to 12, mode sizes to 6")
     options = parser.parse_args()
     largest, most_modes = (12, 6) if options.quick else (options.largest, 12)
     store = options.output.with_suffix(".json")

@@ -43,7 +43,7 @@ def collect(run: Path) -> dict[str, Any]:
         "smallest": [min(check["smallest_singular_value"]) for check in checks],
         "condition": [max(check["condition"]) for check in checks],
         "accuracy": accuracy,
-        "modes": checks[-1]["modes"],
+        "mode_size": checks[-1]["mode_size"],
         "rank": checks[-1]["rank"],
         "sites": checks[-1]["sites"],
         "weights_sha256": result["weights_sha256"],
@@ -84,7 +84,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|")
     for name, study in found.items():
-        generic = generic_odd_even_rank(study["modes"], study["rank"], study["sites"])
+        generic = generic_odd_even_rank(study["mode_size"], study["rank"], study["sites"])
         certified = f"{study['certified'][-1]:,} / {generic:,}"
         smallest, condition = study["smallest"], study["condition"]
         spans = f"{smallest[0]:.1e} to {smallest[-1]:.1e} | {condition[0]:.1e} to {condition[-1]:.1e}"

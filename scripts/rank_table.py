@@ -22,15 +22,15 @@ PRIME = PRIMES[0]
 SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d
 
 
-def tensor_train(rank: int, modes: int, sites: int, seed: int) -> Residues:
+def tensor_train(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
     """Every entry of a random tensor of TT-rank r, in one long row."""
-    cores = random_cores(modes, rank, sites, seed, PRIME, equal=False)
+    cores = random_cores(mode_size, rank, sites, seed, PRIME, equal=False)
     return grow(cores[0][:, 0, :], cores[1:], PRIME)[:, 0]
 
 
-def hierarchical_tucker(rank: int, modes: int, sites: int, seed: int) -> Residues:
+def hierarchical_tucker(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
     """The same of HT-rank r: a node joins the tables of its children, (points, r) each."""
-    tables = [hashed((modes, rank), PRIME, seed, "leaf", site) for site in range(sites)]
+    tables = [hashed((mode_size, rank), PRIME, seed, "leaf", site) for site in range(sites)]
     while len(tables) > 1:
         width = 1 if len(tables) == 2 else rank
         joined = []
@@ -42,33 +42,33 @@ def hierarchical_tucker(rank: int, modes: int, sites: int, seed: int) -> Residue
     return tables[0][:, 0]
 
 
-def canonical_polyadic(rank: int, modes: int, sites: int, seed: int) -> Residues:
+def canonical_polyadic(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
     """The same of CP-rank r."""
     table = hashed((1, rank), PRIME, seed, "weights")
     for site in range(sites):
-        factor = hashed((modes, rank), PRIME, seed, "factor", site)
+        factor = hashed((mode_size, rank), PRIME, seed, "factor", site)
         table = (table[:, None, :] * factor[None, :, :] % PRIME).reshape(-1, rank)
     return table.sum(1) % PRIME
 
 
-def matricization_rank(entries: Residues, modes: int, sites: int, rows: list[int]) -> int:
+def matricization_rank(entries: Residues, mode_size: int, sites: int, rows: list[int]) -> int:
     """Rank over F_p of the given sites against the others."""
     order = [*rows, *(site for site in range(sites) if site not in rows)]
-    return rank_modulo(entries.reshape([modes] * sites).transpose(order).reshape(modes ** len(rows), -1), PRIME)
+    return rank_modulo(entries.reshape([mode_size] * sites).transpose(order).reshape(mode_size ** len(rows), -1), PRIME)
 
 
-def widths(entries: Residues, modes: int, sites: int) -> dict[str, int]:
+def widths(entries: Residues, mode_size: int, sites: int) -> dict[str, int]:
     """TT-rank, HT-rank, and the lower bound on the CP-rank."""
 
     def largest(sets: list[list[int]]) -> int:
-        return max(matricization_rank(entries, modes, sites, rows) for rows in sets)
+        return max(matricization_rank(entries, mode_size, sites, rows) for rows in sets)
 
     sizes = [1 << level for level in range(sites.bit_length() - 1)]
     nodes = [list(range(start, start + size)) for size in sizes for start in range(0, sites, size)]
     return {
         "TT": largest([list(range(k)) for k in range(1, sites)]),
         "HT": largest(nodes),
-        "CP": matricization_rank(entries, modes, sites, list(range(0, sites, 2))),
+        "CP": matricization_rank(entries, mode_size, sites, list(range(0, sites, 2))),
     }
 
 
@@ -93,16 +93,16 @@ def table(sizes: tuple[tuple[int, int, int], ...], seeds: range) -> str:
         "|---|---|---|---|---|",
     ]
     for given, make in FORMATS.items():
-        for rank, modes, sites in sizes:
-            found = [widths(make(rank, modes, sites, seed), modes, sites) for seed in seeds]
+        for rank, mode_size, sites in sizes:
+            found = [widths(make(rank, mode_size, sites, seed), mode_size, sites) for seed in seeds]
             cells = []
             for needed in ("TT", "HT", "CP"):
                 ranks = sorted({each[needed] for each in found})
                 said = value(ENTRIES[given, needed], rank, sites)
                 cells.append(f"{' to '.join(map(str, ranks))} ({said:.3g})")
-            lines.append(f"| {given} | {rank}, {modes}, {sites} | {' | '.join(cells)} |")
+            lines.append(f"| {given} | {rank}, {mode_size}, {sites} | {' | '.join(cells)} |")
             if given == "TT":
-                assert {each["CP"] for each in found} == {generic_odd_even_rank(modes, rank, sites)}
+                assert {each["CP"] for each in found} == {generic_odd_even_rank(mode_size, rank, sites)}
     return "\n".join(lines)
 
 

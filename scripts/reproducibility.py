@@ -169,7 +169,8 @@ def stops(folder: Path, quick: bool) -> Section:
         found = []
         for world, steps in ((1, 16),) if quick else itertools.product((1, 2), (1, 16)):
             words = ["fit", f"--config={name}", *options, "--experiment=r", "--trainer.max_epochs=3",
-                     f"--data.steps_per_call={steps}", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu",
+                     f"--data.steps_per_execution={steps}", "--trainer.log_every_n_steps=1",
+                     "--trainer.accelerator=cpu",
                      f"--last_checkpoint.every_n_steps={16 if digits else 4}", f"--trainer.devices={world}",
                      *(["--data.dataset=mnist5k"] if digits else []),
                      *(["--trainer.strategy=ddp"] if world > 1 else [])]  # fmt: skip
@@ -215,7 +216,7 @@ def reruns(folder: Path, quick: bool) -> Section:
 
 def threads(folder: Path) -> Section:
     for number in (1, 2):
-        command(folder / "threads", *SMALL, "--data.steps_per_call=4", OMP_NUM_THREADS=str(number))
+        command(folder / "threads", *SMALL, "--data.steps_per_execution=4", OMP_NUM_THREADS=str(number))
     one, two = (outcome(folder / f"threads/debug/{n}") for n in (0, 1))
     return [("threads", "1 and 2 threads, debug.yaml", 1, verdict([one == two]))], None
 
@@ -242,7 +243,7 @@ def worlds(folder: Path) -> Section:
                 "--trainer.max_epochs=1",
             ]
             command(root, *words, *devices, *(["--trainer.strategy=ddp"] if world > 1 else []),
-                "--trainer.log_every_n_steps=1", f"--data.virtual_devices={virtual}")  # fmt: skip
+                "--trainer.log_every_n_steps=1", f"--data.microbatches={virtual}")  # fmt: skip
             command(root, "predict", "--ckpt_path", f"{root}/w/0", "--output", f"{root}/p.csv", "--trainer.devices=1",
                 "--trainer.strategy=auto")  # fmt: skip
             losses[virtual, world] = steps(root / "w/0")
@@ -255,14 +256,14 @@ def worlds(folder: Path) -> Section:
         relative = [abs(a - b) / abs(a) for a, b in pairs]
         others = sum(a != b for a, b in zip(said[virtual, 1], said[virtual, world], strict=True))
         ends = [len(relative) // 8, len(relative) // 4, len(relative) // 2, len(relative)]
-        apart[f"{world} processes, virtual_devices {virtual}"] = {
+        apart[f"{world} processes, microbatches {virtual}"] = {
             "largest relative difference of a step's loss": {f"first {e} steps": max(relative[:e]) for e in ends},
             "steps above 1e-6": sum(r > 1e-6 for r in relative),
             "steps": len(relative),
             "test images classed otherwise": others,
             "same weights_sha256": weights[virtual, 1] == weights[virtual, world],
         }
-        name = f"{world} processes" + (", virtual_devices 4" if virtual > 1 else "")
+        name = f"{world} processes" + (", microbatches 4" if virtual > 1 else "")
         how = f"loss of each of the {len(relative)} steps of an epoch against one process, gloo"
         result = f"at most {max(relative):.1e}, above 1e-6 at {sum(r > 1e-6 for r in relative)} steps"
         if virtual > 1:

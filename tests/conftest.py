@@ -40,7 +40,7 @@ def dense_canonical(factors: torch.Tensor, weights: torch.Tensor) -> torch.Tenso
 
 def dense_tree(leaves: list[torch.Tensor], levels: list[list[torch.Tensor]]) -> torch.Tensor:
     """The same of a hierarchical Tucker tensor: every node joins the whole tensors of its two children."""
-    modes, parts = leaves[0].shape[0], leaves
+    mode_size, parts = leaves[0].shape[0], leaves
     for level in levels:
         children = zip(parts[0::2], parts[1::2], strict=True)
         parts = [
@@ -48,7 +48,7 @@ def dense_tree(leaves: list[torch.Tensor], levels: list[list[torch.Tensor]]) -> 
             for (left, right), node in zip(children, level, strict=True)
         ]
     [root] = parts
-    return root.reshape(*[modes] * len(leaves), -1)
+    return root.reshape(*[mode_size] * len(leaves), -1)
 
 
 def dense_scores(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:

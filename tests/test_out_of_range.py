@@ -24,7 +24,7 @@ def data(tmp_path, write_mnist):
 
 def scaled_classifier(data, kind, size):
     """Scores times ``size``, and what float64 says of their mantissas, which no size changes."""
-    features, format = partial(PatchFeatureMap, modes=5), partial(kind, rank=4, initialization="gaussian")
+    features, format = partial(PatchFeatureMap, mode_size=5), partial(kind, rank=4, initialization="gaussian")
     model = Classifier(data.sites, data.patch_dim, data.classes, features=features, format=format, seed=4)
     last = model.format.last if kind is TensorTrain else model.format.root
     with torch.no_grad():
@@ -107,5 +107,5 @@ def test_precisions_at_the_command_line(command):
     done = command(*words, "--trainer.precision", "bf16-true", code=2)
     assert_one_line(done.stderr, "trainer.precision is bf16-true, tensor formats compute in float32 or float64")
     assert not (command.folder / "runs").exists()
-    command(*words, "--trainer.precision", "bf16-mixed", "--data.virtual_devices", "2")
+    command(*words, "--trainer.precision", "bf16-mixed", "--data.microbatches", "2")
     assert command.result("debug/0")["metrics"]["test/acc"] > 0.2

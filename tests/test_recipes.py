@@ -43,7 +43,7 @@ def test_a_recipe_keeps_what_readme_promises(command, monkeypatch, recipe):
     assert "verdict     bitwise identical: runs/r/0 and runs/r/1" in done.stdout
     command("fit", "--config=runs/r/0/config.yaml")
     assert contents(command.folder / "runs/r/2") == contents(run)
-    assert command("rerun", "runs/r/0", "--check-only").stdout.startswith("environment and data are as they were")
+    assert command("rerun", "runs/r/0", "--check_only").stdout.startswith("environment and data are as they were")
 
     certificate = json.loads((run / "rank/certificate.json").read_text())
     assert certificate["weights_sha256"] == result["weights_sha256"]

@@ -94,7 +94,7 @@ def test_a_run_that_nobody_watches_comes_to_its_end(command):
 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
-    [(["rank", "--order=4:40"], 0, ""), (["verify", "nothing.json"], 2, ""), (["verify"], 2, "ttlightning: ")],
+    [(["rank", "--sites=4:40"], 0, ""), (["verify", "nothing.json"], 2, ""), (["verify"], 2, "ttlightning: ")],
 )
 def test_commands_end_quietly_and_with_their_own_exit_code(command, words, code, said):
     process = start(command, *words, stdout=nobody_reads(), stderr=subprocess.PIPE, text=True)

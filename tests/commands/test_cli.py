@@ -13,6 +13,7 @@ import yaml
 from conftest import assert_one_line
 
 from ttlightning import UserError
+from ttlightning.runs.checkpoints import NETWORK_KEY
 from ttlightning.runs.run import create_run_directory, weights_sha256
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
@@ -163,13 +164,13 @@ MISTAKES = [
     (["fit", *SMALL, "--model.format=TensorTran"], "the formats are: CanonicalPolyadic, EqualCoreTensorTrain"),
     (["fit", *SMALL, "--model.format=HierarchicalTucker", "--data.patch_size=4"], "sites is 49, it must be a power"),
     (["fit", *SMALL, "--model.format.rank=0"], "rank is 0, it must be at least 1"),
-    (["fit", *SMALL, "--model.features.modes=1"], "modes is 1, it must be at least 2"),
+    (["fit", *SMALL, "--model.features.mode_size=1"], "mode_size is 1, it must be at least 2"),
     (["fit", *SMALL, "--model.patch_dropout=1"], "patch_dropout is 1"),
     (["fit", *SMALL, "--seed_everything=true"], "seed_everything"),
     (["fit", *SMALL, "--experiment=../elsewhere"], "experiment is '../elsewhere'"),
     (["fit", *SMALL, "--rank_check.sketch_size=0"], "rank_check.sketch_size is 0"),
     (["fit", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=999"], "gpu"),
-    (["fit", *SMALL, "--data.steps_per_call=0"], "data.steps_per_call is 0"),
+    (["fit", *SMALL, "--data.steps_per_execution=0"], "data.steps_per_execution is 0"),
     (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be at least 0"),
     (["fit", "--config=toy/moons.yaml", "--data.augmentation.shift=1"], "moons has points: leave it out"),
     (
@@ -256,7 +257,7 @@ class Payload:
     ],
 )
 def test_checkpoints_that_cannot_be_used(command, damage, message):
-    command("fit", *SMALL, *(("--model.features.modes=10",) if damage == "other" else ()))
+    command("fit", *SMALL, *(("--model.features.mode_size=10",) if damage == "other" else ()))
     file = command.folder / "runs/debug/0/checkpoints/last.ckpt"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:2000])
@@ -307,3 +308,29 @@ def test_wandb_that_does_not_answer(command, environment, message):
     assert last.startswith("ttlightning: ")
     assert "use --wandb.mode offline" in last
     assert list((command.folder / "runs/debug").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("fit --config=eq.yaml --data.virtual_devices=4", "virtual_devices is called microbatches"),
+        ("fit --config=eq.yaml --data.steps_per_call=4", "steps_per_call is called steps_per_execution"),
+        ("fit --config=old.yaml", "modes is called mode_size"),
+        ("rank --modes=5", "modes is called mode_size"),
+        ("rank --tt-rank 5", "tt-rank is called rank"),
+        ("certify --order=5", "order is called sites"),
+        ("compare --mixed-data runs/eq", "mixed-data is called mixed_data"),
+        ("rerun --check-only runs/eq/0", "check-only is called check_only"),
+    ],
+)
+def test_names_of_version_0_1(command, words, name):
+    (command.folder / "old.yaml").write_text("model: {features: {modes: 5}}\n")
+    errors = command(*words.split(), code=2).stderr
+    assert_one_line(errors, f"; since version 0.2 {name}")
+    assert errors.count("since version") == 1
+
+
+def test_checkpoints_of_version_0_1(command):
+    content = {"state_dict": {}, NETWORK_KEY: {"format": "TensorTrain", "modes": 5}}
+    torch.save(content, command.folder / "old.ckpt")
+    assert_one_line(command("certify", "old.ckpt", code=2).stderr, "old.ckpt was written by version 0.1")

@@ -75,7 +75,7 @@ def test_a_folder_of_pictures(command, write_pictures):
 
     for part in ("train", "test"):
         (root / part / "cat").rename(root / part / "cow")
-    done = command("rerun", "runs/debug/0", "--check-only", code=1)
+    done = command("rerun", "runs/debug/0", "--check_only", code=1)
     assert 'differs     dataset.classes: ["ant", "bee", "cat"] -> ["ant", "bee", "cow"]' in done.stdout
     for part in ("train", "test"):
         (root / part / "cow").rename(root / part / "cat")

@@ -15,22 +15,22 @@ SMALL = ("--config", "debug.yaml", "--trainer.limit_train_batches=3", "--trainer
 
 
 def test_rank_prints_three_bounds(command):
-    done = command("rank", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    done = command("rank", "--mode_size", "5", "--rank", "3", "--sites", "8")
     assert [word for word in done.stdout.replace("│", " ").split() if word.isdigit()][:6] == [
         "5", "3", "8", "81", "16", "375",
     ]  # fmt: skip
 
 
 def test_rank_measures_draws_and_goes_on_where_it_was(command):
-    words = ("rank", "--modes=2:4", "--tt-rank=2,3", "--measure", "--output=t.csv")
-    first = command(*words, "--order=4")
+    words = ("rank", "--mode_size=2:4", "--rank=2,3", "--measure", "--output=t.csv")
+    first = command(*words, "--sites=4")
     assert "already" not in first.stdout
     lines = (command.folder / "t.csv").read_text().splitlines()
     assert len(lines) == 7
     for line in lines[1:]:
         values = line.split(",")
         assert values[5] == values[6]  # generic and measured
-    second = command(*words, "--order=4,5", "--figure=f.png")
+    second = command(*words, "--sites=4,5", "--figure=f.png")
     assert "6 rows are in t.csv already" in second.stdout
     assert (command.folder / "t.csv").read_text().splitlines()[:7] == lines
     assert len((command.folder / "t.csv").read_text().splitlines()) == 13
@@ -46,11 +46,11 @@ def test_files_of_others_are_left_alone(command):
 
 
 def test_a_generic_certificate_from_making_to_forging(command):
-    done = command("certify", "--modes", "5", "--tt-rank", "3", "--order", "8")
+    done = command("certify", "--mode_size", "5", "--rank", "3", "--sites", "8")
     assert "CP-rank at least 375" in done.stdout
     file = command.folder / "generic-n5-r3-d8.json"
     text = file.read_text()
-    assert "is left as it is" in command("certify", "--modes=5", "--tt-rank=3", "--order=8", code=2).stderr
+    assert "is left as it is" in command("certify", "--mode_size=5", "--rank=3", "--sites=8", code=2).stderr
     assert command("verify", str(file)).stdout.startswith("holds")
     (command.folder / "forged.json").write_text(text.replace("375", "376"))
     both = command("verify", str(file), "forged.json", code=1)
@@ -112,9 +112,8 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
     assert refused.count("\n") == 1
     assert "use --sampled K" in refused
     assert not (command.folder / "plain.json").exists()
-    assert (
-        "the largest for 4 sites of 5 modes is 16" in command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
-    )
+    too_many = command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
+    assert "the largest for 4 sites of mode size 5 is 16" in too_many
     command("certify", "runs/debug/0", "--sampled=8", "--seed=5", "--output=eight.json")
     text = (command.folder / "eight.json").read_text()
     assert f"CP-rank at least {min(8, certified)} each" in command("verify", "eight.json").stdout
@@ -139,29 +138,29 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("rank --modes five", "--modes is 'five'"),
-        ("rank --modes 0", "--modes is 0, it must be at least 1"),
-        ("rank --order 1", "--order is 1, it must be at least 2"),
-        ("rank --tt-rank 5:2", "is empty"),
-        ("rank --modes 5 --order 30 --measure", "leave --measure out, or certify it"),
-        ("rank --modes 17 --tt-rank 16 --order 9000", "over 4,000 digits"),
+        ("rank --mode_size five", "--mode_size is 'five'"),
+        ("rank --mode_size 0", "--mode_size is 0, it must be at least 1"),
+        ("rank --sites 1", "--sites is 1, it must be at least 2"),
+        ("rank --rank 5:2", "is empty"),
+        ("rank --mode_size 5 --sites 30 --measure", "leave --measure out, or certify it"),
+        ("rank --mode_size 17 --rank 16 --sites 9000", "over 4,000 digits"),
         ("rank --colour red", "colour"),
         ("rank --figure none/f.png", "none is not a folder"),
         ("certify", "needs a run directory or a checkpoint"),
-        ("certify --modes=5", "needs a run directory or a checkpoint"),
+        ("certify --mode_size=5", "needs a run directory or a checkpoint"),
         ("certify runs/none", "no checkpoint at runs/none"),
-        ("certify --modes=5 --tt-rank=3 --order=8 --sampled=4", "name a run directory"),
-        ("certify --modes=0 --tt-rank=3 --order=8", "modes is 0"),
-        ("certify --modes=5 --tt-rank=3 --order=8 --seed=-1", "--seed is -1"),
-        ("certify --modes=5 --tt-rank=3 --order=8 --seed=9223372036854775808", "--seed is 9223372036854775808"),
-        ("certify --modes=5 --tt-rank=3 --order=1000000000000", "sites is 1000000000000, the limit is 100,000"),
-        ("certify --modes=5 --tt-rank=3 --order=" + "9" * 5000, 'Parser key "order"'),
-        ("rank --modes 5 --order 1000000000000", "--order is 1000000000000, the limit is 100,000"),
-        ("rank --modes " + "9" * 5000, "must be a number"),
-        ("rank --modes 1:1000 --tt-rank 1:1000 --order 2:9", "ask for 8,000,000 rows"),
-        ("rank --modes 17 --tt-rank 16 --order 800 --measure", "certify --modes 17 --tt-rank 16 --order 800"),
-        ("rank --modes 9000 --tt-rank 95 --order 8 --measure", "in all; leave --measure out\n"),
-        ("certify --modes=5 --tt-rank=3 --order=8 --output=none/c.json", "none is not a folder"),
+        ("certify --mode_size=5 --rank=3 --sites=8 --sampled=4", "name a run directory"),
+        ("certify --mode_size=0 --rank=3 --sites=8", "mode_size is 0"),
+        ("certify --mode_size=5 --rank=3 --sites=8 --seed=-1", "--seed is -1"),
+        ("certify --mode_size=5 --rank=3 --sites=8 --seed=9223372036854775808", "--seed is 9223372036854775808"),
+        ("certify --mode_size=5 --rank=3 --sites=1000000000000", "sites is 1000000000000, the limit is 100,000"),
+        ("certify --mode_size=5 --rank=3 --sites=" + "9" * 5000, 'Parser key "sites"'),
+        ("rank --mode_size 5 --sites 1000000000000", "--sites is 1000000000000, the limit is 100,000"),
+        ("rank --mode_size " + "9" * 5000, "must be a number"),
+        ("rank --mode_size 1:1000 --rank 1:1000 --sites 2:9", "ask for 8,000,000 rows"),
+        ("rank --mode_size 17 --rank 16 --sites 800 --measure", "certify --mode_size 17 --rank 16 --sites 800"),
+        ("rank --mode_size 9000 --rank 95 --sites 8 --measure", "in all; leave --measure out\n"),
+        ("certify --mode_size=5 --rank=3 --sites=8 --output=none/c.json", "none is not a folder"),
     ],
 )
 def test_refused_in_one_line(command, words, why):
@@ -172,21 +171,21 @@ def test_refused_in_one_line(command, words, why):
 
 
 def test_ranks_beyond_any_float_are_drawn(command):
-    command("rank", "--modes=17", "--tt-rank=16", "--order=2,800,3000", "--figure=f.png")
+    command("rank", "--mode_size=17", "--rank=16", "--sites=2,800,3000", "--figure=f.png")
     assert (command.folder / "f.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("number", ["0", "-3", "9" * 5000, "x", "1" * 200_000])
 def test_a_table_with_damaged_numbers_is_one_line(command, number):
-    head = "modes,tt_rank,order,k18,a24,generic,measured,shallow_parameters,seed"
+    head = "mode_size,rank,sites,k18,a24,generic,measured,shallow_parameters,seed"
     (command.folder / "t.csv").write_text(f"{head}\n5,3,8,81,16,{number},,1.5,0\n")
-    done = command("rank", "--modes=5", "--order=8", "--output=t.csv", "--figure=f.png", code=2)
+    done = command("rank", "--mode_size=5", "--sites=8", "--output=t.csv", "--figure=f.png", code=2)
     assert "t.csv cannot be read as a table" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_ranks_beyond_any_float_are_shown(command):
-    assert "e+482" in command("rank", "--modes=17", "--tt-rank=16", "--order=784").stdout
+    assert "e+482" in command("rank", "--mode_size=17", "--rank=16", "--sites=784").stdout
 
 
 def test_the_help_names_the_verbs(command):

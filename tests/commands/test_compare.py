@@ -24,7 +24,7 @@ def test_mixed_data_on_the_command_line(command):
     write_run(command.folder / "runs/eq/0")
     write_run(command.folder / "runs/eq/1", seed=1, data="kmnist", dataset="kmnist", data_sha="e" * 64)
     assert "of 2 data sets: mnist" in command("compare", "runs/eq", code=2).stderr
-    done = command("compare", "--mixed-data", "runs/eq", "--html=a.html")
+    done = command("compare", "--mixed_data", "runs/eq", "--html=a.html")
     assert [line["data"] for line in table_of(done.stdout)] == ["mnist", "kmnist"]
     assert "e" * 64 in (command.folder / "a.html").read_text()
 

@@ -43,12 +43,12 @@ def test_the_best_configs_keep_to_their_limits(name):
     """20 epochs, 200,000 parameters; their comments say how many."""
     text = (CONFIGS / "best" / f"{name}.yaml").read_text()
     config = yaml.safe_load(text)
-    data, modes = config["data"], config["model"]["features"]["modes"]
+    data, mode_size = config["data"], config["model"]["features"]["mode_size"]
     sites, pixels = Patching(data["patch_size"], data["stride"], data.get("padding", 0)).shape(1, 28, 28)
     kind = {"eq": EqualCoreTensorTrain, "tt": TensorTrain}[name]
     assert config["model"]["format"]["class_path"] == kind.__name__
-    weights = kind(sites, modes, 10, **config["model"]["format"]["init_args"])
-    parameters = weights.parameter_count() + sum(p.numel() for p in PatchFeatureMap(pixels, modes).parameters())
+    weights = kind(sites, mode_size, 10, **config["model"]["format"]["init_args"])
+    parameters = weights.parameter_count() + sum(p.numel() for p in PatchFeatureMap(pixels, mode_size).parameters())
     assert parameters <= 200_000
     assert config["trainer"]["max_epochs"] <= 20
     assert f"it has {parameters:,}" in text

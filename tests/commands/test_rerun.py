@@ -95,15 +95,15 @@ def test_exit_codes_of_what_is_started(ending, code):
 
 def test_check_only_runs_nothing(finished):
     command, run = finished
-    done = command("rerun", "--check-only", "runs/debug/0")
+    done = command("rerun", "--check_only", "runs/debug/0")
     assert "environment and data are as they were" in done.stdout
     change(run / "provenance.json", lambda record: record.update(python="2.7"))
-    done = command("rerun", "--check-only", "runs/debug/0")
+    done = command("rerun", "--check_only", "runs/debug/0")
     assert "(changes no result)" in done.stdout
     file = command.data / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
     file.write_bytes(file.read_bytes()[:-1] + b"\x03")
     change(run / "provenance.json", lambda record: record.update(cpu="Pentium"))
-    done = command("rerun", "--check-only", "runs/debug/0", code=1)
+    done = command("rerun", "--check_only", "runs/debug/0", code=1)
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines] == ["dataset.sha256:", "cpu:", "python:"]
     assert "(can change the weights)" in lines[0]
@@ -114,7 +114,7 @@ def test_a_record_of_an_older_version(finished):
     """What it does not speak of is said, and is no difference."""
     command, run = finished
     change(run / "provenance.json", lambda record: [record.pop(name) for name in ("numerics", "source_sha256")])
-    lines = command("rerun", "--check-only", "runs/debug/0").stdout.splitlines()
+    lines = command("rerun", "--check_only", "runs/debug/0").stdout.splitlines()
     assert lines[0] == "environment and data are as they were, as far as they are recorded"
     assert lines[1].startswith("unknown     the run's provenance.json does not speak of source_sha256, numerics.instr")
     assert len(lines) == 2
@@ -144,7 +144,7 @@ def test_the_cause_is_named(finished, in_this_process):
 
     change(run / "provenance.json", another_machine)
     capability = torch.backends.cpu.get_cpu_capability()
-    lines = command("rerun", "--check-only", "runs/debug/0", code=1).stdout.splitlines()
+    lines = command("rerun", "--check_only", "runs/debug/0", code=1).stdout.splitlines()
     assert [line for line in lines if "OPENBLAS" not in line] == [
         f'differs     numerics.torch_capability: "OTHER" -> "{capability}" (can change the weights)',
         'differs     numerics.variables.ATEN_CPU_CAPABILITY: "other" -> null (can change the weights)',
@@ -160,11 +160,11 @@ def test_data_that_lie_elsewhere(finished, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["root"] = "/another/machine/data"
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "as they were" in command("rerun", "--check-only", "runs/debug/0").stdout
+    assert "as they were" in command("rerun", "--check_only", "runs/debug/0").stdout
     shutil.copytree(command.data, tmp_path / "elsewhere")
     command.environment["TTLIGHTNING_DATA"] = str(tmp_path / "absent")
     assert (
-        "as they were" in command("rerun", "--check-only", "runs/debug/0", "--root", str(tmp_path / "elsewhere")).stdout
+        "as they were" in command("rerun", "--check_only", "runs/debug/0", "--root", str(tmp_path / "elsewhere")).stdout
     )
 
 

@@ -131,8 +131,8 @@ def test_a_pass_goes_on_where_it_was(samples, batch, size, data):
 @pytest.mark.parametrize(("limit", "same"), [("overfit_batches", True), ("limit_train_batches", False)])
 def test_overfitting_shows_the_same_batches_in_every_epoch(tmp_path, write_mnist, size, limit, same):
     """``overfit_batches`` does, to the order; ``limit_train_batches`` shows as many, and others."""
-    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=14, batch_size=16, steps_per_call=size)
-    model = Classifier(data.sites, data.patch_dim, data.classes, PatchFeatureMap, TensorTrain, steps_per_call=size)
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=14, batch_size=16, steps_per_execution=size)
+    model = Classifier(data.sites, data.patch_dim, data.classes, PatchFeatureMap, TensorTrain, steps_per_execution=size)
     seen = []
 
     class Watch(Callback):

@@ -19,7 +19,10 @@ from ttlightning import (
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 FORMATS = [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic, *TREES]
 shapes = st.fixed_dictionaries(
-    {"sites": st.integers(2, 7), "modes": st.integers(1, 4), "classes": st.integers(1, 3), "rank": st.integers(1, 4)}
+    {
+        name: st.integers(*ends)
+        for name, ends in [("sites", (2, 7)), ("mode_size", (1, 4)), ("classes", (1, 3)), ("rank", (1, 4))]
+    }
 )
 seeds = st.integers(0, 2**31)
 
@@ -33,7 +36,7 @@ def random_format(kind: type[ScoreTensor], shape: dict[str, int], seed: int) -> 
 
 
 def random_features(format: ScoreTensor, generator: torch.Generator, batch: int = 3) -> torch.Tensor:
-    return torch.randn(batch, format.sites, format.modes, generator=generator, dtype=torch.float64)
+    return torch.randn(batch, format.sites, format.mode_size, generator=generator, dtype=torch.float64)
 
 
 def dense(format: ScoreTensor) -> torch.Tensor:
@@ -61,8 +64,8 @@ def test_scores_are_those_of_the_dense_tensor(kind, shape, seed):
 @given(shape=shapes, seed=seeds)
 def test_one_hot_features_read_an_entry(kind, shape, seed):
     format, generator = random_format(kind, shape, seed)
-    index = torch.randint(format.modes, (format.sites,), generator=generator)
-    one_hot = torch.nn.functional.one_hot(index, format.modes).double().unsqueeze(0)
+    index = torch.randint(format.mode_size, (format.sites,), generator=generator)
+    one_hot = torch.nn.functional.one_hot(index, format.mode_size).double().unsqueeze(0)
     entry = dense(format)[tuple(index)]
     torch.testing.assert_close(format(one_hot)[0], entry, rtol=1e-10, atol=1e-12)
 
@@ -153,13 +156,13 @@ def test_no_samples_have_no_scores(kind):
     ("kind", "expected"), [(TensorTrain, 3 * 4 + 5 * 3 * 16 + 3 * 4 * 10), (EqualCoreTensorTrain, 12 + 48 + 120)]
 )
 def test_parameter_count(kind, expected):
-    assert kind(sites=7, modes=3, classes=10, rank=4).parameter_count() == expected
+    assert kind(sites=7, mode_size=3, classes=10, rank=4).parameter_count() == expected
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("name", ["sites", "modes", "classes", "rank"])
+@pytest.mark.parametrize("name", ["sites", "mode_size", "classes", "rank"])
 def test_sizes_too_small(kind, name):
-    sizes = {"sites": 4, "modes": 2, "classes": 2, "rank": 2} | {name: 0}
+    sizes = {"sites": 4, "mode_size": 2, "classes": 2, "rank": 2} | {name: 0}
     with pytest.raises(UserError, match=f"{name} is 0"):
         kind(**sizes)
 

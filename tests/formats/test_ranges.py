@@ -90,7 +90,7 @@ def test_cores_of_mixed_sizes(kind, dtype):
 def test_a_product_of_sites_is_exact(kind, dtype):
     """Rank 1, a single feature, powers of two far apart: the score is known without rounding."""
     sites = 64
-    format, _ = made(kind, sites, dtype, modes=1, rank=1, classes=1)
+    format, _ = made(kind, sites, dtype, mode_size=1, rank=1, classes=1)
     with torch.no_grad():
         for p in format.parameters():
             p.fill_(1.5)
@@ -114,7 +114,7 @@ def test_scales_beyond_the_range_are_rounded_once(mantissa, exponent):
 
 def test_what_has_no_scale_of_its_own_must_fit_beside_the_largest():
     """The limit that ``ScoreTensor.scaled_scores`` names: the units of a site share one scale."""
-    shallow, _ = made(CanonicalPolyadic, 2, torch.float32, modes=1, rank=2, classes=1)
+    shallow, _ = made(CanonicalPolyadic, 2, torch.float32, mode_size=1, rank=2, classes=1)
     for power, expected in ((15, 2.0), (25, 0.0)):
         with torch.no_grad():
             far = 10.0**power

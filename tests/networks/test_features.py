@@ -11,7 +11,7 @@ from ttlightning.networks.features import ACTIVATIONS
 @pytest.mark.parametrize("constant", [True, False])
 def test_formula(activation, constant):
     torch.manual_seed(0)
-    features = PatchFeatureMap(49, modes=5, activation=activation, constant=constant)
+    features = PatchFeatureMap(49, mode_size=5, activation=activation, constant=constant)
     patches = torch.rand(3, 16, 49)
     found = features(patches)
     learned = ACTIVATIONS[activation](patches @ features.linear.weight.T + features.linear.bias)
@@ -21,15 +21,15 @@ def test_formula(activation, constant):
 
 
 def test_the_map_is_shared_by_all_sites():
-    features = PatchFeatureMap(4, modes=3)
+    features = PatchFeatureMap(4, mode_size=3)
     patches = torch.rand(2, 6, 4)
     order = torch.randperm(6)
     torch.testing.assert_close(features(patches[:, order]), features(patches)[:, order])
 
 
 def test_no_feature_left_to_learn():
-    with pytest.raises(UserError, match="modes is 1, it must be at least 2"):
-        PatchFeatureMap(49, modes=1)
+    with pytest.raises(UserError, match="mode_size is 1, it must be at least 2"):
+        PatchFeatureMap(49, mode_size=1)
 
 
 def test_unknown_activation():

@@ -22,37 +22,37 @@ from ttlightning.rank import (
 
 
 @pytest.mark.parametrize(
-    ("modes", "rank", "sites", "expected"),
+    ("mode_size", "rank", "sites", "expected"),
     [(5, 3, 8, (81, 16, 375)), (17, 16, 16, (16**8, 15**8, 16 * 17**7)), (64, 8, 16, (8**8, 7**8, 8 * 64**7))],
 )
-def test_numbers_of_the_papers(modes, rank, sites, expected):
+def test_numbers_of_the_papers(mode_size, rank, sites, expected):
     bounds = cp_rank_bound_k18, cp_rank_bound_a24, generic_odd_even_rank
-    assert tuple(bound(modes, rank, sites) for bound in bounds) == expected
+    assert tuple(bound(mode_size, rank, sites) for bound in bounds) == expected
 
 
-@given(modes=st.integers(1, 40), rank=st.integers(1, 40), sites=st.integers(2, 30))
-def test_ours_is_never_below_the_published_ones(modes, rank, sites):
-    ours = generic_odd_even_rank(modes, rank, sites)
-    assert ours >= cp_rank_bound_k18(modes, rank, sites) >= cp_rank_bound_a24(modes, rank, sites) >= 1
-    assert ours <= modes ** (sites // 2)
+@given(mode_size=st.integers(1, 40), rank=st.integers(1, 40), sites=st.integers(2, 30))
+def test_ours_is_never_below_the_published_ones(mode_size, rank, sites):
+    ours = generic_odd_even_rank(mode_size, rank, sites)
+    assert ours >= cp_rank_bound_k18(mode_size, rank, sites) >= cp_rank_bound_a24(mode_size, rank, sites) >= 1
+    assert ours <= mode_size ** (sites // 2)
 
 
-@given(modes=st.integers(1, 40), rank=st.integers(1, 40), pairs=st.integers(1, 15))
-def test_a_tree_of_rank_r_says_what_chains_were_known_to_say(modes, rank, pairs):
-    assert generic_tree_rank(modes, rank, 2 * pairs) == cp_rank_bound_k18(modes, rank, 2 * pairs)
+@given(mode_size=st.integers(1, 40), rank=st.integers(1, 40), pairs=st.integers(1, 15))
+def test_a_tree_of_rank_r_says_what_chains_were_known_to_say(mode_size, rank, pairs):
+    assert generic_tree_rank(mode_size, rank, 2 * pairs) == cp_rank_bound_k18(mode_size, rank, 2 * pairs)
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
 @pytest.mark.parametrize(
-    ("modes", "rank", "sites"),
+    ("mode_size", "rank", "sites"),
     [(n, r, d) for n in range(1, 5) for r in range(1, 4) for d in range(2, 7) if n**d <= 4096],
 )
-def test_random_tensors_have_the_generic_rank(kind, modes, rank, sites):
+def test_random_tensors_have_the_generic_rank(kind, mode_size, rank, sites):
     """Odd d as well as even d, n above and below r and r^2, different and equal cores."""
-    torch.manual_seed(modes + 10 * rank + 100 * sites)
-    format = kind(sites, modes, 2, rank=rank, initialization="gaussian", gain=2.0)
+    torch.manual_seed(mode_size + 10 * rank + 100 * sites)
+    format = kind(sites, mode_size, 2, rank=rank, initialization="gaussian", gain=2.0)
     values = torch.linalg.svdvals(matricization(format))
-    assert numerical_rank(values, 1e-11).tolist() == [generic_odd_even_rank(modes, rank, sites)] * 2
+    assert numerical_rank(values, 1e-11).tolist() == [generic_odd_even_rank(mode_size, rank, sites)] * 2
 
 
 def test_numbers_of_any_size_can_be_shown():

@@ -13,15 +13,15 @@ from ttlightning.rank import bond_spectra, entropy, numerical_rank, stable_rank
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
-@given(sites=st.integers(2, 6), modes=st.integers(1, 3), rank=st.integers(1, 4), seed=st.integers(0, 1000))
-def test_bonds_have_the_singular_values_of_the_dense_tensor(kind, sites, modes, rank, seed):
+@given(sites=st.integers(2, 6), mode_size=st.integers(1, 3), rank=st.integers(1, 4), seed=st.integers(0, 1000))
+def test_bonds_have_the_singular_values_of_the_dense_tensor(kind, sites, mode_size, rank, seed):
     torch.manual_seed(seed)
-    format = kind(sites, modes, 2, rank=rank, initialization="gaussian")
+    format = kind(sites, mode_size, 2, rank=rank, initialization="gaussian")
     dense = dense_chain([core.double() for core in format.cores()])
     spectra = bond_spectra(format.cores())
     assert len(spectra) == sites - 1
     for bond, found in enumerate(spectra, start=1):
-        expected = torch.linalg.svdvals(dense.reshape(modes**bond, -1))
+        expected = torch.linalg.svdvals(dense.reshape(mode_size**bond, -1))
         expected = expected / expected[0]
         common = min(len(found), len(expected))
         torch.testing.assert_close(found[:common], expected[:common], rtol=1e-8, atol=1e-10)

@@ -35,20 +35,20 @@ def literal(witness, sites):
 
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(2, 6), st.booleans(), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
-def test_the_measured_rank_is_the_generic_rank(modes, rank, sites, equal, seed):
-    assert measured_rank(modes, rank, sites, seed, equal) == generic_odd_even_rank(modes, rank, sites)
+def test_the_measured_rank_is_the_generic_rank(mode_size, rank, sites, equal, seed):
+    assert measured_rank(mode_size, rank, sites, seed, equal) == generic_odd_even_rank(mode_size, rank, sites)
 
 
-@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 2, 4), (4, 2, 6), (2, 3, 6), (5, 3, 4), (3, 2, 8)])
-def test_the_open_matricization_is_the_product_of_the_staircase(modes, rank, sites):
+@pytest.mark.parametrize(("mode_size", "rank", "sites"), [(3, 2, 4), (4, 2, 6), (2, 3, 6), (5, 3, 4), (3, 2, 8)])
+def test_the_open_matricization_is_the_product_of_the_staircase(mode_size, rank, sites):
     """P° entry by entry, and |det P°| as the product of powers of |det T_m|."""
-    interior = [hashed((modes, rank, rank), P, "case", k) for k in range(sites - 2)]
+    interior = [hashed((mode_size, rank, rank), P, "case", k) for k in range(sites - 2)]
     states = np.eye(rank, dtype=np.int64)
     for core in interior:
         states = multiply(states, core.transpose(1, 0, 2).reshape(rank, -1), P).reshape(-1, rank)
     order = [*range(0, sites, 2), *range(1, sites, 2)]
-    whole = states.reshape([rank, *[modes] * (sites - 2), rank]).transpose(order)
-    whole = whole.reshape(rank * modes ** (sites // 2 - 1), -1)
+    whole = states.reshape([rank, *[mode_size] * (sites - 2), rank]).transpose(order)
+    whole = whole.reshape(rank * mode_size ** (sites // 2 - 1), -1)
     found = open_matricization(interior, lambda a, b: multiply(a, b, P))
     assert np.array_equal(found, whole)
 
@@ -58,13 +58,13 @@ def test_the_open_matricization_is_the_product_of_the_staircase(modes, rank, sit
     product = 1
     for even, odd in pairs(sites):
         step = pair_matrix(interior[even - 2], interior[odd - 2], lambda a, b: multiply(a, b, P))
-        product = product * pow(determinant(step), modes ** (sites // 2 - 2), P) % P
+        product = product * pow(determinant(step), mode_size ** (sites // 2 - 2), P) % P
     assert determinant(found) in (product, P - product)
 
 
-def chain(kind, sites, modes, rank, classes=2, seed=0):
+def chain(kind, sites, mode_size, rank, classes=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    format = kind(sites, modes, classes, rank)
+    format = kind(sites, mode_size, classes, rank)
     with torch.no_grad():
         for parameter in format.parameters():  # small integers: float64 counts them exactly
             parameter.copy_(torch.randint(-9, 10, parameter.shape, generator=generator))
@@ -93,16 +93,16 @@ CASES = [(4, 3, 2), (5, 3, 2), (6, 3, 2), (4, 2, 3), (6, 2, 2), (4, 6, 2), (5, 4
 @pytest.mark.parametrize("how", ["random", "a slice zero", "two slices equal", "first of rank one", "one class zero",
                                  "one site nilpotent"])  # fmt: skip
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
-@pytest.mark.parametrize(("sites", "modes", "rank"), CASES)
-def test_the_certified_rank_never_exceeds_the_literal_one(sites, modes, rank, kind, how):
+@pytest.mark.parametrize(("sites", "mode_size", "rank"), CASES)
+def test_the_certified_rank_never_exceeds_the_literal_one(sites, mode_size, rank, kind, how):
     """Degenerate cores too; and it is the literal one where the cores are random and n >= r."""
-    format = spoil(chain(kind, sites, modes, rank), how)
+    format = spoil(chain(kind, sites, mode_size, rank), how)
     state = {name: p.detach() for name, p in format.named_parameters()}
     bounds = checkpoint_certificate(state, sites, "")["cp_rank_at_least"]
     for bound, matrix in zip(bounds, matricization(format), strict=True):
         true = exact_rank(matrix.detach().numpy())
         assert bound <= true
-        if how == "random" and modes >= rank:
+        if how == "random" and mode_size >= rank:
             assert bound == true
 
 
@@ -126,35 +126,35 @@ def test_products_modulo_a_prime(prime):
     assert pivot_columns(np.array([[0, 1, 1, 0], [0, 2, 2, 1]]), 5) == [1, 3]
 
 
-@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 3, 4), (2, 4, 6), (5, 3, 6), (4, 2, 4)])
-def test_the_published_witness_is_the_identity(modes, rank, sites):
-    witness, q = witnesses.published(modes, rank), min(modes, rank - 1)
+@pytest.mark.parametrize(("mode_size", "rank", "sites"), [(3, 3, 4), (2, 4, 6), (5, 3, 6), (4, 2, 4)])
+def test_the_published_witness_is_the_identity(mode_size, rank, sites):
+    witness, q = witnesses.published(mode_size, rank), min(mode_size, rank - 1)
     kept = witnesses.Witness(witness.first[:q], witness.interior[:q], witness.last[:, :q])
     assert np.array_equal(literal(kept, sites), np.eye(q ** (sites // 2), dtype=int))
 
 
-@pytest.mark.parametrize(("modes", "sites"), [(2, 6), (3, 4), (3, 6), (4, 4)])
-def test_the_star_witness_counts_words(modes, sites):
+@pytest.mark.parametrize(("mode_size", "sites"), [(2, 6), (3, 4), (3, 6), (4, 4)])
+def test_the_star_witness_counts_words(mode_size, sites):
     """1 exactly on concatenations of the letter 1 and pairs aa, a > 1; so the rank is n^(d/2)."""
-    matrix = literal(witnesses.star(modes), sites)
-    entries = matrix.reshape([modes] * sites).transpose(np.argsort([*range(0, sites, 2), *range(1, sites, 2)]))
+    matrix = literal(witnesses.star(mode_size), sites)
+    entries = matrix.reshape([mode_size] * sites).transpose(np.argsort([*range(0, sites, 2), *range(1, sites, 2)]))
 
     def splits(word):
         if not word:
             return True
         return splits(word[1:]) if word[0] == 0 else len(word) > 1 and word[1] == word[0] and splits(word[2:])
 
-    assert exact_rank(matrix) == modes ** (sites // 2)
+    assert exact_rank(matrix) == mode_size ** (sites // 2)
     agree = [int(entries[word]) == int(splits(word)) for word in np.ndindex(*entries.shape)]
     assert all(agree)
 
 
-@pytest.mark.parametrize(("modes", "sites"), [(2, 8), (3, 4), (3, 6), (4, 6)])
-def test_the_star_witness_is_triangular(modes, sites):
+@pytest.mark.parametrize(("mode_size", "sites"), [(2, 8), (3, 4), (3, 6), (4, 6)])
+def test_the_star_witness_is_triangular(mode_size, sites):
     """Rows and columns in the order of the summed positions of their letters > 1: unit diagonal, nothing above it."""
-    words = list(np.ndindex(*[modes] * (sites // 2)))
+    words = list(np.ndindex(*[mode_size] * (sites // 2)))
     weight = np.array([sum(place for place, letter in enumerate(word, 1) if letter > 0) for word in words])
-    matrix = literal(witnesses.star(modes), sites)
+    matrix = literal(witnesses.star(mode_size), sites)
     assert (np.diag(matrix) == 1).all()
     off = matrix - np.eye(len(words), dtype=int)
     assert off.any()
@@ -172,25 +172,25 @@ def test_the_pair_witness_is_a_partial_permutation(rank, sites):
 
 @pytest.mark.parametrize("rank", [2, 3])
 def test_the_symmetric_witness(rank):
-    modes = rank * (rank + 1) // 2
-    assert exact_rank(literal(witnesses.symmetric(rank), 4)) == generic_odd_even_rank(modes, rank, 4)
+    mode_size = rank * (rank + 1) // 2
+    assert exact_rank(literal(witnesses.symmetric(rank), 4)) == generic_odd_even_rank(mode_size, rank, 4)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3, 4, 5])
 def test_the_graded_witness_is_invertible_and_block_diagonal(rank):
     """det T is not 0 for any 1 <= n <= r^2, and T falls apart into r blocks of size n."""
-    for modes in range(1, rank**2 + 1):
-        witness = witnesses.graded(modes, rank)
+    for mode_size in range(1, rank**2 + 1):
+        witness = witnesses.graded(mode_size, rank)
         interior = witness.interior % P
         step = pair_matrix(interior, interior, lambda a, b: a.astype(object) @ b.astype(object) % P)
-        assert rank_modulo(step, P) == rank * modes, (modes, rank)
-        letters = [h for h, _ in witnesses.graded_slices(modes, rank)]
-        rows = np.array([(a + letters[i]) % rank for a in range(rank) for i in range(modes)])
-        columns = np.array([(letters[j] + c) % rank for j in range(modes) for c in range(rank)])
+        assert rank_modulo(step, P) == rank * mode_size, (mode_size, rank)
+        letters = [h for h, _ in witnesses.graded_slices(mode_size, rank)]
+        rows = np.array([(a + letters[i]) % rank for a in range(rank) for i in range(mode_size)])
+        columns = np.array([(letters[j] + c) % rank for j in range(mode_size) for c in range(rank)])
         assert not step[rows[:, None] != columns[None, :]].any()
-        assert all((rows == g).sum() == modes and (columns == g).sum() == modes for g in range(rank))
-        if modes >= rank:
-            assert rank_modulo(state_matrix(interior), P) == modes
+        assert all((rows == g).sum() == mode_size and (columns == g).sum() == mode_size for g in range(rank))
+        if mode_size >= rank:
+            assert rank_modulo(state_matrix(interior), P) == mode_size
 
 
 def test_kronecker_products_of_witnesses_are_witnesses():
@@ -211,15 +211,15 @@ def test_witnesses_are_formats():
 def test_sizes_that_have_no_witness():
     with pytest.raises(UserError, match="rank 2 or more"):
         witnesses.published(3, 1)
-    with pytest.raises(UserError, match="modes <= rank"):
+    with pytest.raises(UserError, match="mode_size <= rank"):
         witnesses.graded(5, 2)
 
 
 @pytest.mark.parametrize("sites", [2, 3, 4, 5, 8, 9])
-@pytest.mark.parametrize(("modes", "rank"), [(1, 1), (2, 3), (3, 2), (5, 2), (4, 4)])
-def test_generic_certificates_reach_the_generic_rank(modes, rank, sites):
-    certificate = generic_certificate(modes, rank, sites)
-    assert certificate["cp_rank_at_least"] == [generic_odd_even_rank(modes, rank, sites)]
+@pytest.mark.parametrize(("mode_size", "rank"), [(1, 1), (2, 3), (3, 2), (5, 2), (4, 4)])
+def test_generic_certificates_reach_the_generic_rank(mode_size, rank, sites):
+    certificate = generic_certificate(mode_size, rank, sites)
+    assert certificate["cp_rank_at_least"] == [generic_odd_even_rank(mode_size, rank, sites)]
 
 
 def test_literal_matricizations_are_those_of_the_format():

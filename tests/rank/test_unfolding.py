@@ -19,12 +19,12 @@ def test_rows_are_odd_sites_and_columns_even_ones(sites):
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
-@pytest.mark.parametrize(("modes", "rank", "sites"), [(3, 2, 6), (2, 3, 7), (4, 2, 5), (2, 1, 6)])
-def test_a_sketch_has_the_rank_of_what_it_sketches(kind, modes, rank, sites):
+@pytest.mark.parametrize(("mode_size", "rank", "sites"), [(3, 2, 6), (2, 3, 7), (4, 2, 5), (2, 1, 6)])
+def test_a_sketch_has_the_rank_of_what_it_sketches(kind, mode_size, rank, sites):
     torch.manual_seed(1)
-    format = kind(sites, modes, 3, rank=rank, initialization="gaussian")
+    format = kind(sites, mode_size, 3, rank=rank, initialization="gaussian")
     values = torch.linalg.svdvals(sketch(format, 24, torch.Generator().manual_seed(0)))
-    expected = min(24, generic_odd_even_rank(modes, rank, sites))
+    expected = min(24, generic_odd_even_rank(mode_size, rank, sites))
     assert numerical_rank(values, 1e-12).tolist() == [expected] * 3
 
 

@@ -62,7 +62,7 @@ def test_other_devices_and_more_epochs_go_on_with_everything(command):
     """Three epochs at once, or one and then two more with another number of steps a call: the same bits."""
     command("fit", *SMALL, "--trainer.max_epochs=3")
     command("fit", *SMALL, "--trainer.max_epochs=1")
-    longer = ("--trainer.max_epochs=3", "--data.steps_per_call=4", "--trainer.check_val_every_n_epoch=3")
+    longer = ("--trainer.max_epochs=3", "--data.steps_per_execution=4", "--trainer.check_val_every_n_epoch=3")
     done = command("fit", *SMALL, "--ckpt_path=runs/debug/1", *longer)
     assert "begins " not in done.stdout
     assert command.result("debug/2")["weights_sha256"] == command.result("debug/0")["weights_sha256"]
@@ -159,11 +159,11 @@ def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
 
 
 def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
-    words = ("fit", *SMALL, "--data.steps_per_call=4", "--last_checkpoint.every_n_steps=4")
+    words = ("fit", *SMALL, "--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4")
     at_step(5, kill)
     with pytest.raises(Killed):
         command(*words)
-    done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_call=2", code=2)
+    done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_execution=2", code=2)
     assert "lies within an epoch and was made with 4 steps in a call, here they are 2" in done.stderr
     assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
 

@@ -30,7 +30,7 @@ FLIPS = 300
 
 
 def network(**sizes: int) -> dict:
-    return {"format": "EqualCoreTensorTrain"} | {"sites": 4, "modes": 5, "rank": 2, "classes": 3} | sizes
+    return {"format": "EqualCoreTensorTrain"} | {"sites": 4, "mode_size": 5, "rank": 2, "classes": 3} | sizes
 
 
 def content() -> dict:
@@ -187,7 +187,7 @@ def test_tensors_that_are_not_all_there_are_refused(tmp_path, tensor):
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-@pytest.mark.parametrize("value", [*WRONG[:8], network(sites=0), network(rank=10**18), network(modes=0),
+@pytest.mark.parametrize("value", [*WRONG[:8], network(sites=0), network(rank=10**18), network(mode_size=0),
                                    network(sites=-1), network(sites=2), network(rank=3), network(classes=10**9),
                                    network() | {"format": "HierarchicalTucker", "sites": 2**60},
                                    network() | {"format": "os"}, network() | {"format": ["x"]}])  # fmt: skip

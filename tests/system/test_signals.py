@@ -233,7 +233,7 @@ subprocess.Popen([sys.executable, "-c", child], env=os.environ | signals.followe
 time.sleep(60)
 """
     process = python(code)
-    assert process.stdout.readline() == "ready\n"
+    assert process.stdout.readline() == "1\n"
     process.kill()
     errors = process.communicate(timeout=30)[1]  # until the child has let go of both
     assert f"the process that started this one ({process.pid}) is gone" in errors
@@ -308,7 +308,7 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
 )
 def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, everywhere, options):
     """The standard recipe in the middle of an epoch, its group or every process of it, W&B's service among them."""
-    words = ("--config=eq.yaml", "--data.dataset=mnist5k", "--data.steps_per_call=16", *options)
+    words = ("--config=eq.yaml", "--data.dataset=mnist5k", "--data.steps_per_execution=16", *options)
     (tmp_path / "srun").write_text("#!/bin/sh\n")  # a login node
     (tmp_path / "srun").chmod(0o755)
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -380,7 +380,7 @@ def test_a_verb_whose_output_nobody_reads(command):
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-m", "ttlightning", "rank", "--order=4"], cwd=command.folder,
+        [sys.executable, "-m", "ttlightning", "rank", "--sites=4"], cwd=command.folder,
         env=environment(**command.environment), stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     os.close(writer)

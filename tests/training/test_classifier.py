@@ -34,7 +34,7 @@ def data(tmp_path, write_mnist):
 
 
 def classifier(data: PatchDataModule, kind=EqualCoreTensorTrain, **options) -> Classifier:
-    options = {"features": partial(PatchFeatureMap, modes=5), "format": partial(kind, rank=4), "seed": 4} | options
+    options = {"features": partial(PatchFeatureMap, mode_size=5), "format": partial(kind, rank=4), "seed": 4} | options
     return Classifier(data.sites, data.patch_dim, data.classes, **options)
 
 
@@ -138,7 +138,7 @@ def test_metrics_do_not_depend_on_how_samples_are_batched():
 @pytest.mark.parametrize("virtual", [1, 2])
 def test_total_steps_are_filled_in(data, tmp_path, virtual):
     schedule = partial(OneCycleLR, max_lr=1e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, virtual_devices=virtual)
+    model = classifier(data, scheduler=schedule, microbatches=virtual)
     trainer = quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
     trainer.fit(model, datamodule=data)
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 3 * 6
@@ -168,9 +168,9 @@ def test_dropout_out_of_range(data, dropout):
 def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
     """However many steps a call makes: the same bits, schedule, metrics and count of steps."""
     found = []
-    for steps_per_call in (1, 2, 5, 100):
+    for steps_per_execution in (1, 2, 5, 100):
         data = PatchDataModule(
-            "mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, seed=4, steps_per_call=steps_per_call
+            "mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, seed=4, steps_per_execution=steps_per_execution
         )
         model = classifier(
             data,
@@ -178,7 +178,7 @@ def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
             scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
             scheduler_interval=interval,
             patch_dropout=0.1,
-            steps_per_call=steps_per_call,
+            steps_per_execution=steps_per_execution,
         )
         trainer = quiet_trainer(tmp_path, max_epochs=3)
         trainer.fit(model, datamodule=data)
@@ -195,9 +195,9 @@ def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
 
 
 def test_max_steps_ends_within_a_call(tmp_path, write_mnist):
-    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_execution=5)
     schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    model = classifier(data, scheduler=schedule, steps_per_execution=5)
     trainer = quiet_trainer(tmp_path, max_steps=7)
     trainer.fit(model, datamodule=data)
     assert trainer.global_step == 7
@@ -205,8 +205,8 @@ def test_max_steps_ends_within_a_call(tmp_path, write_mnist):
 
 
 def test_an_endless_run_has_no_schedule_to_complete(tmp_path, write_mnist):
-    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_call=5)
+    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_execution=5)
     schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, steps_per_call=5)
+    model = classifier(data, scheduler=schedule, steps_per_execution=5)
     with pytest.raises(UserError, match="a schedule with total_steps: null needs"):
         quiet_trainer(tmp_path, max_epochs=-1).fit(model, datamodule=data)

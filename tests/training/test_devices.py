@@ -1,4 +1,4 @@
-"""One, two and four processes train the same network: nearly so by default, to the bit with virtual devices."""
+"""One, two and four processes train the same network: nearly so by default, to the bit with microbatches."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def losses(run) -> list[float]:
 
 def test_two_processes_train_the_network_of_one(command):
     command("fit", *SMALL)
-    command.process("fit", *SMALL, GLOO, "--trainer.devices=2", "--data.steps_per_call=3")
+    command.process("fit", *SMALL, GLOO, "--trainer.devices=2", "--data.steps_per_execution=3")
     alone, together = (command.folder / f"runs/debug/{n}" for n in (0, 1))
     assert losses(together) == pytest.approx(losses(alone), rel=1e-6)
     assert len(losses(alone)) == 8  # 180 images in batches of 24, the last one shorter
@@ -36,8 +36,8 @@ def test_two_processes_train_the_network_of_one(command):
 
 def test_virtual_devices_make_it_exact(command):
     """Four processes and one, bit by bit: every loss, every metric, the weights."""
-    options = (*SMALL, "--data.virtual_devices=4", "--trainer.max_epochs=2")
-    command("fit", *options, "--data.steps_per_call=3")
+    options = (*SMALL, "--data.microbatches=4", "--trainer.max_epochs=2")
+    command("fit", *options, "--data.steps_per_execution=3")
     command.process("fit", *options, GLOO, "--trainer.devices=4")
     alone, together = (command.folder / f"runs/debug/{n}" for n in (0, 1))
     assert command.result("debug/0")["weights_sha256"] == command.result("debug/1")["weights_sha256"]
@@ -50,7 +50,7 @@ def test_virtual_devices_make_it_exact(command):
 
 def test_virtual_devices_follow_the_same_gradient(command):
     command("fit", *SMALL)
-    command("fit", *SMALL, "--data.virtual_devices=8")
+    command("fit", *SMALL, "--data.microbatches=8")
     assert losses(command.folder / "runs/debug/1") == pytest.approx(losses(command.folder / "runs/debug/0"), rel=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_virtual_devices_follow_the_same_gradient(command):
 def test_virtual_devices_that_do_not_fit(monkeypatch, virtual, world, message):
     monkeypatch.setattr(PatchDataModule, "_shard", lambda _: Shard(0, world))
     with pytest.raises(UserError, match=message):
-        PatchDataModule("mnist5k", virtual_devices=virtual).setup("fit")
+        PatchDataModule("mnist5k", microbatches=virtual).setup("fit")
 
 
 class Alone:

@@ -33,10 +33,10 @@ STEPS_OF_AN_EPOCH = 9  # 180 training images
 @pytest.mark.parametrize(
     ("options", "stops"),
     [
-        (("--data.steps_per_call=4",), (3, 11)),
-        (("--data.steps_per_call=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
+        (("--data.steps_per_execution=4",), (3, 11)),
+        (("--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
         (("--last_checkpoint.every_n_steps=2",), (5, 17)),
-        (("--last_checkpoint.every_n_steps=3", "--data.virtual_devices=2", "--model.scheduler=ExponentialLR",
+        (("--last_checkpoint.every_n_steps=3", "--data.microbatches=2", "--model.scheduler=ExponentialLR",
           "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
     ],
 )  # fmt: skip

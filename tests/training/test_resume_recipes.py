@@ -22,11 +22,11 @@ def assert_same(run: Path, other: Path) -> None:
         assert one[name] == two[name], name
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 4])
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
 @pytest.mark.parametrize("recipe", available_configs())
-def test_every_recipe_goes_on_to_the_same_bits(command, at_step, recipe, steps_per_call):
+def test_every_recipe_goes_on_to_the_same_bits(command, at_step, recipe, steps_per_execution):
     data = yaml.safe_load(find_config(recipe).read_text())["data"]
-    words = ("fit", f"--config={recipe}", "--experiment=r", f"--data.steps_per_call={steps_per_call}",
+    words = ("fit", f"--config={recipe}", "--experiment=r", f"--data.steps_per_execution={steps_per_execution}",
              "--trainer.max_epochs=3", "--last_checkpoint.every_n_steps=4", "--figures=false", "--data.batch_size=10",
              "--trainer.log_every_n_steps=1", "--data.validation=0.1")  # fmt: skip
     if isinstance(data, str) or data["dataset"] in ("mnist", "mnist5k"):
@@ -56,18 +56,18 @@ class AsksEarly(Callback):
         ("--model.scheduler=CosineAnnealingLR", "--model.scheduler.T_max=20"),
         ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.01", "--model.scheduler.total_steps=null",
          "--model.scheduler_interval=epoch", "--data.augmentation.shift=2"),
-        ("--trainer.accumulate_grad_batches=4", "--data.steps_per_call=4"),
+        ("--trainer.accumulate_grad_batches=4", "--data.steps_per_execution=4"),
         ("--trainer.accumulate_grad_batches=3", "--trainer.gradient_clip_val=0.5"),
-        ("--data.virtual_devices=2", "--model.scheduler=ExponentialLR", "--model.scheduler.gamma=0.7",
+        ("--data.microbatches=2", "--model.scheduler=ExponentialLR", "--model.scheduler.gamma=0.7",
          "--model.scheduler_interval=epoch"),
-        ("--trainer.val_check_interval=5", "--data.steps_per_call=4"),
-        ("--trainer.check_val_every_n_epoch=2", "--data.steps_per_call=4"),
-        ("--trainer.limit_train_batches=11", "--data.steps_per_call=4"),
-        ("--trainer.callbacks+=EMAWeightAveraging", "--data.steps_per_call=4"),
+        ("--trainer.val_check_interval=5", "--data.steps_per_execution=4"),
+        ("--trainer.check_val_every_n_epoch=2", "--data.steps_per_execution=4"),
+        ("--trainer.limit_train_batches=11", "--data.steps_per_execution=4"),
+        ("--trainer.callbacks+=EMAWeightAveraging", "--data.steps_per_execution=4"),
         ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.01",
-         "--data.steps_per_call=4", AT_ENDS),
-        ("--trainer.callbacks+=test_resume_recipes.AsksEarly", "--data.steps_per_call=4"),
-        ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--data.steps_per_call=4"),
+         "--data.steps_per_execution=4", AT_ENDS),
+        ("--trainer.callbacks+=test_resume_recipes.AsksEarly", "--data.steps_per_execution=4"),
+        ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss", "--data.steps_per_execution=4"),
         ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 2, 1: 3}",
          AT_ENDS),
     ],
@@ -105,7 +105,7 @@ def test_from_any_of_lightnings_own_checkpoints(command, kept, schedule, validat
     """Of epochs or of steps: the schedule is where it was (not so in Lightning's reports 4655, 7637, 20495)."""
     name, option, interval = schedule
     words = ("fit", "--config=debug.yaml", "--data.dataset=mnist", "--experiment=r", "--trainer.max_epochs=3",
-             "--data.batch_size=20", "--figures=false", "--data.steps_per_call=4", f"--model.scheduler={name}",
+             "--data.batch_size=20", "--figures=false", "--data.steps_per_execution=4", f"--model.scheduler={name}",
              f"--model.scheduler.{option}", f"--model.scheduler_interval={interval}", "--checkpoint.save_top_k=-1",
              f"--checkpoint.{kept}", f"--trainer.check_val_every_n_epoch={validated}")  # fmt: skip
     if name == "OneCycleLR":

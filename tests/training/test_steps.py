@@ -45,7 +45,7 @@ def test_steps_that_share_a_call_are_those_that_do_not(command, asked):
     """With 4 steps a call and with 1: the same weights, the same table, the same checkpoints."""
     files = []
     for number, steps in enumerate((1, 4)):
-        done = command("fit", *SMALL, *SCHEDULE, *asked, f"--data.steps_per_call={steps}")
+        done = command("fit", *SMALL, *SCHEDULE, *asked, f"--data.steps_per_execution={steps}")
         assert ("each in a call of its own, for " in done.stdout) == (steps == 4)
         files.append(sorted(p.name for p in (command.folder / f"runs/debug/{number}/checkpoints").iterdir()))
     one, four = command.result("debug/0"), command.result("debug/1")
@@ -58,7 +58,7 @@ def test_steps_that_share_a_call_are_those_that_do_not(command, asked):
 
 def test_steps_share_a_call_where_nobody_looks(command):
     for steps in (1, 4):
-        done = command("fit", *SMALL, "--checkpoint.save_top_k=1", f"--data.steps_per_call={steps}")
+        done = command("fit", *SMALL, "--checkpoint.save_top_k=1", f"--data.steps_per_execution={steps}")
         assert "in a call of its own" not in done.stdout
     assert command.result("debug/0")["weights_sha256"] == command.result("debug/1")["weights_sha256"]
     calls = [kept(command, f"debug/{n}")["loops"]["fit_loop"]["epoch_loop.batch_progress"] for n in (0, 1)]
@@ -68,7 +68,7 @@ def test_steps_share_a_call_where_nobody_looks(command):
 @pytest.mark.parametrize("asked", ["--checkpoint.every_n_train_steps=7", "--checkpoint.every_n_epochs=1"])
 @pytest.mark.parametrize("steps", [1, 4])
 def test_every_checkpoint_that_is_asked_for_is_there_and_is_what_its_name_says(command, asked, steps):
-    command("fit", *SMALL, asked, "--checkpoint.save_top_k=-1", f"--data.steps_per_call={steps}")
+    command("fit", *SMALL, asked, "--checkpoint.save_top_k=-1", f"--data.steps_per_execution={steps}")
     found = {}
     for file in (command.folder / "runs/debug/0/checkpoints").glob("epoch=*.ckpt"):
         content = torch.load(file, weights_only=True)
@@ -80,7 +80,7 @@ def test_every_checkpoint_that_is_asked_for_is_there_and_is_what_its_name_says(c
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_fast_dev_run_trains_and_validates_one_batch(command, steps):
-    done = command("fit", *SMALL, "--trainer.fast_dev_run=true", f"--data.steps_per_call={steps}")
+    done = command("fit", *SMALL, "--trainer.fast_dev_run=true", f"--data.steps_per_execution={steps}")
     assert "val " in done.stdout
     assert not (command.folder / "runs").exists()
 
@@ -115,8 +115,8 @@ def test_a_setting_that_no_config_would_record(command, name):
 
 @pytest.mark.parametrize("asked", [("--trainer.gradient_clip_val=1",), ("--trainer.accumulate_grad_batches=2",), SWA])
 def test_virtual_devices_make_their_own_backward_pass(command, asked):
-    done = command("fit", *SMALL, *asked, "--data.virtual_devices=2", code=2)
-    assert "needs the backward pass that Lightning makes, and data.virtual_devices is 2" in done.stderr
+    done = command("fit", *SMALL, *asked, "--data.microbatches=2", code=2)
+    assert "needs the backward pass that Lightning makes, and data.microbatches is 2" in done.stderr
     assert not (command.folder / "runs").exists()
 
 

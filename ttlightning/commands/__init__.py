@@ -6,7 +6,7 @@ from typing import Final
 from ttlightning.commands import certify, compare, rank, rerun, verify
 
 VERBS: Final[dict[str, tuple[str, Callable[[Sequence[str]], int]]]] = {
-    "rank": ("Bounds and generic ranks over ranges of modes, TT-rank and order.", rank.main),
+    "rank": ("Bounds and generic ranks over ranges of mode size, TT-rank and number of sites.", rank.main),
     "certify": ("Certify a rank: of almost every tensor train, or of a trained network.", certify.main),
     "compare": ("Finished runs side by side: means over seeds, paired tests, curves, a page.", compare.main),
     "rerun": ("Run a finished run again, and say whether it came out the same.", rerun.main),

@@ -23,9 +23,9 @@ from ttlightning.runs.checkpoints import checkpoint_file, read_chain, read_netwo
 def main(args: Sequence[str]) -> int:
     parser = VerbParser("certify", "Certify the rank of a trained network, or of almost every tensor train.")
     parser.add_argument("source", type=Path | None, nargs="?", help="a run directory or a checkpoint")
-    parser.add_argument("--modes", type=int | None, help="n, where there is no source")
-    parser.add_argument("--tt-rank", type=int | None, help="r")
-    parser.add_argument("--order", type=int | None, help="d")
+    parser.add_argument("--mode_size", type=int | None, help="n, where there is no source")
+    parser.add_argument("--rank", type=int | None, help="r")
+    parser.add_argument("--sites", type=int | None, help="d")
     parser.add_argument("--sampled", type=int | None, help="K: from K x K scores instead of the staircase")
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
     parser.add_argument("--output", type=Path | None, help="file to write")
@@ -44,12 +44,12 @@ def main(args: Sequence[str]) -> int:
 
 def prepare(options: Any) -> tuple[Path, Any]:
     """The file to write, and what makes the certificate."""
-    sizes = [options.modes, options.tt_rank, options.order]
+    sizes = [options.mode_size, options.rank, options.sites]
     if reason := out_of_range(seed=options.seed):
         raise UserError(f"--{reason}")
     if options.source is None:
         if None in sizes:
-            raise UserError("certify needs a run directory or a checkpoint, or all of --modes, --tt-rank and --order")
+            raise UserError("certify needs a run directory or a checkpoint, or all of --mode_size, --rank and --sites")
         if options.sampled is not None:
             raise UserError("--sampled speaks of a trained network: name a run directory or a checkpoint")
         n, r, d = sizes
@@ -57,7 +57,7 @@ def prepare(options: Any) -> tuple[Path, Any]:
             n, r, d, options.seed
         )
     if sizes != [None] * 3:
-        raise UserError("--modes, --tt-rank and --order are those of the checkpoint: leave them out")
+        raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
     file = checkpoint_file(options.source)
     network = (read_chain if options.sampled is None else read_network)(file)
     run = options.source if options.source.is_dir() else file.parent

@@ -26,6 +26,7 @@ from rich.console import Console
 from ttlightning import formats
 from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
+from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
@@ -76,7 +77,11 @@ class Parser(LightningArgumentParser):
 
     def _way_out(self, message: str) -> str:
         """The names that come nearest to one that is unknown."""
+        if renamed := renamed_since_0_1(message):
+            return renamed
         unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
+        if "since version 0.2" in message:
+            return ""
         if "ReduceLROnPlateau" in message:
             return f"; {FOLLOWS_A_METRIC}"
         if unknown is None:
@@ -128,7 +133,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         named = {"filename": "{epoch}-{step}", "enable_version_counter": False, "save_top_k": 0}
         parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
-        for size in ("sites", "patch_dim", "classes", "steps_per_call", "virtual_devices"):
+        for size in ("sites", "patch_dim", "classes", "steps_per_execution", "microbatches"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
             parser.link_arguments("seed_everything", f"{part}.seed")
@@ -216,8 +221,8 @@ class CLI(LightningCLI):
         return yaml.safe_dump(found.content, sort_keys=False)
 
     def before_fit(self) -> None:
-        if self.datamodule.virtual_devices > 1 and self.trainer.precision == "16-mixed":
-            raise UserError("data.virtual_devices sums gradients that float16 would need scaled: use bf16-mixed or 32")
+        if self.datamodule.microbatches > 1 and self.trainer.precision == "16-mixed":
+            raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
         if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
             raise UserError(
                 f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
@@ -245,7 +250,7 @@ class CLI(LightningCLI):
         if self.begin.state is not None:
             begins = who_begins_epochs(self.trainer, self.model)
             accumulated = self.trainer.accumulate_grad_batches
-            check_place(content, self.begin.state, self.model.steps_per_call, accumulated, begins)
+            check_place(content, self.begin.state, self.model.steps_per_execution, accumulated, begins)
         if self.begin.weights is not None:
             self.model.load_state_dict(content["state_dict"])
             if rank_zero_only.rank == 0:
@@ -287,9 +292,9 @@ class CLI(LightningCLI):
     def _choose_threads(self) -> None:
         """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
         format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
-        virtual = self.datamodule.virtual_devices
+        virtual = self.datamodule.microbatches
         batch = self.datamodule.batch_size // max(virtual, self.trainer.world_size)
-        arithmetic = batch * format.sites * format.modes * format.rank**2
+        arithmetic = batch * format.sites * format.mode_size * format.rank**2
         if on_cpu and "OMP_NUM_THREADS" not in os.environ and (virtual > 1 or arithmetic < ARITHMETIC_FOR_THREADS):
             torch.set_num_threads(1)
 

@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> int:
     parser = VerbParser("compare", "Finished runs side by side: runs that differ in nothing but the seed are one line.")
     parser.add_argument("runs", type=str, nargs="*", help="run directories, their folders, or 'runs/eq*/[0-2]'")
     parser.add_argument("--wandb", type=str | None, help="entity/project at Weights & Biases: its finished runs, too")
-    parser.add_argument("--mixed-data", action="store_true", help="allow runs of different data, and mark every line")
+    parser.add_argument("--mixed_data", action="store_true", help="allow runs of different data, and mark every line")
     for name, text in FILES.items():
         parser.add_argument(f"--{name}", type=Path | None, help=f"file to write: {text}")
     options = parser.parse_args(args)

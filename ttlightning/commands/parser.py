@@ -2,11 +2,31 @@
 
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from ttlightning.errors import UserError
+
+RENAMED: Final = {
+    "modes": "mode_size",
+    "tt-rank": "rank",
+    "order": "sites",
+    "check-only": "check_only",
+    "mixed-data": "mixed_data",
+    "virtual_devices": "microbatches",
+    "steps_per_call": "steps_per_execution",
+}
+"""Key or option of version 0.1: its name now."""
+
+
+def renamed_since_0_1(message: str) -> str:
+    """What to say after a parser's message that does not know a key of version 0.1; nothing for other keys."""
+    unknown = re.findall(r"(?:unrecognized arguments: --|[Oo]ption '(?:[\w.]+\.)?)([\w-]+)", message)
+    unknown += re.findall(r"unrecognized arguments: --[\w.]+\.([\w-]+)", message)
+    names = [f"{name} is called {RENAMED[name]}" for name in unknown if name in RENAMED]
+    is_said = "since version 0.2" in message  # by the parser of a part
+    return f"; since version 0.2 {names[0]}" if names and not is_said else ""
 
 
 class VerbParser(ArgumentParser):
@@ -16,7 +36,7 @@ class VerbParser(ArgumentParser):
         super().__init__(prog=f"python -m ttlightning {verb}", description=description, add_help=True)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(" ".join(message.split()))
+        raise UserError(" ".join(message.split()) + renamed_since_0_1(message))
 
 
 def check_new_file(path: Path, option: str) -> None:

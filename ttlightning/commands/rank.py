@@ -28,13 +28,13 @@ from ttlightning.rank.full_matricization import LARGEST_MATRIX, literal_shape, m
 from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
 from ttlightning.system.output import print_whole
 
-SIZES: Final = ("modes", "rank", "sites")
+SIZES: Final = ("mode_size", "rank", "sites")
 """The three sizes by their names in the table of limits."""
 MOST_ROWS: Final = 100_000
 COLUMNS: Final = {
-    "modes": "n",
-    "tt_rank": "r",
-    "order": "d",
+    "mode_size": "n",
+    "rank": "r",
+    "sites": "d",
     "k18": "K18",
     "a24": "A24",
     "generic": "generic",
@@ -50,9 +50,9 @@ network over those of the chain with equal cores."""
 
 def main(args: Sequence[str]) -> int:
     parser = VerbParser("rank", "Lower bounds on the CP-rank of almost every tensor train.")
-    parser.add_argument("--modes", type=str, default="2", help="n: a number, 2,4,8 or 2:12")
-    parser.add_argument("--tt-rank", type=str, default="3", help="r: likewise")
-    parser.add_argument("--order", type=str, default="8", help="d: likewise")
+    parser.add_argument("--mode_size", type=str, default="2", help="n: a number, 2,4,8 or 2:12")
+    parser.add_argument("--rank", type=str, default="3", help="r: likewise")
+    parser.add_argument("--sites", type=str, default="8", help="d: likewise")
     parser.add_argument(
         "--measure",
         type=bool,
@@ -66,12 +66,12 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--figure", type=Path | None, help="PNG, SVG or PDF to write")
     options = parser.parse_args(args)
     ranges = [
-        integers("--modes", options.modes),
-        integers("--tt-rank", options.tt_rank),
-        integers("--order", options.order),
+        integers("--mode_size", options.mode_size),
+        integers("--rank", options.rank),
+        integers("--sites", options.sites),
     ]
     if (rows := math.prod(map(len, ranges))) > MOST_ROWS:
-        raise UserError(f"--modes, --tt-rank and --order ask for {rows:,} rows, the limit is {MOST_ROWS:,}")
+        raise UserError(f"--mode_size, --rank and --sites ask for {rows:,} rows, the limit is {MOST_ROWS:,}")
     sizes = list(itertools.product(*ranges))
     check_sizes(sizes)
     if options.measure and len(sizes) == 1:
@@ -89,26 +89,28 @@ def main(args: Sequence[str]) -> int:
 
 
 def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
-    for option, name, values in zip(("--modes", "--tt-rank", "--order"), SIZES, zip(*sizes, strict=True), strict=True):
+    for option, name, values in zip(("--mode_size", "--rank", "--sites"), SIZES, zip(*sizes, strict=True), strict=True):
         for value in (min(values), max(values)):
             if reason := out_of_range(**{name: value}):
                 raise UserError(option + reason.removeprefix(name))
-    for modes, rank, order in sizes:
-        if not can_be_written(generic_odd_even_rank(modes, rank, order)):
-            raise UserError(f"--order is {order}: at n = {modes}, r = {rank} the rank has over {MOST_DIGITS:,} digits")
+    for mode_size, rank, sites in sizes:
+        if not can_be_written(generic_odd_even_rank(mode_size, rank, sites)):
+            size = f"mode size {mode_size} and rank {rank}"
+            raise UserError(f"--sites is {sites}: at {size} the generic rank has over {MOST_DIGITS:,} digits")
 
 
-def check_memory(modes: int, rank: int, order: int) -> None:
+def check_memory(mode_size: int, rank: int, sites: int) -> None:
     """``UserError`` where the literal matricization is too large."""
-    rows, columns = literal_shape(modes, order)
+    rows, columns = literal_shape(mode_size, sites)
     if rows * columns > LARGEST_MATRIX:
-        states = min(modes, rank)
-        slices = min(modes, states**2)
-        certify = f", or certify it: python -m ttlightning certify --modes {modes} --tt-rank {rank} --order {order}"
+        states = min(mode_size, rank)
+        slices = min(mode_size, states**2)
+        words = f"--mode_size {mode_size} --rank {rank} --sites {sites}"
+        certify = f", or certify it: python -m ttlightning certify {words}"
         raise UserError(
-            f"the matricization at n = {modes}, d = {order} has {in_figures(rows)} x {in_figures(columns)} entries, "
-            f"the limit is {LARGEST_MATRIX:,} in all; leave --measure out"
-            + (certify if staircase_excess(slices, states, order, PRIMES, slices) is None else "")
+            f"the matricization of {sites} sites of mode size {mode_size} has {in_figures(rows)} x "
+            f"{in_figures(columns)} entries, the limit is {LARGEST_MATRIX:,} in all; leave --measure out"
+            + (certify if staircase_excess(slices, states, sites, PRIMES, slices) is None else "")
         )
 
 
@@ -129,20 +131,20 @@ def collect(
     return [found[size] for size in sizes]
 
 
-def describe(modes: int, rank: int, order: int, measure: bool, seed: int) -> dict[str, Any]:
+def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) -> dict[str, Any]:
     """Everything that is known of one size."""
-    rows, columns = literal_shape(modes, order)
+    rows, columns = literal_shape(mode_size, sites)
     fits = rows * columns <= LARGEST_MATRIX
-    generic = generic_odd_even_rank(modes, rank, order)
+    generic = generic_odd_even_rank(mode_size, rank, sites)
     return {
-        "modes": modes,
-        "tt_rank": rank,
-        "order": order,
-        "k18": cp_rank_bound_k18(modes, rank, order),
-        "a24": cp_rank_bound_a24(modes, rank, order),
+        "mode_size": mode_size,
+        "rank": rank,
+        "sites": sites,
+        "k18": cp_rank_bound_k18(mode_size, rank, sites),
+        "a24": cp_rank_bound_a24(mode_size, rank, sites),
         "generic": generic,
-        "measured": measured_rank(modes, rank, order, seed) if measure and fits else "",
-        "shallow_parameters": ratio(shallow_parameters(generic, modes, order), chain_parameters(modes, rank)),
+        "measured": measured_rank(mode_size, rank, sites, seed) if measure and fits else "",
+        "shallow_parameters": ratio(shallow_parameters(generic, mode_size, sites), chain_parameters(mode_size, rank)),
         "seed": seed,
     }
 
@@ -159,11 +161,11 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rank over order where orders differ, else over modes; a line for each of the other sizes."""
+    """Rank over sites where orders differ, else over modes; a line for each of the other sizes."""
     import matplotlib.pyplot as plt
 
-    axis = "order" if len({row["order"] for row in rows}) > 1 else "modes"
-    others = [name for name in ("modes", "tt_rank", "order") if name != axis]
+    axis = "sites" if len({row["sites"] for row in rows}) > 1 else "mode_size"
+    others = [name for name in ("mode_size", "rank", "sites") if name != axis]
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     styles = {"generic": "-", "k18": "--", "a24": ":", "measured": "o"}
     groups = sorted({tuple(row[name] for name in others) for row in rows})
@@ -209,7 +211,7 @@ def _read(path: Path, seed: int) -> dict[tuple[int, int, int], dict[str, Any]]:
                 rows[-1]["seed"] = int(row["seed"])
     except (OSError, ValueError, TypeError, csv.Error) as fault:
         raise UserError(f"{path} cannot be read as a table of this command: {fault}") from fault
-    return {(row["modes"], row["tt_rank"], row["order"]): row for row in rows if row["seed"] == seed}
+    return {(row["mode_size"], row["rank"], row["sites"]): row for row in rows if row["seed"] == seed}
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def main(args: Sequence[str]) -> int:
     """0 where the weights are the same to the bit, 3 where only the metrics are, 1 where those differ."""
     parser = VerbParser("rerun", "Run a finished run again and compare: exit code 0 bitwise, 3 metrics, 1 different.")
     parser.add_argument("run", type=Path, help="run directory, such as runs/eq/0")
-    parser.add_argument("--check-only", action="store_true", help="compare environment and data; run nothing")
+    parser.add_argument("--check_only", action="store_true", help="compare environment and data; run nothing")
     parser.add_argument("--root", type=Path | None, help="folder of the data sets, if not that of the run")
     parser.add_argument("--trust", type=str | None, help="classes and modules that its configuration may name, a.B,c")
     words, names = take_trusted(args)

@@ -17,7 +17,7 @@ _TRAINER: Final = (
 NOT_THE_EXPERIMENT: Final = (
     "seed_everything", "experiment", "test_after_fit", "weights_only", "provenance", "wandb", "rank_check", "figures",
     "checkpoint", "last_checkpoint", "data.root", "data.dataset", "data.offline_fallback", "data.evaluation_batch_size",
-    "data.steps_per_call", "data.virtual_devices", *(f"trainer.{name}" for name in _TRAINER),
+    "data.steps_per_execution", "data.microbatches", *(f"trainer.{name}" for name in _TRAINER),
 )  # fmt: skip
 """Keys of a configuration that change no result, or only its rounding; the data are known by their content instead."""
 

@@ -143,7 +143,7 @@ def compare(records: Sequence[Record], mixed_data: bool = False) -> Comparison:
     if len(datasets) > 1 and not mixed_data:
         example = {record.dataset_sha256: record.place for record in reversed(records)}
         names = "; ".join(f"{name} (SHA-256 {sha[:12]}, as in {example[sha]})" for sha, name in datasets.items())
-        raise UserError(f"the runs are of {len(datasets)} data sets: {names}; --mixed-data shows them side by side")
+        raise UserError(f"the runs are of {len(datasets)} data sets: {names}; --mixed_data shows them side by side")
     groups = group_records(records)
     every = [group.settings for group in groups]
     return Comparison(groups, telling(every), differing(every), compare_pairs(groups), datasets)

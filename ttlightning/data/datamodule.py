@@ -47,10 +47,10 @@ class PatchDataModule(LightningDataModule):
         repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
         augmentation: how far training images are moved, turned and stretched, anew in every epoch.
         batch_size: samples in a global batch, all devices together.
-        steps_per_call: most training steps that the trainer makes in one call, which saves its own work of about a
+        steps_per_execution: most training steps that the trainer makes in one call, which saves its own work of about a
             millisecond a step. Where a callback or an option looks at single steps, each has a call of its own. What
             is computed does not depend on it.
-        virtual_devices: V, a power of two: compute as V devices would, on any number of devices that divides V. They
+        microbatches: V, a power of two: compute as V devices would, on any number of devices that divides V. They
             all train the same network to the bit, one thread each; the price is V small passes instead of a large one.
         evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
         validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
@@ -77,8 +77,8 @@ class PatchDataModule(LightningDataModule):
         repeat: int = 1,
         augmentation: Augmentation = NONE,
         batch_size: int = 64,
-        steps_per_call: int = 1,
-        virtual_devices: int = 1,
+        steps_per_execution: int = 1,
+        microbatches: int = 1,
         evaluation_batch_size: int = 2000,
         validation: float = 0.0,
         seed: int = 0,
@@ -86,13 +86,13 @@ class PatchDataModule(LightningDataModule):
         super().__init__()
         for name, value, least in (
             ("batch_size", batch_size, 1),
-            ("steps_per_call", steps_per_call, 1),
+            ("steps_per_execution", steps_per_execution, 1),
             ("evaluation_batch_size", evaluation_batch_size, 1),
         ):
             if value < least:
                 raise UserError(f"data.{name} is {value}, it must be at least {least}")
-        if virtual_devices < 1 or virtual_devices & (virtual_devices - 1):
-            raise UserError(f"data.virtual_devices is {virtual_devices}, it must be a power of two")
+        if microbatches < 1 or microbatches & (microbatches - 1):
+            raise UserError(f"data.microbatches is {microbatches}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
@@ -110,7 +110,7 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.augmentation moves images, and {dataset} has points: leave it out")
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
-        self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
+        self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
         self.validation, self.seed = validation, seed
         self.augmentation = augmentation
         self.patching = Patching(patch_size, stride, padding, order, repeat)
@@ -139,10 +139,8 @@ class PatchDataModule(LightningDataModule):
                 f"data.batch_size is {self.batch_size}, the global batch; "
                 f"it must be a multiple of the {devices} devices"
             )
-        if self.virtual_devices > 1 and self.virtual_devices % devices:
-            raise UserError(
-                f"data.virtual_devices is {self.virtual_devices}, it must be a multiple of the {devices} devices"
-            )
+        if self.microbatches > 1 and self.microbatches % devices:
+            raise UserError(f"data.microbatches is {self.microbatches}, it must be a multiple of the {devices} devices")
         if self.images is not None or self.own_images is not None:
             return
         if self.dataset == "image_folder":
@@ -209,7 +207,7 @@ class PatchDataModule(LightningDataModule):
             batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
         else:
             batches = TrainingBatches(*inputs)
-        return batches if self.steps_per_call == 1 else Calls(batches, self.steps_per_call)
+        return batches if self.steps_per_execution == 1 else Calls(batches, self.steps_per_execution)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if len(self._validation[1]) else []
@@ -232,7 +230,7 @@ class PatchDataModule(LightningDataModule):
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
-        shards = [shard] if self.virtual_devices == 1 else shard.cut(self.virtual_devices)
+        shards = [shard] if self.microbatches == 1 else shard.cut(self.microbatches)
         return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards)
 
     def _take_names(self, spec: Spec) -> None:

@@ -6,7 +6,7 @@ may differ by one sample: the loss divides by the global size, so that the avera
 
 Evaluation: the samples in their order, cut into W disjoint runs, nothing padded and nothing repeated.
 
-V virtual devices: every W that divides V cuts the same V slices and computes each by itself, so that what is computed,
+V microbatches: every W that divides V cuts the same V slices and computes each by itself, so that what is computed,
 and in which order it is added, does not depend on W.
 """
 

@@ -14,7 +14,7 @@ from ttlightning.formats.kernels.scales import scale_by_power_of_two
 
 
 class ScoreTensor(nn.Module, ABC):
-    r"""A weight tensor W with ``sites`` modes of size ``modes`` for each of ``classes`` classes, never stored whole.
+    r"""For each of ``classes`` classes a weight tensor with ``sites`` modes of size ``mode_size``, never stored whole.
 
     The contract: the map from features to scores is linear in the features of every single site, the others held
     fixed. Everything else follows from it. An entry of W is the map at one-hot features; a matricization of W is
@@ -25,14 +25,14 @@ class ScoreTensor(nn.Module, ABC):
 
     Raises:
         UserError: at construction, where a size is too small for the format; at a call, where the features do not
-            have ``sites`` sites of ``modes`` modes.
+            have the shape ``(batch, sites, mode_size)``.
     """
 
-    def __init__(self, sites: int, modes: int, classes: int) -> None:
+    def __init__(self, sites: int, mode_size: int, classes: int) -> None:
         super().__init__()
-        for name, value, least in (("sites", sites, 2), ("modes", modes, 1), ("classes", classes, 1)):
+        for name, value, least in (("sites", sites, 2), ("mode_size", mode_size, 1), ("classes", classes, 1)):
             require_at_least(type(self).__name__, name, value, least)
-        self.sites, self.modes, self.classes = sites, modes, classes
+        self.sites, self.mode_size, self.classes = sites, mode_size, classes
 
     @property
     @abstractmethod
@@ -69,13 +69,13 @@ class ScoreTensor(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters())
 
     def extra_repr(self) -> str:
-        return f"sites={self.sites}, modes={self.modes}, rank={self.rank}, classes={self.classes}"
+        return f"sites={self.sites}, mode_size={self.mode_size}, rank={self.rank}, classes={self.classes}"
 
     def _check(self, features: Tensor) -> None:
-        if features.ndim != 3 or features.shape[1:] != (self.sites, self.modes):
+        if features.ndim != 3 or features.shape[1:] != (self.sites, self.mode_size):
             raise UserError(
-                f"{type(self).__name__} takes features of shape (batch, {self.sites}, {self.modes}) "
-                f"= (batch, sites, modes), got {tuple(features.shape)}"
+                f"{type(self).__name__} takes features of shape (batch, {self.sites}, {self.mode_size}) "
+                f"= (batch, sites, mode_size), got {tuple(features.shape)}"
             )
 
 

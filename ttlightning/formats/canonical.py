@@ -20,15 +20,15 @@ from ttlightning.formats.kernels.scales import split_off_scales
 class CanonicalPolyadic(ScoreTensor):
     r"""Canonical polyadic decomposition, shared by the classes up to the weights of the sum ([K18, Sec. 2]).
 
-    Width: CP-rank r. Parameters: d n r + r C for d sites, n modes, C classes. Every matricization of a class tensor has
-    rank at most r.
+    Width: CP-rank r. Parameters: d n r + r C for d sites, mode size n, C classes. Every matricization of a
+    class tensor has rank at most r.
 
     The parameters:
         ``factors`` (sites, modes, rank), the a_jk; ``weights`` (rank, classes), the c_ky.
 
     Args:
         sites: d, at least 2.
-        modes: n, features per site.
+        mode_size: n, features per site.
         classes: C.
         rank: r, the number of hidden units.
         initialization: ``identity`` starts every unit at 1 where the last feature is 1 and the others are 0: last entry
@@ -43,16 +43,16 @@ class CanonicalPolyadic(ScoreTensor):
     def __init__(
         self,
         sites: int,
-        modes: int,
+        mode_size: int,
         classes: int,
         rank: int = 16,
         initialization: Literal["identity", "gaussian"] = "identity",
         gain: float = 1.0,
     ) -> None:
-        super().__init__(sites, modes, classes)
+        super().__init__(sites, mode_size, classes)
         require_at_least(type(self).__name__, "rank", rank, 1)
-        noise = gain / modes**0.5 * (0.1 if initialization == "identity" else 1.0)
-        self.factors = nn.Parameter(noise * torch.randn(sites, modes, rank))
+        noise = gain / mode_size**0.5 * (0.1 if initialization == "identity" else 1.0)
+        self.factors = nn.Parameter(noise * torch.randn(sites, mode_size, rank))
         self.weights = nn.Parameter(rank**-0.5 * torch.randn(rank, classes))
         if initialization == "identity":
             with torch.no_grad():

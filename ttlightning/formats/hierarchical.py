@@ -26,7 +26,8 @@ PAIRS_AT_ONCE: Final = 1 << 18
 class HierarchicalTucker(ScoreTensor):
     r"""Hierarchical Tucker decomposition with a node of its own at every place of the tree ([K18, Sec. 4]).
 
-    Width: HT-rank r, the same at every edge. Parameters: d n r + (d - 2) r^3 + r^2 C for d sites, n modes, C classes.
+    Width: HT-rank r, the same at every edge. Parameters: d n r + (d - 2) r^3 + r^2 C for d sites, mode size n, C
+    classes.
 
     The parameters:
         ``leaves`` (sites, modes, rank); ``nodes``, a list from the leaves to the root, of the shapes (sites/2, rank,
@@ -34,7 +35,7 @@ class HierarchicalTucker(ScoreTensor):
 
     Args:
         sites: d, a power of two.
-        modes: n, features per site.
+        mode_size: n, features per site.
         classes: C.
         rank: r.
         initialization: ``identity`` starts near a canonical polyadic network whose units are 1 where the last feature
@@ -49,20 +50,20 @@ class HierarchicalTucker(ScoreTensor):
     def __init__(
         self,
         sites: int,
-        modes: int,
+        mode_size: int,
         classes: int,
         rank: int = 16,
         initialization: Literal["identity", "gaussian"] = "identity",
         gain: float = 1.0,
     ) -> None:
-        super().__init__(sites, modes, classes)
+        super().__init__(sites, mode_size, classes)
         require_at_least(type(self).__name__, "rank", rank, 1)
         if sites & (sites - 1):
             raise UserError(f"{type(self).__name__}: sites is {sites}, it must be a power of two: 4, 16, 64, ...")
         identity = initialization == "identity"
         noise = gain * (0.1 if identity else 1.0)
         widths = [sites >> level for level in range(1, sites.bit_length() - 1)]
-        self.leaves = nn.Parameter(noise / modes**0.5 * torch.randn(self._distinct(sites), modes, rank))
+        self.leaves = nn.Parameter(noise / mode_size**0.5 * torch.randn(self._distinct(sites), mode_size, rank))
         self.nodes = nn.ParameterList(
             noise / rank * torch.randn(self._distinct(width), rank, rank, rank) for width in widths
         )

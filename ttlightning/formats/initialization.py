@@ -1,6 +1,6 @@
 r"""Where the cores of a chain start.
 
-The signal has to survive d products. Two starting points, both with n modes, TT-rank r and random part ``gain``:
+The signal has to survive d products. Two starting points, both with mode size n, TT-rank r and random part ``gain``:
 
 ``identity``  the slice of the last mode passes the state on unchanged, the other slices are small noise:
     F[n] = 1/sqrt(r) in every entry,  G_k[n] = 1,  every other F[i], G_k[i] ~ N(0, (gain/10)^2 / (n r)),  L ~ N(0, 1/r).
@@ -25,8 +25,8 @@ Last = Float[Tensor, "modes rank classes"]
 
 def fill_identity(first: First, interior: Interior, last: Last, gain: float) -> None:
     """Fill the cores in place: identity in the last mode's slice, noise elsewhere."""
-    modes, rank = first.shape
-    noise = 0.1 * gain / (modes * rank) ** 0.5
+    mode_size, rank = first.shape
+    noise = 0.1 * gain / (mode_size * rank) ** 0.5
     for core in (first, interior):
         core.normal_(std=noise)
     first[-1] = rank**-0.5
@@ -36,10 +36,10 @@ def fill_identity(first: First, interior: Interior, last: Last, gain: float) -> 
 
 def fill_gaussian(first: First, interior: Interior, last: Last, gain: float) -> None:
     """Fill the cores in place with independent Gaussian entries."""
-    modes, rank = first.shape
-    first.normal_(std=gain / modes**0.5)
-    interior.normal_(std=gain / (modes * rank) ** 0.5)
-    last.normal_(std=gain / (modes * rank) ** 0.5)
+    mode_size, rank = first.shape
+    first.normal_(std=gain / mode_size**0.5)
+    interior.normal_(std=gain / (mode_size * rank) ** 0.5)
+    last.normal_(std=gain / (mode_size * rank) ** 0.5)
 
 
 INITIALIZATIONS: Final[dict[str, Callable[[First, Interior, Last, float], None]]] = {

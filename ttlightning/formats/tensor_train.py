@@ -21,7 +21,7 @@ from ttlightning.formats.kernels.derivatives import in_full_precision
 class TensorTrain(ScoreTensor):
     r"""Tensor train with a core of its own at every site ([K18, Eq. 4]; matrix product state in physics).
 
-    Width: TT-rank r. Parameters: n r + (d - 2) n r^2 + n r C for d sites, n modes, C classes.
+    Width: TT-rank r. Parameters: n r + (d - 2) n r^2 + n r C for d sites, mode size n, C classes.
     CP-rank of almost every such tensor: see ``ttlightning.rank.bounds``.
 
     The cores, all of them ``nn.Parameter``:
@@ -29,7 +29,7 @@ class TensorTrain(ScoreTensor):
 
     Args:
         sites: d, the length of the chain, at least 2.
-        modes: n, features per site.
+        mode_size: n, features per site.
         classes: C, outputs of the last unit.
         rank: r, the TT-rank (bond dimension) of every bond.
         initialization: ``identity`` passes the state on where the last feature is 1 and the others are 0, so it
@@ -43,18 +43,18 @@ class TensorTrain(ScoreTensor):
     def __init__(
         self,
         sites: int,
-        modes: int,
+        mode_size: int,
         classes: int,
         rank: int = 16,
         initialization: Literal["identity", "gaussian"] = "identity",
         gain: float = 1.0,
     ) -> None:
-        super().__init__(sites, modes, classes)
+        super().__init__(sites, mode_size, classes)
         require_at_least(type(self).__name__, "rank", rank, 1)
         self._rank = rank
-        self.first = nn.Parameter(torch.empty(modes, rank))
-        self.interior = nn.Parameter(torch.empty(self._distinct_interior_cores(), modes, rank, rank))
-        self.last = nn.Parameter(torch.empty(modes, rank, classes))
+        self.first = nn.Parameter(torch.empty(mode_size, rank))
+        self.interior = nn.Parameter(torch.empty(self._distinct_interior_cores(), mode_size, rank, rank))
+        self.last = nn.Parameter(torch.empty(mode_size, rank, classes))
         with torch.no_grad():
             INITIALIZATIONS[initialization](self.first, self.interior, self.last, gain)
 

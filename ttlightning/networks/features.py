@@ -27,36 +27,38 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 
 
 class PatchFeatureMap(nn.Module):
-    r"""``modes`` features of a patch, the same map for all sites: sigma(A x + b).
+    r"""``mode_size`` features of a patch, the same map for all sites: sigma(A x + b).
 
     Args:
         patch_dim: length of a vectorised patch.
-        modes: n, the number of features, the constant one included.
+        mode_size: n, the number of features, the constant one included.
         activation: sigma, applied entry by entry.
         constant: the last feature is 1 for every patch. Terms of every degree below d then take part in the score,
             and a core whose last slice is the identity passes the state on.
 
     Shapes:
-        patches ``(..., patch_dim)`` -> features ``(..., modes)``.
+        patches ``(..., patch_dim)`` -> features ``(..., mode_size)``.
 
     Raises:
         UserError: where no feature is left to learn, or the activation has no such name.
     """
 
-    def __init__(self, patch_dim: int, modes: int = 17, activation: Activation = "relu", constant: bool = True) -> None:
+    def __init__(
+        self, patch_dim: int, mode_size: int = 17, activation: Activation = "relu", constant: bool = True
+    ) -> None:
         super().__init__()
-        if modes - constant < 1:
+        if mode_size - constant < 1:
             raise UserError(
-                f"PatchFeatureMap: modes is {modes}, it must be at least {1 + constant} (constant={constant})"
+                f"PatchFeatureMap: mode_size is {mode_size}, it must be at least {1 + constant} (constant={constant})"
             )
         if activation not in ACTIVATIONS:
             raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {get_args(Activation)}")
-        self.modes, self.activation, self.constant = modes, activation, constant
-        self.linear = nn.Linear(patch_dim, modes - constant)
+        self.mode_size, self.activation, self.constant = mode_size, activation, constant
+        self.linear = nn.Linear(patch_dim, mode_size - constant)
 
     def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
         learned = ACTIVATIONS[self.activation](self.linear(patches))
         return F.pad(learned, (0, 1), value=1.0) if self.constant else learned
 
     def extra_repr(self) -> str:
-        return f"modes={self.modes}, activation={self.activation}, constant={self.constant}"
+        return f"mode_size={self.mode_size}, activation={self.activation}, constant={self.constant}"

@@ -14,9 +14,9 @@ LARGEST_MATRIX: Final = 2**24
 """Entries of the largest matricization that is written out: 4096 x 4096."""
 
 
-def literal_shape(modes: int, sites: int) -> tuple[int, int]:
+def literal_shape(mode_size: int, sites: int) -> tuple[int, int]:
     """Rows and columns of the odd/even matricization."""
-    return modes ** ((sites + 1) // 2), modes ** (sites // 2)
+    return mode_size ** ((sites + 1) // 2), mode_size ** (sites // 2)
 
 
 def literal_matricizations(cores: Sequence[Residues], prime: int) -> list[Residues]:
@@ -37,23 +37,23 @@ def literal_matricizations(cores: Sequence[Residues], prime: int) -> list[Residu
 def grow(states: Residues, cores: Sequence[Residues], prime: int) -> Residues:
     """Carry the states (points, left) through some sites: (points * their modes, right)."""
     for core in cores:
-        modes, left, right = core.shape
-        joint = multiply(states, core.transpose(1, 0, 2).reshape(left, modes * right), prime)
+        mode_size, left, right = core.shape
+        joint = multiply(states, core.transpose(1, 0, 2).reshape(left, mode_size * right), prime)
         states = joint.reshape(-1, right)
     return states
 
 
-def random_cores(modes: int, rank: int, sites: int, seed: int, prime: int, equal: bool = True) -> list[Residues]:
+def random_cores(mode_size: int, rank: int, sites: int, seed: int, prime: int, equal: bool = True) -> list[Residues]:
     """Cores with entries that a seed determines, of one class, for ``literal_matricizations``."""
-    first = hashed((modes, 1, rank), prime, seed, "literal", 1)
+    first = hashed((mode_size, 1, rank), prime, seed, "literal", 1)
     labels = ["interior"] * (sites - 2) if equal else list(range(2, sites))
-    drawn = {label: hashed((modes, rank, rank), prime, seed, "literal", label) for label in labels}
-    last = hashed((modes, rank, 1), prime, seed, "literal", sites)
+    drawn = {label: hashed((mode_size, rank, rank), prime, seed, "literal", label) for label in labels}
+    last = hashed((mode_size, rank, 1), prime, seed, "literal", sites)
     return [first, *(drawn[label] for label in labels), last]
 
 
-def measured_rank(modes: int, rank: int, sites: int, seed: int = 0, equal: bool = True) -> int:
+def measured_rank(mode_size: int, rank: int, sites: int, seed: int = 0, equal: bool = True) -> int:
     """Rank over F_p, p = 2^31 - 1, of the odd/even matricization of one random tensor train."""
     prime = PRIMES[0]
-    (matrix,) = literal_matricizations(random_cores(modes, rank, sites, seed, prime, equal), prime)
+    (matrix,) = literal_matricizations(random_cores(mode_size, rank, sites, seed, prime, equal), prime)
     return rank_modulo(matrix, prime)

@@ -11,9 +11,9 @@ from typing import Final
 
 from torch import Tensor
 
-LEAST: Final = {"modes": 1, "rank": 1, "sites": 2, "classes": 1, "size": 1, "seed": 0}
+LEAST: Final = {"mode_size": 1, "rank": 1, "sites": 2, "classes": 1, "size": 1, "seed": 0}
 LARGEST: Final = {
-    "modes": 100_000,
+    "mode_size": 100_000,
     "rank": 100_000,
     "sites": 100_000,
     "classes": 100_000,
@@ -81,7 +81,7 @@ def staircase_excess(
     rank: int,
     sites: int,
     primes: Sequence[int],
-    modes: int,
+    mode_size: int,
     distinct: bool = False,
     classes: int = 1,
     numbers: int = 0,
@@ -93,7 +93,7 @@ def staircase_excess(
         rank: r.
         sites: d.
         primes: modulo which it is counted.
-        modes: of the first and last core.
+        mode_size: of the first and last core.
         distinct: whether the T_m differ.
         classes: number of last cores.
         numbers: weights that become residues.
@@ -102,7 +102,7 @@ def staircase_excess(
     if sites > 2 and rows > LARGEST_PAIR:
         return f"T has {rows:,} rows at {slices:,} slices and rank {rank:,}, the limit is {LARGEST_PAIR:,}"
     pairs = (sites // 2 - 1 if distinct else 1) if sites > 3 else 0
-    ends = (1 + classes) * modes * rank * min(modes, rank) + (rows * rows if sites % 2 else 0)
+    ends = (1 + classes) * mode_size * rank * min(mode_size, rank) + (rows * rows if sites % 2 else 0)
     work = 0
     for p in primes:
         slower = 1 if p < SMALL_PRIME else LARGE_PRIME
@@ -112,7 +112,7 @@ def staircase_excess(
 
 
 def sample_excess(
-    weights: Mapping[str, Tensor], size: int, counts: Sequence[int], modes: int, rank: int, primes: Sequence[int]
+    weights: Mapping[str, Tensor], size: int, counts: Sequence[int], mode_size: int, rank: int, primes: Sequence[int]
 ) -> str | None:
     """Why a sample of scores is too large to count; None where it is not.
 
@@ -120,7 +120,7 @@ def sample_excess(
         weights: the parameters of the network.
         size: K.
         counts: feature vectors of each site.
-        modes: n.
+        mode_size: n.
         rank: r.
         primes: modulo which it is counted.
     """
@@ -129,7 +129,7 @@ def sample_excess(
     if any(p >= SMALL_PRIME for p in primes):
         return "a prime is too large for a sampled certificate, 2^31 is the limit"
     numbers = sum(value.numel() for value in weights.values())
-    vectors = PYTHON * (sum(counts) * modes * rank * (rank if "first" in weights else 1) + max(counts) * numbers)
+    vectors = PYTHON * (sum(counts) * mode_size * rank * (rank if "first" in weights else 1) + max(counts) * numbers)
     scores = size**2 * (classes_of(weights) * (size + 10 * rank) + (10 * rank**2 if "leaves" in weights else 0))
     return _too_much(len(primes) * (scores + vectors + EXACT_IMAGE * numbers))
 

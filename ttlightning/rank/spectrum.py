@@ -49,8 +49,8 @@ def bond_spectra(cores: list[Float[Tensor, "left modes right"]]) -> list[Float[T
     spectra = []
     left = torch.ones(1, 1, dtype=torch.float64)
     for matrix, core in zip(orthogonal[:-1], exact[:-1], strict=True):
-        modes = core.shape[1]
-        joined = torch.einsum("al,lnq->anq", left, matrix.reshape(left.shape[1], modes, -1)).flatten(0, 1)
+        mode_size = core.shape[1]
+        joined = torch.einsum("al,lnq->anq", left, matrix.reshape(left.shape[1], mode_size, -1)).flatten(0, 1)
         _, values, right = torch.linalg.svd(joined, full_matrices=False)
         spectra.append(_relative(values))
         left = values.unsqueeze(1) / values.max().clamp_min(torch.finfo(values.dtype).tiny) * right

@@ -63,7 +63,7 @@ def open_matricization(interior: Sequence[Matrix], multiply: Callable[[Matrix, M
 
 
 def rank_from_deficits(
-    modes: int, rank: int, sites: int, pair_ranks: Sequence[int], state_rank: int | None, first: int, last: int
+    mode_size: int, rank: int, sites: int, pair_ranks: Sequence[int], state_rank: int | None, first: int, last: int
 ) -> int:
     r"""A lower bound on the rank of the odd/even matricization from the ranks of its pieces (Sylvester).
 
@@ -71,7 +71,7 @@ def rank_from_deficits(
     d = 2k + 1:  n^(k-1) rank H - r sum_m (r n - rank T_m) n^(k-2) - (r^2 - rank F rank L) n^(k-1)
 
     Args:
-        modes: n, slices of the interior cores that take part.
+        mode_size: n, slices of the interior cores that take part.
         rank: r.
         sites: d.
         pair_ranks: rank T_m for m = 1 .. k-1.
@@ -79,8 +79,8 @@ def rank_from_deficits(
         first, last: ranks of the end cores F (n x r) and L_y (r x n).
     """
     k = sites // 2
-    whole = modes ** (k - 1)
-    missing = sum(rank * modes - found for found in pair_ranks) * modes ** (k - 2) if k > 1 else 0
+    whole = mode_size ** (k - 1)
+    missing = sum(rank * mode_size - found for found in pair_ranks) * mode_size ** (k - 2) if k > 1 else 0
     if sites % 2:
         assert state_rank is not None
         bound = whole * state_rank - rank * missing - (rank**2 - first * last) * whole

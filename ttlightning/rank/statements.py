@@ -6,15 +6,16 @@ from typing import Final
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
 TITLE: Final = "ttlightning rank certificate"
-VERSION: Final = 1
+VERSION: Final = 2
+"""1, of ttlightning 0.1, said ``modes`` where this one says ``mode_size``."""
 KINDS: Final = ("generic", "checkpoint", "sampled")
 
 
-def generic_statement(modes: int, rank: int, sites: int, bound: int) -> str:
+def generic_statement(mode_size: int, rank: int, sites: int, bound: int) -> str:
     return (
-        f"Almost every tensor with {sites} modes of size {modes} and TT-rank {rank}, with equal interior cores or with "
-        f"different ones, has CP-rank at least {_number(bound)}: a shallow network needs as many hidden units to equal "
-        "it."
+        f"Almost every tensor with {sites} modes of size {mode_size} and TT-rank {rank}, with equal interior cores or "
+        f"with different ones, has CP-rank at least {_number(bound)}: a shallow network needs as many hidden "
+        "units to equal it."
     )
 
 

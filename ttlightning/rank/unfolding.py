@@ -31,7 +31,7 @@ def sketch(format: ScoreTensor, size: int, generator: torch.Generator) -> Float[
     two as a scale, which a rank, a stable rank and an entropy do not see.
     """
     odd, even = (format.sites + 1) // 2, format.sites // 2
-    rows, columns = (_on_sphere(size, sites, format.modes, generator) for sites in (odd, even))
+    rows, columns = (_on_sphere(size, sites, format.mode_size, generator) for sites in (odd, even))
     return _scores_on_grid(format, rows, columns)
 
 
@@ -57,25 +57,25 @@ def matricization(format: ScoreTensor) -> Float[Tensor, "classes rows columns"]:
         UserError: where it does not fit in memory.
     """
     odd, even = (format.sites + 1) // 2, format.sites // 2
-    entries = format.classes * format.modes**format.sites
+    entries = format.classes * format.mode_size**format.sites
     if entries > LARGEST_MATRICIZATION:
         raise UserError(
             f"the odd/even matricizations of {format.classes} class tensors with {format.sites} modes of size "
-            f"{format.modes} have {entries:.3g} entries, {entries * 8 / 2**30:.3g} GiB; the limit is "
+            f"{format.mode_size} have {entries:.3g} entries, {entries * 8 / 2**30:.3g} GiB; the limit is "
             f"{LARGEST_MATRICIZATION:.0e} entries: sample them with sketch()"
         )
-    one_hot = torch.eye(format.modes, dtype=torch.float64)
+    one_hot = torch.eye(format.mode_size, dtype=torch.float64)
     rows, columns = (
-        torch.stack([one_hot[list(i)] for i in product(range(format.modes), repeat=s)]) for s in (odd, even)
+        torch.stack([one_hot[list(i)] for i in product(range(format.mode_size), repeat=s)]) for s in (odd, even)
     )
     return _scores_on_grid(format, rows, columns, common_scale=False)
 
 
 def _on_sphere(
-    samples: int, sites: int, modes: int, generator: torch.Generator
+    samples: int, sites: int, mode_size: int, generator: torch.Generator
 ) -> Float[Tensor, "samples sites modes"]:
-    gaussian = torch.randn(samples, sites, modes, generator=generator, dtype=torch.float64)
-    return gaussian / gaussian.norm(dim=2, keepdim=True) * modes**0.5
+    gaussian = torch.randn(samples, sites, mode_size, generator=generator, dtype=torch.float64)
+    return gaussian / gaussian.norm(dim=2, keepdim=True) * mode_size**0.5
 
 
 class _Scaled(nn.Module):
@@ -103,10 +103,10 @@ def _scores_on_grid(
     exact = _Scaled(format)
     tensors = {**dict(exact.named_parameters()), **dict(exact.named_buffers())}
     tensors = {name: tensor.detach().to(device="cpu", dtype=torch.float64) for name, tensor in tensors.items()}
-    per_chunk = max(1, NUMBERS_AT_ONCE // (len(columns) * format.sites * format.modes))
+    per_chunk = max(1, NUMBERS_AT_ONCE // (len(columns) * format.sites * format.mode_size))
     parts = []
     for chunk in rows.split(per_chunk):
-        features = columns.new_empty(len(chunk), len(columns), format.sites, format.modes)
+        features = columns.new_empty(len(chunk), len(columns), format.sites, format.mode_size)
         features[:, :, 0::2] = chunk.unsqueeze(1)
         features[:, :, 1::2] = columns.unsqueeze(0)
         parts.append(functional_call(exact, tensors, (features.flatten(0, 1),)))

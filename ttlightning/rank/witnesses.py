@@ -29,16 +29,16 @@ class Witness(NamedTuple):
     """(rank, modes)"""
 
 
-def published(modes: int, rank: int) -> Witness:
+def published(mode_size: int, rank: int) -> Witness:
     """[A24]: q = min(n, r-1). Restricted to i_k <= q, the odd/even matricization is the identity of size q^(d/2).
 
     One of the r states says that nothing is pending; the others remember the letter that the next one must repeat.
     """
-    q = min(modes, rank - 1)
+    q = min(mode_size, rank - 1)
     if q < 1:
         raise UserError(f"the published witness needs rank 2 or more, got {rank}")
-    first, last = np.zeros((modes, rank), int), np.zeros((rank, modes), int)
-    interior = np.zeros((modes, rank, rank), int)
+    first, last = np.zeros((mode_size, rank), int), np.zeros((rank, mode_size), int)
+    interior = np.zeros((mode_size, rank, rank), int)
     for i in range(q):
         first[i, i] = last[i, i] = 1
         interior[i, i, q] = 1  # the letter pending is repeated
@@ -46,19 +46,19 @@ def published(modes: int, rank: int) -> Witness:
     return Witness(first, interior, last)
 
 
-def star(modes: int) -> Witness:
+def star(mode_size: int) -> Witness:
     """n = r: G_1 = E_11, G_i = E_i1 + E_1i. An entry is 1 where its word splits into letters 1 and pairs aa, a > 1."""
-    interior = np.zeros((modes, modes, modes), int)
-    for i in range(modes):
+    interior = np.zeros((mode_size, mode_size, mode_size), int)
+    for i in range(mode_size):
         interior[i, i, 0] = interior[i, 0, i] = 1
-    return Witness(np.eye(modes, dtype=int), interior, np.eye(modes, dtype=int))
+    return Witness(np.eye(mode_size, dtype=int), interior, np.eye(mode_size, dtype=int))
 
 
 def pair(rank: int) -> Witness:
     """n = r^2: G_(a,b) = E_ab. The odd/even matricization is a partial permutation of rank r^(d-1)."""
-    modes = rank**2
-    interior = np.eye(modes, dtype=int).reshape(modes, rank, rank)
-    ends = np.zeros((modes, rank), int)
+    mode_size = rank**2
+    interior = np.eye(mode_size, dtype=int).reshape(mode_size, rank, rank)
+    ends = np.zeros((mode_size, rank), int)
     ends[:rank] = np.eye(rank, dtype=int)
     return Witness(ends, interior, ends.T.copy())
 
@@ -76,7 +76,7 @@ def symmetric(rank: int) -> Witness:
     return Witness(ends, np.array(slices), ends.T.copy())
 
 
-def graded(modes: int, rank: int, weights: Integers | None = None, shift: int = 0) -> Witness:
+def graded(mode_size: int, rank: int, weights: Integers | None = None, shift: int = 0) -> Witness:
     r"""T invertible for almost every ``weights``, any 1 <= n <= r^2: the core of the proof.
 
     States are the integers mod r. Slice (h, q), with h mod r and 1 <= q <= l_h, moves a state x to y = h - x:
@@ -90,24 +90,24 @@ def graded(modes: int, rank: int, weights: Integers | None = None, shift: int = 
             the same power, and cancel.
         shift: the first h that has s + 1 slices.
     """
-    if not 1 <= modes <= rank**2:
-        raise UserError(f"the graded witness needs 1 <= modes <= rank^2, got {modes} and {rank}")
+    if not 1 <= mode_size <= rank**2:
+        raise UserError(f"the graded witness needs 1 <= mode_size <= rank^2, got {mode_size} and {rank}")
     if weights is None:
         weights = hashed((rank, rank), PRIMES[0], "graded witness").astype(object)
     slices = []
-    for h, q in graded_slices(modes, rank, shift):
+    for h, q in graded_slices(mode_size, rank, shift):
         one = np.zeros((rank, rank), dtype=weights.dtype)
         for x in range(rank):
             one[x, (h - x) % rank] = weights[x, (h - x) % rank] * x**q
         slices.append(one)
-    ends = np.zeros((modes, rank), int)
-    ends[: min(modes, rank)] = np.eye(min(modes, rank), rank, dtype=int)
+    ends = np.zeros((mode_size, rank), int)
+    ends[: min(mode_size, rank)] = np.eye(min(mode_size, rank), rank, dtype=int)
     return Witness(ends, np.array(slices), ends.T.copy())
 
 
-def graded_slices(modes: int, rank: int, shift: int = 0) -> list[tuple[int, int]]:
+def graded_slices(mode_size: int, rank: int, shift: int = 0) -> list[tuple[int, int]]:
     """The (h, q - 1) of the slices of the graded witness, in their order."""
-    s, t = divmod(modes, rank)
+    s, t = divmod(mode_size, rank)
     lengths = [s + ((h - shift) % rank < t) for h in range(rank)]
     return [(h, q) for h in range(rank) for q in range(lengths[h])]
 
@@ -121,19 +121,19 @@ def kronecker(one: Witness, other: Witness) -> Witness:
     )
 
 
-def padded(witness: Witness, modes: int, rank: int) -> Witness:
+def padded(witness: Witness, mode_size: int, rank: int) -> Witness:
     """The same tensor with more modes and states, all of them zero."""
     n, r = witness.first.shape
-    first, interior = np.zeros((modes, rank), int), np.zeros((modes, rank, rank), witness.interior.dtype)
-    last = np.zeros((rank, modes), int)
+    first, interior = np.zeros((mode_size, rank), int), np.zeros((mode_size, rank, rank), witness.interior.dtype)
+    last = np.zeros((rank, mode_size), int)
     first[:n, :r], interior[:n, :r, :r], last[:r, :n] = witness
     return Witness(first, interior, last)
 
 
 def as_format(witness: Witness, sites: int) -> EqualCoreTensorTrain:
     """The witness as a format of one class, in float64; exact as long as its entries are below 2^53."""
-    modes, rank = witness.first.shape
-    format = EqualCoreTensorTrain(sites, modes, 1, rank).double()
+    mode_size, rank = witness.first.shape
+    format = EqualCoreTensorTrain(sites, mode_size, 1, rank).double()
     with torch.no_grad():
         format.first.copy_(torch.from_numpy(witness.first.astype(float)))
         if sites > 2:

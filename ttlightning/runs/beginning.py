@@ -138,24 +138,24 @@ def _is_at_an_end(content: Mapping[str, Any]) -> bool:
 
 
 def check_place(
-    content: Mapping[str, Any], file: Path, steps_per_call: int, accumulated: int, begins_epochs: str | None
+    content: Mapping[str, Any], file: Path, steps_per_execution: int, accumulated: int, begins_epochs: str | None
 ) -> None:
     """Raise ``UserError`` where a checkpoint within an epoch has not all that the rest of the epoch needs.
 
     ``last.ckpt`` is made where it has; Lightning's own ``ModelCheckpoint`` is made wherever it is asked to be.
 
     Args:
-        steps_per_call: optimizer steps in a call, which is what the checkpoint's place counts.
+        steps_per_execution: optimizer steps in a call, which is what the checkpoint's place counts.
         accumulated: batches whose gradients make a step; a checkpoint holds none of them.
         begins_epochs: name of what acts when an epoch starts, which this one has already done.
     """
     if _is_at_an_end(content):
         return
-    then, way_out = content.get(STEPS_KEY, steps_per_call), "go on from the end of an epoch"
-    if then != steps_per_call:
+    then, way_out = content.get(STEPS_KEY, steps_per_execution), "go on from the end of an epoch"
+    if then != steps_per_execution:
         raise UserError(
-            f"{file} lies within an epoch and was made with {then} steps in a call, here they are {steps_per_call}: "
-            f"set --data.steps_per_call {then}, or {way_out}"
+            f"{file} lies within an epoch and was made with {then} steps in a call, here there are "
+            f"{steps_per_execution}: set --data.steps_per_execution {then}, or {way_out}"
         )
     if begins_epochs is not None:
         raise UserError(f"{file} lies within an epoch, and {begins_epochs} acts when one starts: {way_out}")

@@ -32,7 +32,7 @@ RUN_KEY: Final = "ttlightning_run"
 COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
 """What Lightning's loops call their counters."""
 
-STEPS_KEY: Final = "ttlightning_steps_per_call"
+STEPS_KEY: Final = "ttlightning_steps_per_execution"
 """Where it keeps how many steps shared a call: its place in the epoch is counted in calls."""
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
@@ -195,7 +195,9 @@ def read_network(file: Path) -> TrainedNetwork:
     """
     content = read_checkpoint(file)
     network = content.get(NETWORK_KEY)
-    sizes = ("sites", "modes", "classes", "rank")
+    sizes = ("sites", "mode_size", "classes", "rank")
+    if isinstance(network, dict) and "modes" in network:
+        raise UserError(f"{file} was written by version 0.1, which this version does not read; train it again")
     if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in sizes):
         raise UserError(f"{file} does not say what network it holds; train it again with this version")
     name, state = network.get("format"), content["state_dict"]

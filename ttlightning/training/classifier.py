@@ -53,7 +53,7 @@ class Classifier(LightningModule):
         patch_dim: length of a vectorised patch (from the data).
         classes: number of classes (from the data).
         features: makes the feature map from ``patch_dim``.
-        format: makes the weight tensor from ``sites``, ``modes`` (of the feature map) and ``classes``.
+        format: makes the weight tensor from ``sites``, ``mode_size`` (of the feature map) and ``classes``.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate schedule from the optimizer; an argument ``total_steps`` that is left
             ``None`` is filled in with the optimizer steps of the whole run.
@@ -61,10 +61,10 @@ class Classifier(LightningModule):
         patch_dropout: probability with which a whole patch is blanked during training [K18, Sec. 6.2 keeps 0.8].
         pixel_mean: grey that is subtracted from pixels in [0, 1], and that a blanked patch has. A feature map's b can
             undo it, so it changes how training goes and not what can be said.
-        steps_per_call: most optimizer steps in one call of ``training_step``, as many as the data puts into a call.
-            From two on, the steps are made here and not by Lightning (manual optimization); where anything looks at
-            single steps or at the backward pass, ``setup`` sets it to 1, here and in the data.
-        virtual_devices: V > 1 sums the gradient over V fixed slices of the global batch in a fixed order, so that every
+        steps_per_execution: most optimizer steps in one call of ``training_step``, as many as the data puts into a
+            call. From two on, the steps are made here and not by Lightning (manual optimization); where anything looks
+            at single steps or at the backward pass, ``setup`` sets it to 1, here and in the data.
+        microbatches: V > 1 sums the gradient over V fixed slices of the global batch in a fixed order, so that every
             number of devices that divides V trains the same network to the bit.
         seed: key of the initialization and of the dropout masks.
 
@@ -84,8 +84,8 @@ class Classifier(LightningModule):
         scheduler_interval: Literal["step", "epoch"] = "step",
         patch_dropout: float = 0.0,
         pixel_mean: float = 0.0,
-        steps_per_call: int = 1,
-        virtual_devices: int = 1,
+        steps_per_execution: int = 1,
+        microbatches: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -95,13 +95,13 @@ class Classifier(LightningModule):
             raise UserError(FOLLOWS_A_METRIC)
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.pixel_mean, self.seed = patch_dropout, pixel_mean, seed
-        self.steps_per_call, self.virtual_devices = steps_per_call, virtual_devices
-        self.automatic_optimization = steps_per_call == virtual_devices == 1
+        self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
+        self.automatic_optimization = steps_per_execution == microbatches == 1
         self.looks_at_steps: str | None = None
-        """what made ``setup`` set steps_per_call to 1"""
+        """what made ``setup`` set steps_per_execution to 1"""
         with keyed_global_generator(seed, "initialization"):
             self.features = features(patch_dim)
-            self.format = format(sites, self.features.modes, classes)
+            self.format = format(sites, self.features.mode_size, classes)
         self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -119,17 +119,17 @@ class Classifier(LightningModule):
         """Let many steps share a call, or, where anything looks at single ones, make each by itself.
 
         Raises:
-            UserError: where something needs Lightning's own backward pass and ``virtual_devices`` replaces it.
+            UserError: where something needs Lightning's own backward pass and ``microbatches`` replaces it.
         """
-        if self.virtual_devices > 1 and (name := who_looks_at_the_backward_pass(trainer)):
+        if self.microbatches > 1 and (name := who_looks_at_the_backward_pass(trainer)):
             raise UserError(
-                f"{name} needs the backward pass that Lightning makes, and data.virtual_devices is "
-                f"{self.virtual_devices}, which makes its own: set --data.virtual_devices 1"
+                f"{name} needs the backward pass that Lightning makes, and data.microbatches is "
+                f"{self.microbatches}, which makes its own: set --data.microbatches 1"
             )
-        if self.steps_per_call > 1 and (name := who_looks_at_steps(trainer, self, data)):
+        if self.steps_per_execution > 1 and (name := who_looks_at_steps(trainer, self, data)):
             self.looks_at_steps = name
-            self.steps_per_call = data.steps_per_call = 1
-            self.automatic_optimization = self.virtual_devices == 1
+            self.steps_per_execution = data.steps_per_execution = 1
+            self.automatic_optimization = self.microbatches == 1
 
     def forward(
         self,
@@ -152,11 +152,11 @@ class Classifier(LightningModule):
             loss, seen = self._training_loss(batch)
             self.metrics["train_metrics"].update(*seen)
             return loss
-        backward = self._backward if self.virtual_devices == 1 else self._backward_in_slices
+        backward = self._backward if self.microbatches == 1 else self._backward_in_slices
         optimizer, scheduler = self.optimizers(), self.lr_schedulers()
         all_seen = []
         parts = [batch] if isinstance(batch, Batch) else batch
-        for step, part in enumerate(parts, start=batch_idx * self.steps_per_call):
+        for step, part in enumerate(parts, start=batch_idx * self.steps_per_execution):
             if self.trainer.global_step == self.trainer.max_steps:
                 break
             self._check_place(part, step)
@@ -193,11 +193,11 @@ class Classifier(LightningModule):
 
         grad = (1 / B) sum_v grad_v,   v = 1, ..., V,   added as ((1 + 2) + (3 + 4)) + ...
         """
-        own = self.virtual_devices // self.trainer.world_size
+        own = self.microbatches // self.trainer.world_size
         first = own * self.trainer.global_rank
         parameters, rows, all_seen = list(self.parameters()), [], []
         for device in range(first, first + own):
-            losses, seen = self._losses(batch.slice_of(Shard(device, self.virtual_devices)))
+            losses, seen = self._losses(batch.slice_of(Shard(device, self.microbatches)))
             gradients = torch.autograd.grad(losses / batch.global_size, parameters)
             rows.append(torch.cat([losses.detach().reshape(1), *(g.reshape(-1) for g in gradients)]))
             all_seen.append(seen)
@@ -291,9 +291,9 @@ class Classifier(LightningModule):
         """Say what network this is, for those who read the weights without building it; keep the epoch's sums."""
         if not all(p.isfinite().all() for p in self.parameters()):
             raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
-        checkpoint[STEPS_KEY] = self.steps_per_call
+        checkpoint[STEPS_KEY] = self.steps_per_execution
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
-        sizes = {name: getattr(self.format, name) for name in ("sites", "modes", "rank", "classes")}
+        sizes = {name: getattr(self.format, name) for name in ("sites", "mode_size", "rank", "classes")}
         checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ def plain_scores(features, first, interior, last):
     return torch.einsum("ba,bi,iay->by", state, features[:, -1], last)
 
 
-def arguments(sites, distinct, modes=3, rank=4, batch=5, classes=2):
+def arguments(sites, distinct, mode_size=3, rank=4, batch=5, classes=2):
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
-    shapes = (batch, sites, modes), (modes, rank), (distinct, modes, rank, rank), (modes, rank, classes)
+    shapes = (batch, sites, mode_size), (mode_size, rank), (distinct, mode_size, rank, rank), (mode_size, rank, classes)
     return [draw(*shape) for shape in shapes]
 
 
@@ -53,7 +53,7 @@ def way_back(request, kernel, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("sizes", [{}, {"modes": 7, "rank": 13, "batch": 5, "classes": 2}])
+@pytest.mark.parametrize("sizes", [{}, {"mode_size": 7, "rank": 13, "batch": 5, "classes": 2}])
 @pytest.mark.parametrize("sites", [2, 3, 4, 8, 9, 20, 41])
 @pytest.mark.parametrize("equal", [True, False])
 def test_scores_and_gradients(sites, equal, sizes, way_back):
@@ -83,7 +83,8 @@ def test_an_empty_batch(kernel):
 
 
 def test_the_same_bits_every_time(kernel):
-    inputs = [p.detach().float().requires_grad_() for p in arguments(16, 1, modes=17, rank=16, batch=64, classes=10)]
+    drawn = arguments(16, 1, mode_size=17, rank=16, batch=64, classes=10)
+    inputs = [p.detach().float().requires_grad_() for p in drawn]
     runs = []
     for _ in range(3):
         scores = scale_by_power_of_two(*chain_scores(*inputs))
@@ -94,16 +95,16 @@ def test_the_same_bits_every_time(kernel):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
-    ("modes", "rank", "classes", "batch"),
+    ("mode_size", "rank", "classes", "batch"),
     [(5, 1, 1, 1), (5, 6, 7, 33), (17, 17, 10, 64), (9, 40, 3, 70), (2, 300, 9, 9)],
 )
-def test_the_number_of_threads_changes_no_bit(dtype, modes, rank, classes, batch, monkeypatch):
+def test_the_number_of_threads_changes_no_bit(dtype, mode_size, rank, classes, batch, monkeypatch):
     """Also where the batch does not fill its vectors, and where sizes are no multiples of tiles, squares and chunks."""
     if native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
     for distinct in (1, 9):
-        inputs = arguments(11, distinct, modes=modes, rank=rank, batch=batch, classes=classes)
+        inputs = arguments(11, distinct, mode_size=mode_size, rank=rank, batch=batch, classes=classes)
         inputs = [p.detach().to(dtype).requires_grad_() for p in inputs]
         results = []
         for threads in (1, 2, 3, 70):
@@ -178,7 +179,7 @@ def test_segments_change_nothing(sites, equal, monkeypatch):
 
 def test_inference_gives_the_scores_of_training(kernel):
     """Without gradients only two states are kept."""
-    inputs = arguments(20, 18, modes=3, rank=7, batch=37)
+    inputs = arguments(20, 18, mode_size=3, rank=7, batch=37)
     with torch.no_grad():
         alone = chain_scores(*inputs)
     assert all(torch.equal(a, b) for a, b in zip(alone, chain_scores(*inputs), strict=True))
@@ -195,7 +196,7 @@ def test_not_a_number_comes_through(kernel):
 
 def test_strided_arguments(kernel):
     """Views and transposes, as autograd and optimizers may hand them over."""
-    features, first, interior, last = arguments(10, 8, modes=4, rank=4)
+    features, first, interior, last = arguments(10, 8, mode_size=4, rank=4)
     odd = features.transpose(1, 2).contiguous().transpose(1, 2), first.T, interior.transpose(2, 3), last.flip(0)
     straight = [p.detach().contiguous() for p in odd]
     torch.testing.assert_close(chain_scores(*odd)[0], chain_scores(*straight)[0])

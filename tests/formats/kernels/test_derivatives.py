@@ -59,12 +59,12 @@ def by_kernel(kind, kernel, monkeypatch):
     return kind
 
 
-def made(kind, sites, dtype=torch.float64, modes=2, rank=3, classes=2, batch=3):
+def made(kind, sites, dtype=torch.float64, mode_size=2, rank=3, classes=2, batch=3):
     """The format, and features; sizes for which nothing leaves the range."""
     sites = 1 << (sites.bit_length() - 1) if kind in TREES else sites
     torch.manual_seed(sites)
-    format = kind(sites, modes, classes, rank=rank, initialization="gaussian", gain=1.3).to(dtype)
-    return format, torch.randn(batch, sites, modes, dtype=dtype).requires_grad_()
+    format = kind(sites, mode_size, classes, rank=rank, initialization="gaussian", gain=1.3).to(dtype)
+    return format, torch.randn(batch, sites, mode_size, dtype=dtype).requires_grad_()
 
 
 def inputs_of(format, features):

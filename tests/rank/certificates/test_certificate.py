@@ -31,9 +31,9 @@ from ttlightning.rank.verifier.verification import NoCertificate, Rejected, read
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 
 
-def weights(kind=TensorTrain, sites=6, modes=5, rank=3, classes=2):
+def weights(kind=TensorTrain, sites=6, mode_size=5, rank=3, classes=2):
     torch.manual_seed(0)
-    format = kind(sites, modes, classes, rank, initialization="gaussian")
+    format = kind(sites, mode_size, classes, rank, initialization="gaussian")
     return {name: p.detach() for name, p in format.named_parameters()}
 
 
@@ -70,12 +70,12 @@ def test_large_primes_hold_too():
     verify(generic_certificate(5, 3, 8, primes=[2**61 - 1]))
 
 
-@pytest.mark.parametrize("modes", [2, 5, 12])
+@pytest.mark.parametrize("mode_size", [2, 5, 12])
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
 @pytest.mark.parametrize("sites", [2, 3, 5, 6])
-def test_checkpoint_certificates_of_all_shapes_hold(sites, modes, kind):
+def test_checkpoint_certificates_of_all_shapes_hold(sites, mode_size, kind):
     """n < r, n <= r^2 and n > r^2; also with a slice that is zero."""
-    state = weights(kind, sites, modes)
+    state = weights(kind, sites, mode_size)
     for _ in range(2):
         verify(checkpoint_certificate(state, sites, "ab"), state, "ab")
         if sites > 2:
@@ -104,14 +104,14 @@ FORGERIES = {
     "true for one": changed(GENERIC, seed=False),
     "rank as a float": changed(GENERIC, cp_rank_at_least=[375.0]),
     "another kind": changed(GENERIC, kind="checkpoint"),
-    "absurd size": changed(GENERIC, modes=10**9),
-    "a size that takes for ever": changed(GENERIC, modes=4096, rank=4096),
+    "absurd size": changed(GENERIC, mode_size=10**9),
+    "a size that takes for ever": changed(GENERIC, mode_size=4096, rank=4096),
     "a rank too long to write": changed(GENERIC, sites=90_000),
     "classes raised": changed(CHECKPOINT, cp_rank_at_least=[76, 76]),
     "class rank raised": changed(CHECKPOINT, ranks=[CHECKPOINT["ranks"][0] | {"last": [4, 4]}] * 2),
     "other weights": changed(CHECKPOINT, weights_sha256="cd"),
     "more sites": changed(CHECKPOINT, sites=8),
-    "other modes": changed(CHECKPOINT, modes=6),
+    "other modes": changed(CHECKPOINT, mode_size=6),
     "slices repeated": changed(CHECKPOINT, slices=[[0, 0, 1, 2, 3]]),
     "slices out of range": changed(CHECKPOINT, slices=[[0, 1, 2, 3, 5]]),
     "slices of text": changed(CHECKPOINT, slices=["01234"]),
@@ -223,7 +223,7 @@ def test_a_sampled_certificate_sees_a_low_rank():
 
 
 def test_sampled_ranks_stay_below_the_literal_one():
-    state = weights(modes=4)
+    state = weights(mode_size=4)
     format = TensorTrain(6, 4, 2, 3).double()
     format.load_state_dict(state)
     true = torch.linalg.matrix_rank(matricization(format)).tolist()
@@ -244,21 +244,21 @@ def test_grids_that_cannot_be():
     assert grid(16, 17, 16) == [1] * 8 + [2] * 8
     with pytest.raises(UserError, match="power of two"):
         grid(12, 17, 16)
-    with pytest.raises(UserError, match="the largest for 6 sites of 3 modes is 8: each site chooses from 2 feature"):
+    with pytest.raises(UserError, match="the largest for 6 sites of mode size 3 is 8: each site"):
         grid(16, 3, 6)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 64, 100, 5000])
-@pytest.mark.parametrize("modes", [1, 2, 3, 4, 17])
+@pytest.mark.parametrize("mode_size", [1, 2, 3, 4, 17])
 @pytest.mark.parametrize("sites", [2, 3, 5, 16])
-def test_the_largest_grid_is_the_largest(size, modes, sites):
-    found = largest_grid(size, modes, sites)
+def test_the_largest_grid_is_the_largest(size, mode_size, sites):
+    found = largest_grid(size, mode_size, sites)
     assert found <= size
-    counts = grid(found, modes, sites)
+    counts = grid(found, mode_size, sites)
     assert np.prod(counts[0::2]) == np.prod(counts[1::2]) == found
     if 2 * found <= size:
         with pytest.raises(UserError):
-            grid(2 * found, modes, sites)
+            grid(2 * found, mode_size, sites)
 
 
 def test_primes_and_elimination():

@@ -21,10 +21,10 @@ from ttlightning.rank.verifier.verification import verify
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 
 
-def integers(kind, sites, modes, rank, classes=2, seed=0):
+def integers(kind, sites, mode_size, rank, classes=2, seed=0):
     """Small integers for weights, none of them 0, and the whole tensor mod p: float64 rounds nothing."""
     torch.manual_seed(seed)
-    format = kind(sites, modes, classes, rank)
+    format = kind(sites, mode_size, classes, rank)
     signs = {name: 2 * torch.randint(2, p.shape) - 1 for name, p in format.named_parameters()}
     state = {name: (sign * torch.randint(1, 4, sign.shape)).double() for name, sign in signs.items()}
     if kind is CanonicalPolyadic:
@@ -47,7 +47,7 @@ def literal_ranks(whole):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sites", "modes", "rank", "expected"),
+    ("kind", "sites", "mode_size", "rank", "expected"),
     [
         (CanonicalPolyadic, 4, 4, 5, 5),
         (CanonicalPolyadic, 5, 4, 3, 3),
@@ -56,14 +56,14 @@ def literal_ranks(whole):
         *((kind, *sizes) for kind in TREES for sizes in ((2, 4, 3, 3), (4, 4, 3, 9), (4, 4, 5, 16), (8, 2, 3, 16))),
     ],
 )
-def test_sampled_ranks_reach_the_literal_one(kind, sites, modes, rank, expected):
+def test_sampled_ranks_reach_the_literal_one(kind, sites, mode_size, rank, expected):
     """As many vectors as modes: the sample is the whole matricization in another basis."""
-    state, whole = integers(kind, sites, modes, rank)
-    size = modes ** (sites // 2)
+    state, whole = integers(kind, sites, mode_size, rank)
+    size = mode_size ** (sites // 2)
     found = sampled_certificate(state, sites, "ab", size)
     assert found["cp_rank_at_least"] == literal_ranks(whole) == [expected] * 2
     if kind in TREES:
-        assert expected == generic_tree_rank(modes, rank, sites)
+        assert expected == generic_tree_rank(mode_size, rank, sites)
     verify(found, state, "ab", sites)
     for smaller in (1, size // 2):
         assert sampled_certificate(state, sites, "ab", smaller)["cp_rank_at_least"] <= [min(smaller, expected)] * 2

@@ -42,18 +42,18 @@ SITE = {"interior", "factors", "leaves"}
 END = {"last", "weights", "root"}
 
 
-def network(kind, sites, modes=3, rank=2, classes=2):
+def network(kind, sites, mode_size=3, rank=2, classes=2):
     torch.manual_seed(0)
-    return kind(sites, modes, classes, rank, initialization="gaussian")
+    return kind(sites, mode_size, classes, rank, initialization="gaussian")
 
 
 def weights(format, type=torch.float32):
     return {name: value.detach().to(type) for name, value in format.named_parameters()}
 
 
-def certified(state, sites, modes=3):
+def certified(state, sites, mode_size=3):
     """Every kind of certificate that there is of these weights."""
-    yield sampled_certificate(state, sites, "ab", largest_grid(4, modes, sites))
+    yield sampled_certificate(state, sites, "ab", largest_grid(4, mode_size, sites))
     if "first" in state:
         yield checkpoint_certificate(state, sites, "ab")
 
@@ -112,7 +112,7 @@ def test_weights_that_are_no_real_numbers_are_refused_by_both(kind, type):
 def test_a_checkpoint_of_any_type_is_certified(command, type):
     format = network(EqualCoreTensorTrain, 5).to(type)
     state = {f"format.{name}": value for name, value in format.state_dict().items()}
-    sizes = {"format": "EqualCoreTensorTrain", "sites": 5, "modes": 3, "classes": 2, "rank": 2}
+    sizes = {"format": "EqualCoreTensorTrain", "sites": 5, "mode_size": 3, "classes": 2, "rank": 2}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: sizes}, command.folder / "network.ckpt")
     command("certify", "network.ckpt", "--output=a.json")
     command("certify", "network.ckpt", "--output=b.json", "--sampled=4")
@@ -121,9 +121,9 @@ def test_a_checkpoint_of_any_type_is_certified(command, type):
     assert "CP-rank at least 4 each" in lines[1]
 
 
-@pytest.mark.parametrize(("name", "least"), [("modes", 1), ("rank", 1), ("sites", 2), ("seed", 0)])
+@pytest.mark.parametrize(("name", "least"), [("mode_size", 1), ("rank", 1), ("sites", 2), ("seed", 0)])
 def test_the_ends_of_the_table_are_the_same_for_both(name, least):
-    sizes = {"modes": 2, "rank": 2, "sites": 4, "seed": 0}
+    sizes = {"mode_size": 2, "rank": 2, "sites": 4, "seed": 0}
     honest = generic_certificate(**sizes)
     for value in (least, LARGEST[name]):
         verify(json.loads(json.dumps(generic_certificate(**sizes | {name: value}))))
@@ -134,22 +134,25 @@ def test_the_ends_of_the_table_are_the_same_for_both(name, least):
             verify(honest | {name: value})
 
 
-@pytest.mark.parametrize(("modes", "rank", "sites"), [(4096, 1, 2), (64, 64, 6), (65, 64, 6), (5000, 3, 8), (2, 5, 3)])
-def test_work_is_refused_by_both_or_by_none(modes, rank, sites):
+LARGE = [(4096, 1, 2), (64, 64, 6), (65, 64, 6), (5000, 3, 8), (2, 5, 3)]
+
+
+@pytest.mark.parametrize(("mode_size", "rank", "sites"), LARGE)
+def test_work_is_refused_by_both_or_by_none(mode_size, rank, sites):
     """Of the larger ones without counting: what is refused is said in the same words."""
-    claims = {"modes": modes, "rank": rank, "sites": sites}
-    if modes * rank > 4096 and min(modes, rank) ** 2 * min(modes, rank) > 4096:
+    claims = {"mode_size": mode_size, "rank": rank, "sites": sites}
+    if mode_size * rank > 4096 and min(mode_size, rank) ** 2 * min(mode_size, rank) > 4096:
         with pytest.raises(UserError, match="T has 4,160 rows") as refused:
-            generic_certificate(modes, rank, sites)
+            generic_certificate(mode_size, rank, sites)
         with pytest.raises(Rejected) as rejected:
             verify(generic_certificate(2, 2, 4) | claims)
         assert str(refused.value) == str(rejected.value)
-    elif modes * rank < 4096 or rank <= 3:
-        verify(json.loads(json.dumps(generic_certificate(modes, rank, sites))))
+    elif mode_size * rank < 4096 or rank <= 3:
+        verify(json.loads(json.dumps(generic_certificate(mode_size, rank, sites))))
 
 
 def test_different_cores_that_take_hours_are_refused_before_they_are_counted():
-    state = weights(network(TensorTrain, 8, modes=64, rank=64))
+    state = weights(network(TensorTrain, 8, mode_size=64, rank=64))
     primes = [p for p in range(2**31 - 1, 2**31 - 500, -2) if is_prime(p)][:8]
     with pytest.raises(UserError, match=r"would take about 1\.0 hours, the limit is 0\.6"):
         checkpoint_certificate(state, 8, "ab", primes)
@@ -157,7 +160,7 @@ def test_different_cores_that_take_hours_are_refused_before_they_are_counted():
 
 def test_bounds_longer_than_python_writes(tmp_path):
     """d = 8192, n = 16, r = 4: a rank of 4,932 digits; what is written down is 10^4000, which is a bound too."""
-    format = network(EqualCoreTensorTrain, 8192, modes=16, rank=4)
+    format = network(EqualCoreTensorTrain, 8192, mode_size=16, rank=4)
     certificate = checkpoint_certificate(weights(format), 8192, "ab")
     assert certificate["cp_rank_at_least"] == [LARGEST_BOUND] * 2
     assert "CP-rank at least 10^4000 each" in certificate["statement"]
@@ -211,7 +214,7 @@ def test_fit_certifies_a_site_of_zeros(kind, sites, tmp_path):
 
 
 def test_fit_of_long_chains_ends_with_a_certificate(tmp_path):
-    latest, _ = checked(network(EqualCoreTensorTrain, 8192, modes=16, rank=4), tmp_path)
+    latest, _ = checked(network(EqualCoreTensorTrain, 8192, mode_size=16, rank=4), tmp_path)
     assert latest["certified"] == [LARGEST_BOUND] * 2
     assert latest["bound"] == LARGEST_BOUND
     write_json(tmp_path / "result.json", {"rank": latest})
@@ -221,7 +224,7 @@ def test_fit_of_long_chains_ends_with_a_certificate(tmp_path):
 
 def test_fit_says_why_a_network_has_no_certificate(tmp_path):
     (tmp_path / "certificate.json").write_text("of other weights")
-    latest, _ = checked(network(CanonicalPolyadic, 2, modes=1, rank=100_001), tmp_path)
+    latest, _ = checked(network(CanonicalPolyadic, 2, mode_size=1, rank=100_001), tmp_path)
     assert latest["not_certified"] == "rank is 100001, the limit is 100,000"
     assert "certified" not in latest
     assert not (tmp_path / "certificate.json").exists()

@@ -48,7 +48,7 @@ def made(name, folder):
     format = kind(sites, 4, 2, 3, initialization="gaussian")
     weights = {key: value.detach() for key, value in format.named_parameters()}
     state = {f"format.{key}": value for key, value in weights.items()}
-    network = {"format": kind.__name__, "sites": sites, "modes": 4, "classes": 2, "rank": 3}
+    network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": 3}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: network}, folder / "network.ckpt")
     sha256 = weights_sha256(state)
     if name.startswith("sampled"):
@@ -61,7 +61,7 @@ def made(name, folder):
 def again(content, weights):
     """The certificate as the one who makes them makes it from the same inputs: what may hold."""
     if content["kind"] == "generic":
-        return generic_certificate(*(content[name] for name in ("modes", "rank", "sites", "seed", "primes")))
+        return generic_certificate(*(content[name] for name in ("mode_size", "rank", "sites", "seed", "primes")))
     sites, sha256, primes = content["sites"], content["weights_sha256"], content["primes"]
     if content["kind"] == "sampled":
         found = sampled_certificate(weights, sites, sha256, content["size"], content["seed"], primes)
@@ -168,12 +168,12 @@ def test_any_value_at_any_place_is_rejected_or_has_its_form(name, data, tmp_path
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"sites": 100_000, "modes": 100_000, "rank": 100_000}, "T has 10,000,000,000 rows"),
-        ({"modes": 10**9}, "modes is 1000000000, the limit is 100,000"),
+        ({"sites": 100_000, "mode_size": 100_000, "rank": 100_000}, "T has 10,000,000,000 rows"),
+        ({"mode_size": 10**9}, "mode_size is 1000000000, the limit is 100,000"),
         ({"sites": 10**12}, "sites is 1000000000000, the limit is 100,000"),
-        ({"modes": 64, "rank": 64, "primes": [2**61 - 1]}, "would take about 0.8 hours, the limit is 0.6"),
+        ({"mode_size": 64, "rank": 64, "primes": [2**61 - 1]}, "would take about 0.8 hours, the limit is 0.6"),
         (
-            {"modes": 64, "rank": 64, "primes": [2**64 - 59, 2**64 - 83, 2**64 - 95, 2**64 - 179]},
+            {"mode_size": 64, "rank": 64, "primes": [2**64 - 59, 2**64 - 83, 2**64 - 95, 2**64 - 179]},
             "would take about 3.1 hours",
         ),
         ({"seed": 2**63}, "seed is 9223372036854775808, the limit is"),
@@ -195,14 +195,14 @@ def test_texts_that_no_writer_makes(kind, tmp_path):
     content, _ = made(kind, tmp_path)
     file, text = tmp_path / "certificate.json", json.dumps(content)
     for old, new, code in (
-        ('"modes": 4', '"modes": 4e400', 1),
-        ('"modes": 4', '"modes": 4.0', 1),
-        ('"modes": 4', '"modes": 4, "modes": 4', 2),
-        ('"modes": 4', '"modes": NaN', 2),
-        ('"modes": 4', '"modes": ' + "9" * 5000, 2),
-        ('"modes": 4', '"modes": ' + "[" * 100_000 + "]" * 100_000, 2),
-        ('"modes": 4', '"modes": ' + "[" * 900 + "]" * 900, 1),
-        ('"modes": 4', '"\\u006dodes": 4', 0),
+        ('"mode_size": 4', '"mode_size": 4e400', 1),
+        ('"mode_size": 4', '"mode_size": 4.0', 1),
+        ('"mode_size": 4', '"mode_size": 4, "mode_size": 4', 2),
+        ('"mode_size": 4', '"mode_size": NaN', 2),
+        ('"mode_size": 4', '"mode_size": ' + "9" * 5000, 2),
+        ('"mode_size": 4', '"mode_size": ' + "[" * 100_000 + "]" * 100_000, 2),
+        ('"mode_size": 4', '"mode_size": ' + "[" * 900 + "]" * 900, 1),
+        ('"mode_size": 4', '"\\u006dode_size": 4', 0),
         ('"kind"', '"kind\\u0000"', 2),
         ("}", "", 2),
     ):
@@ -238,8 +238,8 @@ def test_where_the_checkpoint_lies_is_checked_even_where_another_is_named(tmp_pa
     "damage",
     [
         lambda content: content[NETWORK_KEY].update(sites=10**18),
-        lambda content: content[NETWORK_KEY].update(sites=100_000, modes=100_000, rank=100_000, classes=100_000),
-        lambda content: content[NETWORK_KEY].update(modes=-1),
+        lambda content: content[NETWORK_KEY].update(sites=100_000, mode_size=100_000, rank=100_000, classes=100_000),
+        lambda content: content[NETWORK_KEY].update(mode_size=-1),
         lambda content: content["state_dict"].update({"format.last": torch.zeros(1).expand(10**6, 10**6)}),
         lambda content: content["state_dict"].update({"format.last": 3}),
         lambda content: content["state_dict"].update({"format.last": torch.eye(3).to_sparse()}),

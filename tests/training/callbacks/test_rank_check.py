@@ -100,7 +100,7 @@ def test_what_it_finds(kind, published, sites):
 
 
 @pytest.mark.parametrize(
-    ("kind", "sites", "modes", "rank", "size", "expected"),
+    ("kind", "sites", "mode_size", "rank", "size", "expected"),
     [
         (CanonicalPolyadic, 16, 17, 16, 64, {"certified": [16] * 3, "certified_size": 64, "cp_rank_at_most": 16}),
         (CanonicalPolyadic, 5, 3, 40, 100, {"certified": [4] * 3, "certified_size": 4, "cp_rank_at_most": 40}),
@@ -110,10 +110,10 @@ def test_what_it_finds(kind, published, sites):
         (SharedHierarchicalTucker, 2, 4, 9, 3, {"certified": [2] * 3, "certified_size": 2}),
     ],
 )
-def test_what_is_certified_of_other_formats(kind, sites, modes, rank, size, expected):
+def test_what_is_certified_of_other_formats(kind, sites, mode_size, rank, size, expected):
     """As many scores as there are, in a power of two: of units their number, of trees r of every pair of sites."""
     torch.manual_seed(0)
-    format = kind(sites, modes, 3, rank, initialization="gaussian")
+    format = kind(sites, mode_size, 3, rank, initialization="gaussian")
     certificate = certify_now(format, size)
     verify(certificate, {name: p.detach() for name, p in format.named_parameters()}, "", sites)
     assert describe_certificate(certificate, format) == expected
@@ -121,7 +121,8 @@ def test_what_is_certified_of_other_formats(kind, sites, modes, rank, size, expe
     summary = summarize_ranks(found)
     assert summary["rank/certified"] == min(expected["certified"])
     tree = kind is not CanonicalPolyadic
-    assert summary["rank/bound"] == (min(modes, rank) ** (sites // 2) if tree else min(rank, modes ** (sites // 2)))
+    generic = min(mode_size, rank) ** (sites // 2) if tree else min(rank, mode_size ** (sites // 2))
+    assert summary["rank/bound"] == generic
     assert summary["rank/bound"] >= summary["rank/certified"]
 
 
@@ -187,8 +188,8 @@ def test_weights_that_are_not_numbers_have_no_certificate():
 def test_the_smallest_singular_value_counts_independent_slices():
     """n > r^2: the other singular values of T are 0 by the sizes alone."""
     torch.manual_seed(0)
-    for modes, rank in ((5, 2), (3, 2), (2, 3)):
-        found = measure_staircase(TensorTrain(6, modes, 2, rank, initialization="gaussian"))
+    for mode_size, rank in ((5, 2), (3, 2), (2, 3)):
+        found = measure_staircase(TensorTrain(6, mode_size, 2, rank, initialization="gaussian"))
         assert min(found["smallest_singular_value"]) > 1e-6
 
 

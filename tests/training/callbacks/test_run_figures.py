@@ -200,12 +200,12 @@ def test_no_mistakes_at_all(tmp_path):
 
 
 def test_spectra_of_bonds_and_of_classes():
-    chain = TensorTrain(sites=4, modes=3, classes=2, rank=2)
+    chain = TensorTrain(sites=4, mode_size=3, classes=2, rank=2)
     of, spectra = measure_spectra(chain, 8, 0)
     assert (of, list(spectra)) == ("bond", [1, 2, 3])
     for values, again in zip(spectra.values(), bond_spectra(chain.cores()), strict=True):
         assert torch.equal(values, again)
-    shallow = CanonicalPolyadic(sites=4, modes=3, classes=2, rank=2)
+    shallow = CanonicalPolyadic(sites=4, mode_size=3, classes=2, rank=2)
     of, spectra = measure_spectra(shallow, 8, 0)
     assert (of, list(spectra)) == ("class", [0, 1])
     for y, values in spectra.items():

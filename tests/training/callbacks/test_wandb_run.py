@@ -31,9 +31,9 @@ class MyOwn(TensorTrain):
 )
 def test_tags_say_what_network_it_is(format, kind):
     module = Classifier(4, 9, 3, format=lambda *sizes: format(*sizes, rank=2), seed=7)
-    modes = module.features.modes
+    mode_size = module.features.mode_size
     found = tags(TRAINER, module, ["mine", "r=2"])
-    assert found == ["mine", "r=2", "mnist5k", format.__name__, kind, "d=4", f"n={modes}", "seed=7"]
+    assert found == ["mine", "r=2", "mnist5k", format.__name__, kind, "d=4", f"n={mode_size}", "seed=7"]
 
 
 def test_a_tag_that_is_too_long_is_cut_where_it_is_not_the_users():

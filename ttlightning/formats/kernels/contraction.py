@@ -49,7 +49,7 @@ from ttlightning.formats.kernels.scales import (
     split_off_scales,
 )
 
-# Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
+# Dimensions: K sites, B batch, n mode size, r rank, C classes, D distinct interior cores (1 or K - 2).
 SITES_PER_RESCALING: Final = 8
 """In float32 a state may grow or shrink by 2^15, beside its site's size, at each of so many sites."""
 NUMBERS_AT_ONCE = 1 << 20
@@ -108,8 +108,8 @@ class TorchChain(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         x_KBn, h_KBr, cores, exponent, sizes = balanced(features, first, interior)
-        sites, batch, modes = x_KBn.shape
-        joint_Bnr = x_KBn.new_empty(batch, modes, first.shape[1])
+        sites, batch, mode_size = x_KBn.shape
+        joint_Bnr = x_KBn.new_empty(batch, mode_size, first.shape[1])
         joint = joint_Bnr.flatten(1)
         columns, rows, states = x_KBn.unsqueeze(3).unbind(0), h_KBr.unsqueeze(2).unbind(0), h_KBr.unbind(0)
         scales = []
@@ -133,8 +133,8 @@ class TorchChain(torch.autograd.Function):
 def _by_hand(
     _: Any, scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], *_exponent: Tensor
 ) -> tuple[Tensor, ...]:
-    h_KBr, modes = saved[1], inputs[0].shape[2]
-    arithmetic = h_KBr[0].numel() * modes * h_KBr.shape[2]
+    h_KBr, mode_size = saved[1], inputs[0].shape[2]
+    arithmetic = h_KBr[0].numel() * mode_size * h_KBr.shape[2]
     way_back = _site_by_site if arithmetic >= ARITHMETIC_PER_SITE else _chain_then_outer
     return backward_from_last_site(scores_BC, inputs, saved, way_back)
 
@@ -147,10 +147,10 @@ def balanced(
     Returns x_KBn, room for the states h_KBr with the first one filled in, the cores, the exponent split off from each
     sample, and the factors, of the features (batch, sites, 1), of the cores and of the first state.
     """
-    batch, sites, modes = features.shape
+    batch, sites, mode_size = features.shape
     feature_scales, feature_exponents = scales_of(features, 2)
     core_scales, core_exponents = scales_of(interior, (1, 2, 3))
-    x_KBn = features.new_empty(sites, batch, modes)
+    x_KBn = features.new_empty(sites, batch, mode_size)
     torch.mul(features.transpose(0, 1), feature_scales.transpose(0, 1), out=x_KBn)
     h_KBr = features.new_empty(sites - 1, batch, first.shape[1])
     state_scales, state_exponents = split_off_scales(torch.mm(x_KBn[0], first, out=h_KBr[0]))
@@ -223,10 +223,10 @@ def _site_by_site(
 
 def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
     """Gradient of the interior cores; that of the features is written into ``dx_KBn``."""
-    sites, batch, modes = x_KBn.shape
+    sites, batch, mode_size = x_KBn.shape
     distinct, rank = cores.shape[0], cores.shape[-1]
-    gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format).view(distinct, modes, rank * rank)
-    matrices = cores.reshape(distinct, modes, rank * rank).transpose(1, 2)
+    gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format).view(distinct, mode_size, rank * rank)
+    matrices = cores.reshape(distinct, mode_size, rank * rank).transpose(1, 2)
     shared = distinct < sites
     step = max(1, NUMBERS_AT_ONCE // max(1, batch * rank * rank))
     for start in range(0, sites, step):
@@ -234,7 +234,7 @@ def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tenso
         mine = slice(0, 1) if shared else here
         groups = (1 if shared else here.stop - here.start, -1)
         outer = (h_KBr[here].unsqueeze(3) * p_KBr[here].unsqueeze(2)).view(*groups, rank * rank)
-        x = x_KBn[here].view(*groups, modes)
+        x = x_KBn[here].view(*groups, mode_size)
         gradient[mine].baddbmm_(x.transpose(1, 2), outer)
-        torch.bmm(outer, matrices[mine], out=dx_KBn[here].view(*groups, modes))
+        torch.bmm(outer, matrices[mine], out=dx_KBn[here].view(*groups, mode_size))
     return gradient.view_as(cores)

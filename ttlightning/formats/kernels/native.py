@@ -49,7 +49,7 @@ class _Arguments(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int) for name in ("threads", "sites", "batch", "padded")),
-        *((name, ctypes.c_int) for name in ("modes", "rank", "classes", "distinct", "width")),
+        *((name, ctypes.c_int) for name in ("mode_size", "rank", "classes", "distinct", "width")),
         *((name, ctypes.c_void_p) for name in ("features", "first", "interior", "last")),
         *((name, ctypes.c_void_p) for name in ("x", "h", "scales", "adjoints", "exponent", "scores", "dscores")),
         *((name, ctypes.c_void_p) for name in ("dfeatures", "dfirst", "dinterior", "dlast")),
@@ -196,10 +196,10 @@ def _plan(
     features: torch.Size, first: torch.Size, interior: torch.Size, last: torch.Size, dtype: torch.dtype, keep: int
 ) -> _Plan:
     """``UserError`` where the shapes do not fit together: the kernel reads memory by them."""
-    batch, sites, modes = features
+    batch, sites, mode_size = features
     rank, distinct, classes = first[1], interior[0], last[-1]
-    fits = first[0] == modes and last[:2] == first and distinct in (min(1, sites - 2), sites - 2)
-    if not fits or interior[1:] != (modes, rank, rank):
+    fits = first[0] == mode_size and last[:2] == first and distinct in (min(1, sites - 2), sites - 2)
+    if not fits or interior[1:] != (mode_size, rank, rank):
         shapes = ", ".join(str(tuple(shape)) for shape in (features, first, interior, last))
         raise UserError(f"features and cores do not fit together: shapes {shapes}")
     number = dtype.itemsize
@@ -210,13 +210,13 @@ def _plan(
     # The last segment may be followed by the last site, the first begins with the first one.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
-    columns = [sites * modes, states * rank, window * rank, sites - 1]
+    columns = [sites * mode_size, states * rank, window * rank, sites - 1]
     *offsets, end = itertools.accumulate((number * padded * size for size in columns), initial=0)
     arguments = _Arguments(
         sites=sites,
         batch=batch,
         padded=padded,
-        modes=modes,
+        mode_size=mode_size,
         rank=rank,
         classes=classes,
         distinct=distinct,
@@ -232,7 +232,7 @@ def _plan(
         bytes_backward=number * (rank * padded * (1 + window) + adjoints * batch * width),
         offset_adjoints=number * rank * padded * (1 + window),
         offset_replayed=number * rank * padded,
-        arithmetic=batch * sites * modes * rank**2,
+        arithmetic=batch * sites * mode_size * rank**2,
         forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
         backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
     )

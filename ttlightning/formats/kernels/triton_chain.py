@@ -32,7 +32,7 @@ from ttlightning.formats.kernels.contraction import (
 from ttlightning.formats.kernels.derivatives import gradients
 from ttlightning.formats.kernels.recurrence import chain_by_operations
 
-# Dimensions: K sites, B batch, n modes, r rank, C classes, D distinct interior cores (1 or K - 2).
+# Dimensions: K sites, B batch, n mode size, r rank, C classes, D distinct interior cores (1 or K - 2).
 LARGEST_RANK: Final = 128
 """A program holds a matrix of rank x rank numbers in its registers."""
 

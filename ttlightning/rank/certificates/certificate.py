@@ -47,9 +47,9 @@ Certificate = dict[str, Any]
 
 
 def generic_certificate(
-    modes: int, rank: int, sites: int, seed: int = 0, primes: Sequence[int] = PRIMES
+    mode_size: int, rank: int, sites: int, seed: int = 0, primes: Sequence[int] = PRIMES
 ) -> Certificate:
-    """Almost every tensor train of ``modes``, TT-rank ``rank`` and ``sites`` has the generic rank of ``bounds.py``.
+    """Almost every tensor train of ``mode_size``, TT-rank ``rank`` and ``sites`` has the generic rank of ``bounds.py``.
 
     Where r > n, the network that shows it uses n of its states; where n > r^2, r^2 of its modes: what it reaches,
     almost every larger one reaches too.
@@ -58,11 +58,11 @@ def generic_certificate(
         UserError: where a size is not in the table of ``limits.py``, or the seed's cores do not reach it (for one seed
             in about 2^50).
     """
-    _refuse(out_of_range(modes=modes, rank=rank, sites=sites, seed=seed))
-    states = min(modes, rank)
-    slices = min(modes, states**2)
+    _refuse(out_of_range(mode_size=mode_size, rank=rank, sites=sites, seed=seed))
+    states = min(mode_size, rank)
+    slices = min(mode_size, states**2)
     _refuse(staircase_excess(slices, states, sites, primes, slices))
-    expected = generic_odd_even_rank(modes, rank, sites)
+    expected = generic_odd_even_rank(mode_size, rank, sites)
     ranks = []
     for prime in primes:
         first = hashed((slices, states), prime, seed, "first")
@@ -77,8 +77,8 @@ def generic_certificate(
         "certificate": TITLE,
         "version": VERSION,
         "kind": "generic",
-        "statement": generic_statement(modes, rank, sites, expected),
-        "modes": modes,
+        "statement": generic_statement(mode_size, rank, sites, expected),
+        "mode_size": mode_size,
         "rank": rank,
         "sites": sites,
         "seed": seed,
@@ -101,17 +101,17 @@ def checkpoint_certificate(
     Raises:
         UserError: where the sizes are not in the table of ``limits.py``, or the weights have no exact image.
     """
-    modes, rank = state["first"].shape
+    mode_size, rank = state["first"].shape
     classes, cores = state["last"].shape[-1], len(state["interior"])
-    _refuse(out_of_range(modes=modes, rank=rank, sites=sites, classes=classes) or unfit(state))
+    _refuse(out_of_range(mode_size=mode_size, rank=rank, sites=sites, classes=classes) or unfit(state))
     numbers = sum(value.numel() for value in state.values())
     slices: list[list[int]] = []
     ranks, bounds = [], []
     for prime in primes:
         chain = Chain(state, sites, prime)
         slices = slices or _independent_slices(chain)
-        size = len(slices[0]) if slices else modes
-        _refuse(staircase_excess(size, rank, sites, primes, modes, cores > 1, classes, numbers))
+        size = len(slices[0]) if slices else mode_size
+        _refuse(staircase_excess(size, rank, sites, primes, mode_size, cores > 1, classes, numbers))
         interior = chain.chosen(slices)
         found = _ranks(interior, sites, chain.first, list(chain.last), prime)
         ranks.append(found)
@@ -124,7 +124,7 @@ def checkpoint_certificate(
         "version": VERSION,
         "kind": "checkpoint",
         "statement": checkpoint_statement(best, sites),
-        "modes": modes,
+        "mode_size": mode_size,
         "rank": rank,
         "sites": sites,
         "weights_sha256": sha256,
@@ -157,12 +157,11 @@ def sampled_certificate(
     ranks = []
     for prime in primes:
         network = exact_network(state, sites, prime)
-        _refuse(out_of_range(modes=network.modes, rank=network.rank))
-        counts = grid(size, network.modes, sites)
-        _refuse(sample_excess(state, size, counts, network.modes, network.rank, primes))
-        vectors = [
-            hashed((count, network.modes), prime, seed, "features", site) for site, count in enumerate(counts, start=1)
-        ]
+        _refuse(out_of_range(mode_size=network.mode_size, rank=network.rank))
+        counts = grid(size, network.mode_size, sites)
+        _refuse(sample_excess(state, size, counts, network.mode_size, network.rank, primes))
+        shapes = [(count, network.mode_size) for count in counts]
+        vectors = [hashed(shape, prime, seed, "features", site) for site, shape in enumerate(shapes, start=1)]
         ranks.append(ranks_modulo(network.score_matrices(vectors), prime, workers))
     best = [max(each) for each in zip(*ranks, strict=True)]
     return {
@@ -170,7 +169,7 @@ def sampled_certificate(
         "version": VERSION,
         "kind": "sampled",
         "statement": sampled_statement(best, size, network.rank if isinstance(network, Canonical) else None),
-        "modes": network.modes,
+        "mode_size": network.mode_size,
         "rank": network.rank,
         "sites": sites,
         "weights_sha256": sha256,
@@ -182,31 +181,31 @@ def sampled_certificate(
     }
 
 
-def grid(size: int, modes: int, sites: int) -> list[int]:
+def grid(size: int, mode_size: int, sites: int) -> list[int]:
     """How many feature vectors each site chooses from: powers of two, product ``size`` over odd and over even sites."""
     _refuse(out_of_range(size=size))
     bits = size.bit_length() - 1
     if size != 2**bits:
         raise UserError(f"the sampled size is {size}, it must be a power of two")
     counts = [0] * sites
-    most = modes.bit_length() - 1  # no more vectors than are independent
+    most = mode_size.bit_length() - 1  # no more vectors than are independent
     for parity in (0, 1):
         places = range(parity, sites, 2)
         if bits > most * len(places):
             raise UserError(
-                f"the sampled size is {size}, the largest for {sites} sites of {modes} modes is "
+                f"the sampled size is {size}, the largest for {sites} sites of mode size {mode_size} is "
                 f"{2 ** (most * len(places))}: each site chooses from {2**most} feature vectors, the largest power of "
-                f"two up to {modes}"
+                f"two up to {mode_size}"
             )
         for bit in range(bits):  # from the last site on: what the first ones share is computed once
             counts[places[len(places) - 1 - bit % len(places)]] += 1
     return [2**count for count in counts]
 
 
-def largest_grid(size: int, modes: int, sites: int) -> int:
+def largest_grid(size: int, mode_size: int, sites: int) -> int:
     """The largest power of two up to ``size`` for which there is a ``grid``."""
     bits = min(size, LARGEST["size"]).bit_length() - 1
-    return 1 << min(bits, (modes.bit_length() - 1) * (sites // 2))
+    return 1 << min(bits, (mode_size.bit_length() - 1) * (sites // 2))
 
 
 def write_certificate(path: Path, certificate: Certificate) -> None:

@@ -40,7 +40,7 @@ class Chain:
         self.first = residues(state["first"], prime)
         self.distinct = residues(state["interior"], prime)
         self.last = residues(state["last"], prime).transpose(2, 1, 0)
-        self.modes, self.rank = self.first.shape
+        self.mode_size, self.rank = self.first.shape
 
     def interior(self, site: int) -> Residues:
         """Slices (n, r, r) of an interior site, counted from 1."""
@@ -59,7 +59,7 @@ class Chain:
 
         def compressed(site: int, core: Residues) -> Residues:
             """(modes, left, right) -> (count, left, right): sums over the modes with the site's feature vectors."""
-            flat = multiply(vectors[site - 1], core.reshape(self.modes, -1), self.prime)
+            flat = multiply(vectors[site - 1], core.reshape(self.mode_size, -1), self.prime)
             return flat.reshape(-1, *core.shape[1:])
 
         first = compressed(1, self.first[:, None, :])
@@ -79,7 +79,7 @@ class Canonical:
     def __init__(self, state: dict[str, Tensor], sites: int, prime: int) -> None:
         self.sites, self.prime = sites, prime
         self.factors, self.weights = (residues(state[name], prime) for name in ("factors", "weights"))
-        _, self.modes, self.rank = self.factors.shape
+        _, self.mode_size, self.rank = self.factors.shape
 
     def score_matrices(self, vectors: Sequence[Residues]) -> list[Residues]:
         """S_y of every class, from the (count, modes) feature vectors of each site."""
@@ -107,7 +107,7 @@ class Tree:
         self.sites, self.prime = sites, prime
         self.leaves, self.root = (residues(state[name], prime) for name in ("leaves", "root"))
         self.nodes = [residues(state[f"nodes.{level}"], prime) for level in range(len(state) - 2)]
-        _, self.modes, self.rank = self.leaves.shape
+        _, self.mode_size, self.rank = self.leaves.shape
 
     def score_matrices(self, vectors: Sequence[Residues]) -> list[Residues]:
         """S_y of every class, from the (count, modes) feature vectors of each site."""

@@ -142,8 +142,8 @@ def hashed(rows: int, columns: int, p: int, label: str, start: int = 0) -> Rows:
     return [[draw(start + row * columns + column) for column in range(columns)] for row in range(rows)]
 
 
-def hashed_core(modes: int, rank: int, p: int, label: str) -> Slices:
-    return [hashed(rank, rank, p, label, mode * rank * rank) for mode in range(modes)]
+def hashed_core(mode_size: int, rank: int, p: int, label: str) -> Slices:
+    return [hashed(rank, rank, p, label, mode * rank * rank) for mode in range(mode_size)]
 
 
 def sum_modes(vectors: Rows, slices: Slices, p: int) -> Slices:

@@ -23,14 +23,14 @@ from ttlightning.rank.limits import (
 from ttlightning.rank.statements import KINDS, TITLE, VERSION, checkpoint_statement, generic_statement
 from ttlightning.rank.verifier.arithmetic import is_prime
 
-HEAD: Final = ("certificate", "version", "kind", "statement", "modes", "rank", "sites", "primes", "ranks")
+HEAD: Final = ("certificate", "version", "kind", "statement", "mode_size", "rank", "sites", "primes", "ranks")
 FIELDS: Final = {
     "generic": (*HEAD, "seed", "cp_rank_at_least"),
     "checkpoint": (*HEAD, "weights_sha256", "slices", "cp_rank_at_least"),
     "sampled": (*HEAD, "weights_sha256", "size", "seed", "cp_rank_at_least"),
 }
 """The fields of each kind; all but a generic one may also say where its ``checkpoint`` lies."""
-SIZES: Final = ("modes", "rank", "sites", "size", "seed")
+SIZES: Final = ("mode_size", "rank", "sites", "size", "seed")
 
 
 class Rejected(Exception):
@@ -62,7 +62,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("certificate") != TITLE:
         raise NoCertificate("not a rank certificate")
     if type(content.get("version")) is not int or content["version"] != VERSION:
-        raise NoCertificate(f"of version {short(content.get('version'))}, this program knows {VERSION}")
+        raise NoCertificate(f"of version {short(content.get('version'))}, this program knows {VERSION}: certify again")
     if not isinstance(content.get("kind"), str) or content["kind"] not in KINDS:
         raise NoCertificate(f"of an unknown kind {short(content.get('kind'))}")
     return content
@@ -92,13 +92,13 @@ def check_claims(content: dict[str, Any]) -> None:
 
 
 def _check_generic(content: dict[str, Any]) -> None:
-    modes, rank, sites = (content[name] for name in ("modes", "rank", "sites"))
-    states = min(modes, rank)
-    slices = min(modes, states * states)
+    mode_size, rank, sites = (content[name] for name in ("mode_size", "rank", "sites"))
+    states = min(mode_size, rank)
+    slices = min(mode_size, states * states)
     _reject(staircase_excess(slices, states, sites, content["primes"], slices))
-    expected = closed_form(modes, rank, sites)
+    expected = closed_form(mode_size, rank, sites)
     agree("cp_rank_at_least", content, [stated(expected)])
-    agree("statement", content, generic_statement(modes, rank, sites, stated(expected)))
+    agree("statement", content, generic_statement(mode_size, rank, sites, stated(expected)))
     _check_ranks(content, slices, states, slices, classes=1)
     for ranks in content["ranks"]:
         if sylvester(slices, states, sites, ranks, 0) != expected:
@@ -106,12 +106,12 @@ def _check_generic(content: dict[str, Any]) -> None:
 
 
 def _check_staircase(content: dict[str, Any]) -> None:
-    modes, rank, sites, primes = (content[name] for name in ("modes", "rank", "sites", "primes"))
+    mode_size, rank, sites, primes = (content[name] for name in ("mode_size", "rank", "sites", "primes"))
     classes, slices = len(content["cp_rank_at_least"]), content["slices"]
-    _check_slices(slices, sites, modes)
-    size = len(slices[0]) if slices else modes
-    _reject(staircase_excess(size, rank, sites, primes, modes, len(slices) > 1, classes))
-    _check_ranks(content, size, rank, modes, classes)
+    _check_slices(slices, sites, mode_size)
+    size = len(slices[0]) if slices else mode_size
+    _reject(staircase_excess(size, rank, sites, primes, mode_size, len(slices) > 1, classes))
+    _check_ranks(content, size, rank, mode_size, classes)
     found = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
     best = [stated(max(each)) for each in zip(*found, strict=True)]
     agree("cp_rank_at_least", content, best)
@@ -197,16 +197,16 @@ def _check_bounds(bounds: Any) -> None:
     _check_list("cp_rank_at_least", bounds, len(bounds), LARGEST_BOUND)
 
 
-def _check_slices(slices: Any, sites: int, modes: int) -> None:
+def _check_slices(slices: Any, sites: int, mode_size: int) -> None:
     if type(slices) is not list or len(slices) not in ({0} if sites == 2 else {1, sites - 2}):
         raise Rejected("slices must be one list, or one for each interior site")
     for picked in slices:
-        whole = type(picked) is list and all(type(i) is int and 0 <= i < modes for i in picked)
+        whole = type(picked) is list and all(type(i) is int and 0 <= i < mode_size for i in picked)
         if not whole or len({*picked}) != len(picked) or len(picked) != len(slices[0]) or not picked:
             raise Rejected("slices must be as many different modes at each site")
 
 
-def _check_ranks(content: dict[str, Any], slices: int, rank: int, modes: int, classes: int) -> None:
+def _check_ranks(content: dict[str, Any], slices: int, rank: int, mode_size: int, classes: int) -> None:
     """The ranks of the pieces of a staircase: no more than the sizes allow."""
     sites, ranks = content["sites"], content["ranks"]
     if type(ranks) is not list or len(ranks) != len(content["primes"]):
@@ -215,8 +215,8 @@ def _check_ranks(content: dict[str, Any], slices: int, rank: int, modes: int, cl
         if type(each) is not dict or {*each} != {"pairs", "state", "first", "last"}:
             raise Rejected("ranks must have pairs, state, first and last")
         _check_list("pairs", each["pairs"], sites // 2 - 1, rank * slices)
-        _check_list("last", each["last"], classes, min(modes, rank))
-        _check_list("first", [each["first"]], 1, min(modes, rank))
+        _check_list("last", each["last"], classes, min(mode_size, rank))
+        _check_list("first", [each["first"]], 1, min(mode_size, rank))
         if sites % 2 == 0 and each["state"] is not None:
             raise Rejected("state is for odd numbers of sites")
         if sites % 2:

@@ -15,17 +15,17 @@ from ttlightning.rank.verifier.arithmetic import Rows, matrix, sum_modes, times
 Numbers = NDArray[np.int64]
 
 
-def choices(size: int, modes: int, sites: int) -> list[int] | None:
+def choices(size: int, mode_size: int, sites: int) -> list[int] | None:
     """How many feature vectors each site chooses from, so that odd and even sites have ``size`` choices together.
 
-    Powers of two up to ``modes``, shared out over the odd and over the even sites, the last ones first. None where that
-    cannot be.
+    Powers of two up to ``mode_size``, shared out over the odd and over the even sites, the last ones first. None where
+    that cannot be.
     """
     found = [1] * sites
     for start in (sites, sites - 1):
         places, left = range(start - 1, -1, -2), size
         while left > 1:
-            free = [place for place in places if 2 * found[place] <= modes]
+            free = [place for place in places if 2 * found[place] <= mode_size]
             if left % 2 or not free:
                 return None
             place = min(free, key=found.__getitem__)  # the first of those with the fewest

@@ -62,9 +62,9 @@ def verify(
 
 
 def _count_generic(content: dict[str, Any]) -> None:
-    modes, rank, sites, seed = (content[name] for name in ("modes", "rank", "sites", "seed"))
-    states = min(modes, rank)
-    slices = min(modes, states * states)
+    mode_size, rank, sites, seed = (content[name] for name in ("mode_size", "rank", "sites", "seed"))
+    states = min(mode_size, rank)
+    slices = min(mode_size, states * states)
     for p, claimed in zip(content["primes"], content["ranks"], strict=True):
         first = hashed(slices, states, p, f"{seed}/first")
         core = hashed_core(slices, states, p, f"{seed}/interior")
@@ -73,11 +73,12 @@ def _count_generic(content: dict[str, Any]) -> None:
 
 
 def _count_staircase(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    sites, modes, rank, primes = (content[name] for name in ("sites", "modes", "rank", "primes"))
+    sites, mode_size, rank, primes = (content[name] for name in ("sites", "mode_size", "rank", "primes"))
     slices = content["slices"] * (sites - 2) if len(content["slices"]) == 1 else content["slices"]
-    size, different = len(slices[0]) if slices else modes, len(weights["interior"]) > 1 or len(content["slices"]) > 1
+    size = len(slices[0]) if slices else mode_size
+    different = len(weights["interior"]) > 1 or len(content["slices"]) > 1
     numbers = sum(value.numel() for value in weights.values())
-    if reason := staircase_excess(size, rank, sites, primes, modes, different, classes_of(weights), numbers):
+    if reason := staircase_excess(size, rank, sites, primes, mode_size, different, classes_of(weights), numbers):
         raise Rejected(reason)
     for p, claimed in zip(primes, content["ranks"], strict=True):
         first = matrix(weights["first"], p)
@@ -92,11 +93,11 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, Tensor]) -> Non
 
 
 def _count_sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    sites, modes, rank, size = (content[name] for name in ("sites", "modes", "rank", "size"))
-    counts = choices(size, modes, sites)
+    sites, mode_size, rank, size = (content[name] for name in ("sites", "mode_size", "rank", "size"))
+    counts = choices(size, mode_size, sites)
     if counts is None:
-        raise Rejected(f"size is {size}, which is no power of two or too much for {sites} sites of {modes} modes")
-    if reason := sample_excess(weights, size, counts, modes, rank, content["primes"]):
+        raise Rejected(f"size {size} is no power of two, or too much for {sites} sites of mode size {mode_size}")
+    if reason := sample_excess(weights, size, counts, mode_size, rank, content["primes"]):
         raise Rejected(reason)
     units = rank if "factors" in weights else None
     agree("statement", content, sampled_statement(content["cp_rank_at_least"], size, units))
@@ -104,7 +105,7 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
     order = [*range(0, sites, 2), *range(1, sites, 2)]
     for p, claimed in zip(content["primes"], content["ranks"], strict=True):
         vectors = [
-            hashed(count, modes, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
+            hashed(count, mode_size, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
         ]
         classes = (scores.reshape(counts).transpose(order) for scores in of_network(weights, vectors, p))
         _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
@@ -122,7 +123,7 @@ def _compare(claimed: Any, found: Any, p: int) -> None:
 
 def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
     """The parameters are those of one of the formats, with the certificate's sizes; a staircase is for chains only."""
-    n, r, d = content["modes"], content["rank"], content["sites"]
+    n, r, d = content["mode_size"], content["rank"], content["sites"]
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     classes = classes_of(weights)
     widths = [d >> level for level in range(1, d.bit_length() - 1)]
@@ -136,6 +137,6 @@ def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
             nodes = {f"nodes.{level}": (min(most, width), r, r, r) for level, width in enumerate(widths)}
             possible.append({"leaves": (min(most, d), n, r), **nodes, "root": (r, r, classes)})
     if shapes not in possible or classes < 1:
-        raise Rejected(f"a network of {d} sites, {n} modes and rank {r} is not what the checkpoint holds")
+        raise Rejected(f"a network of {d} sites, mode size {n} and rank {r} is not what the checkpoint holds")
     if classes != len(content["cp_rank_at_least"]):
         raise Rejected(f"it speaks of {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")

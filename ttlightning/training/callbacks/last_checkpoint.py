@@ -23,7 +23,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         every_n_steps: optimizer steps between two checkpoints within an epoch, counted at the end of a call of
-            ``data.steps_per_call``; by default only the ends of epochs have one.
+            ``data.steps_per_execution``; by default only the ends of epochs have one.
 
     Raises:
         UserError: where ``every_n_steps`` is below 1; at the start of training, where a callback does something at the

@@ -118,7 +118,7 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
     shape = f"d = {format.sites} sites, rank r = {format.rank}, {format.classes} classes"
     rows = {
         "data": f"{data['name']}: {sizes}",
-        "features": f"n = {features.modes} of each {data['patch_dim']}-value patch, {formula}",
+        "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {formula}",
         "weights": f"{type(format).__name__}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
@@ -126,7 +126,7 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
         rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
     if isinstance(format, TensorTrain | HierarchicalTucker):
         generic = generic_odd_even_rank if isinstance(format, TensorTrain) else generic_tree_rank
-        units = generic(format.modes, format.rank, format.sites)
+        units = generic(format.mode_size, format.rank, format.sites)
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
     return _lines(rows)
 

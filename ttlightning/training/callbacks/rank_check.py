@@ -181,7 +181,7 @@ def certify_now(format: ScoreTensor, size: int) -> dict[str, Any] | None:
     if isinstance(format, TensorTrain):
         return checkpoint_certificate(state, format.sites, "", PRIMES[:1])
     if isinstance(format, CanonicalPolyadic | HierarchicalTucker):
-        return sampled_certificate(state, format.sites, "", largest_grid(size, format.modes, format.sites))
+        return sampled_certificate(state, format.sites, "", largest_grid(size, format.mode_size, format.sites))
     return None
 
 
@@ -189,7 +189,7 @@ def describe_certificate(certificate: dict[str, Any], format: ScoreTensor) -> di
     """What the record of a check says of it, per class, and what bounds it from above or sets it in proportion."""
     certified = certificate["cp_rank_at_least"]
     if isinstance(format, TensorTrain):
-        units = shallow_parameters(min(certified), format.modes, format.sites)
+        units = shallow_parameters(min(certified), format.mode_size, format.sites)
         return {"certified": certified, "shallow_over_chain": stated(units // format.parameter_count())}
     most = {"cp_rank_at_most": format.rank} if isinstance(format, CanonicalPolyadic) else {}
     return {"certified": certified, "certified_size": certificate["size"]} | most
@@ -209,7 +209,7 @@ def measure_staircase(format: TensorTrain) -> dict[str, Any]:
         return {}
     matrices = np.stack([pair_matrix(cores[even - 2], cores[odd - 2]) for even, odd in steps])
     values = np.linalg.svd(matrices, compute_uv=False)
-    smallest = values[:, format.rank * min(format.modes, format.rank**2) - 1]
+    smallest = values[:, format.rank * min(format.mode_size, format.rank**2) - 1]
     limits = np.finfo(float)
     with np.errstate(over="ignore"):  # of a singular T the largest float, which JSON can hold
         condition = np.minimum(values[:, 0] / np.maximum(smallest, limits.tiny), limits.max)
@@ -218,11 +218,11 @@ def measure_staircase(format: TensorTrain) -> dict[str, Any]:
 
 def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, seed: int) -> dict[str, Any]:
     """Everything that one check finds, per class and per bond, as plain numbers."""
-    n, r, d = format.modes, format.rank, format.sites
+    n, r, d = format.mode_size, format.rank, format.sites
     values = torch.linalg.svdvals(equilibrate(sketch(format, sketch_size, keyed_generator(seed, "rank check"))))
     resolution = sketch_size * torch.finfo(values.dtype).eps
     found: dict[str, Any] = {
-        "modes": n,
+        "mode_size": n,
         "rank": r,
         "sites": d,
         "sketch_size": sketch_size,

@@ -122,7 +122,7 @@ def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[st
     """The user's tags, and those that say data set, network, sizes and seed: each once."""
     format: ScoreTensor = module.format
     kind = [next((words for base, words in KINDS if isinstance(format, base)), "")]
-    sizes = [f"d={format.sites}", f"n={format.modes}", f"r={format.rank}", f"seed={module.seed}"]
+    sizes = [f"d={format.sites}", f"n={format.mode_size}", f"r={format.rank}", f"seed={module.seed}"]
     own = [trainer.datamodule.describe()["name"], type(format).__name__, *filter(None, kind), *sizes]
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
