@@ -31,7 +31,7 @@ from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.runs.checkpoints import check_fits, checkpoint_file, read_checkpoint
 from ttlightning.runs.masking import masked, refuse_masked, without_secrets
 from ttlightning.runs.run import check_experiment_name, runs_root
 from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
@@ -43,6 +43,7 @@ from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
 from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
 from ttlightning.training.trainer import Trainer
