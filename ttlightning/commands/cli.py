@@ -27,7 +27,6 @@ from ttlightning import formats
 from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
-from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
 from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
@@ -45,6 +44,7 @@ from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
 from ttlightning.training.trainer import Trainer
 
