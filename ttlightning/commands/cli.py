@@ -29,7 +29,7 @@ from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
-from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
+from ttlightning.formats.kernels.dispatch import ARITHMETIC_FOR_THREADS
 from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
 from ttlightning.runs.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
 from ttlightning.runs.masking import masked, refuse_masked, without_secrets
