@@ -27,11 +27,10 @@ from ttlightning import formats
 from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
-from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.formats.kernels.dispatch import ARITHMETIC_FOR_THREADS
 from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import SafeCheckpointIO, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.runs.checkpoints import check_fits, checkpoint_file, read_checkpoint
 from ttlightning.runs.masking import masked, refuse_masked, without_secrets
 from ttlightning.runs.run import check_experiment_name, runs_root
 from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
@@ -43,7 +42,9 @@ from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
 from ttlightning.training.trainer import Trainer
 

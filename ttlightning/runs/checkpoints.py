@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without unpickling anything but tensors, held against the network."""
+"""Reading checkpoints: their seal, tensors and plain values only, and whether they fit a network."""
 
 import io
 import re
@@ -8,15 +8,14 @@ from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import weights_sha256, write_whole
-from ttlightning.runs.seals import Damaged, check_seal, seal
+from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
 CONFIG_KEY: Final = "ttlightning_config"
@@ -37,32 +36,6 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
-
-    Nothing is unpickled.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), seal(content.getvalue()))
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
-
-        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
-        """
-        file = Path(path)
-        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
-            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
-        file.unlink(missing_ok=True)
 
 
 class TrainedNetwork(NamedTuple):
