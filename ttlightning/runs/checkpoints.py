@@ -1,6 +1,8 @@
 """Reading checkpoints: their seal, tensors and plain values only, and whether they fit a network."""
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,6 @@ from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import weights_sha256
 from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
@@ -212,3 +213,21 @@ def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
                 f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
                 "leave --config out to use the configuration inside the checkpoint"
             )
+
+
+def weights_sha256(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
+
+    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
+    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
+    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
+    two states with one hash would be a collision of SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        plain = name.isprintable() and not {" ", '"'} & set(name)
+        title = name if plain else json.dumps(name, ensure_ascii=False)
+        digest.update(f"{title} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
