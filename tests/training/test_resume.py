@@ -185,7 +185,7 @@ def test_a_file_system_that_takes_no_more(command):
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
-        "from ttlightning.commands.cli import main; main(sys.argv[1:])"
+        "from ttlightning.commands.main import main; main(sys.argv[1:])"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
     done = subprocess.run(

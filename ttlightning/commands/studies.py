@@ -24,7 +24,7 @@ import torch
 import yaml
 
 from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI, quieten_libraries
+from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.files import read_json
@@ -40,6 +40,7 @@ from ttlightning.runs.trust import (
     trusting,
 )
 from ttlightning.system import signals
+from ttlightning.training.quiet import quieten_libraries
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 """Entries of a configuration that are compared otherwise, or that say nothing of a result."""
