@@ -30,8 +30,8 @@ from typing import Any
 import torch
 import yaml
 
-from ttlightning.commands.cli import main
 from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.main import main
 from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.machine import cpu_name
 from ttlightning.runs.run import Run

@@ -140,7 +140,7 @@ def test_a_run_without_a_checkpoint_and_another_configuration(command, at_step):
     with pytest.raises(Killed):
         command("fit", *LONG)
     done = command("fit", *LONG, "--seed_everything=5", "--ckpt_path=runs/debug/0", code=2)
-    assert "runs/debug/0 has no checkpoint, and another configuration" in done.stderr
+    assert "runs/debug/0 was begun with another configuration, it has seed_everything: 0" in done.stderr
 
 
 def test_another_configuration_makes_a_new_run(command, at_step):
@@ -185,7 +185,7 @@ def test_a_file_system_that_takes_no_more(command):
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
-        "from ttlightning.commands.cli import main; main(sys.argv[1:])"
+        "from ttlightning.commands.main import main; main(sys.argv[1:])"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
     done = subprocess.run(

@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI, quieten_libraries
+from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.identity import run_name
@@ -31,6 +31,7 @@ from ttlightning.runs.lock import Lock
 from ttlightning.runs.run import Run, check_experiment_name, runs_root
 from ttlightning.runs.trust import ForeignConfig, check_foreign, config_text, take_trusted, trusting
 from ttlightning.system import signals
+from ttlightning.training.quiet import quieten_libraries
 
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
