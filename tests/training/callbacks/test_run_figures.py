@@ -15,15 +15,9 @@ from PIL import Image
 from ttlightning import Classifier
 from ttlightning.formats import CanonicalPolyadic, TensorTrain
 from ttlightning.rank import bond_spectra, matricization
+from ttlightning.rank.measures import measure_spectra
 from ttlightning.training.callbacks import run_figures as module
-from ttlightning.training.callbacks.run_figures import (
-    SHOWN,
-    Verdicts,
-    gather,
-    measure_spectra,
-    show_confusion,
-    show_mistakes,
-)
+from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather, show_confusion, show_mistakes
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
