@@ -17,10 +17,9 @@ from rich.console import Console
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
-from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST, Beginning, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import SafeCheckpointIO, checkpoint_file
+from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.masking import masked, refuse_masked
 from ttlightning.runs.run import check_experiment_name, runs_root
 from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
@@ -32,8 +31,10 @@ from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.checks import begin_at, check_fit, fitting_checkpoint
 from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
 from ttlightning.training.quiet import quieten_libraries
 from ttlightning.training.steps import KeptCheckpoints

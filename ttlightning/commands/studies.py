@@ -27,7 +27,8 @@ from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
 from ttlightning.errors import UserError, exit_code
-from ttlightning.runs.run import check_experiment_name, lock, lock_run, read_json, runs_root
+from ttlightning.runs.files import read_json
+from ttlightning.runs.run import check_experiment_name, lock, lock_run, runs_root
 from ttlightning.runs.trust import (
     ForeignConfig,
     check_foreign,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
 from ttlightning.formats.initialization import INITIALIZATIONS
-from ttlightning.formats.kernels.contraction import chain_scores, chain_values
 from ttlightning.formats.kernels.derivatives import in_full_precision
+from ttlightning.formats.kernels.dispatch import chain_scores, chain_values
 
 
 class TensorTrain(ScoreTensor):

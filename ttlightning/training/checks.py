@@ -8,12 +8,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_only
 
-from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import Beginning, check_place
 from ttlightning.runs.checkpoints import check_fits, read_checkpoint
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.classifier import Classifier
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.steps import who_begins_epochs
 
 PRECISIONS: Final = ("32-true", "64-true", "bf16-mixed", "16-mixed")

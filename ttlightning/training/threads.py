@@ -5,9 +5,9 @@ import os
 import torch
 from lightning.pytorch import Trainer
 
-from ttlightning.data.datamodule import PatchDataModule
-from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
+from ttlightning.formats.kernels.dispatch import ARITHMETIC_FOR_THREADS
 from ttlightning.training.classifier import Classifier
+from ttlightning.training.datamodule import PatchDataModule
 
 
 def choose_threads(trainer: Trainer, model: Classifier, datamodule: PatchDataModule) -> None:
