@@ -18,11 +18,19 @@ from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.errors import UserError
-from ttlightning.runs.beginning import NEWEST, Beginning, how_to_begin, newest_run
+from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
 from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.masking import masked, refuse_masked
-from ttlightning.runs.run import check_experiment_name, runs_root
-from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
+from ttlightning.runs.run import Run, check_experiment_name, check_utf8, runs_root
+from ttlightning.runs.trust import (
+    NotTrusted,
+    check_foreign,
+    config_text,
+    names_to_trust,
+    refused_name,
+    take_trusted,
+    trusting,
+)
 from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
@@ -114,6 +122,12 @@ class CLI(LightningCLI):
         for part in ("data", "model", "rank_check"):
             parser.link_arguments("seed_everything", f"{part}.seed")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--run", type=str | None, help="Directory of the run, which is made or goes on.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_foreign(parser, args)
         self.config = parser.parse_args([str(word) for word in args])
@@ -129,8 +143,8 @@ class CLI(LightningCLI):
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
             run = newest_run(runs_root(), options.experiment, config, self.subcommand)
-            last = run / "checkpoints" / "last.ckpt"
-            options.ckpt_path = str(run if self.subcommand == "fit" and not last.exists() else checkpoint_file(run))
+            begins_again = self.subcommand == "fit" and not run.checkpoint.is_file()
+            options.ckpt_path = str(run if begins_again else checkpoint_file(run.path))
         if options.ckpt_path is not None:
             options.ckpt_path = str(expanded(options.ckpt_path))
         refuse_masked(options.as_dict())
@@ -154,23 +168,18 @@ class CLI(LightningCLI):
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
         """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
-        config, self.begin = self._dump(options), Beginning()
-        if options.ckpt_path is not None:
-            self.begin = how_to_begin(Path(options.ckpt_path), yaml.safe_load(config))
-        if self.begin.run is not None:
-            config = (self.begin.run / "config.yaml").read_text()
+        config = self._dump(options)
+        source, into = options.ckpt_path, options.run
+        into = into and Run(check_utf8(expanded(into), "name another folder with --run"))
+        self.begin = how_to_begin(yaml.safe_load(config), source and Path(source), into)
+        if self.begin.goes_on:
+            config = config_text(self.begin.run.config_file)
         file = self.begin.state or self.begin.weights
         options.ckpt_path = file and str(file)
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
         recording = WandbOptions(**options.wandb.as_dict())
         self.run_directory = RunDirectory(
-            options.experiment,
-            config,
-            recording,
-            recording.chosen_mode(),
-            self.begin.run,
-            self.begin.data_sha256,
-            self.hidden,
+            options.experiment, config, recording, recording.chosen_mode(), self.begin, self.hidden
         )
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
@@ -182,7 +191,7 @@ class CLI(LightningCLI):
             UserError: where a value has no form that a file could give back.
         """
         text = complete_yaml(self._parser(self.subcommand), options)
-        found = masked(yaml.safe_load(text))
+        found = masked({key: value for key, value in yaml.safe_load(text).items() if key != "run"})
         self.hidden = found.names
         return yaml.safe_dump(found.content, sort_keys=False)
 
@@ -231,7 +240,9 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
+            Console().print(
+                describe_result(result, self.trainer.run and self.trainer.run.path), soft_wrap=True, highlight=False
+            )
 
 
 def run(args: Sequence[str]) -> None:
