@@ -208,8 +208,8 @@ MISTAKES = [
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
-    (["fly"], "'fly'"),
-    ([], "subcommand"),
+    (["fly"], "the first word is 'fly', it must be a verb: fit, "),
+    ([], "the first word is '', it must be a verb"),
 ]
 
 

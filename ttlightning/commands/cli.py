@@ -1,8 +1,6 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
 import difflib
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +15,6 @@ from lightning_utilities.core.enums import StrEnum
 from rich.console import Console
 
 from ttlightning import formats
-from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.errors import UserError
@@ -34,6 +31,7 @@ from ttlightning.runs.trust import (
     take_trusted,
     trusting,
 )
+from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.progress import EpochProgress, describe_result
@@ -77,25 +75,15 @@ class Parser(LightningArgumentParser):
         raise UserError(" ".join(message.split()) + self._way_out(message))
 
     def _way_out(self, message: str) -> str:
-        """The names that come nearest to one that is unknown."""
-        if renamed := renamed_since_0_1(message):
+        """What a user can do about a message: the known names next to an unknown one, or the values that fit."""
+        if (renamed := renamed_since_0_1(message)) or "since version 0.2" in message:
             return renamed
-        unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
-        if "since version 0.2" in message:
-            return ""
         if "ReduceLROnPlateau" in message:
             return f"; {FOLLOWS_A_METRIC}"
-        if unknown is None:
-            return ""
-        if unknown[1] == "model.format":
+        if option_of_wrong_value(message) == "model.format":
             return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
-        keys = {action.dest for parser in self._parsers() for action in parser._actions}
-        near = difflib.get_close_matches(unknown[1], keys, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(unknown_option(message) or "", option_names(self), n=3, cutoff=0.5)
         return f"; did you mean {', '.join(near)}?" if near else ""
-
-    def _parsers(self) -> list[LightningArgumentParser]:
-        commands = self._subcommands_action
-        return [self] if commands is None else list(commands._name_parser_map.values())
 
 
 class CLI(LightningCLI):
@@ -113,11 +101,6 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        verbs = "; ".join(f"{name}: {text[0].lower()}{text[1:-1]}" for name, (text, _) in VERBS.items())
-        trust = "A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME."
-        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}. {trust}")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
@@ -178,12 +161,7 @@ class CLI(LightningCLI):
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         plugins = asked.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
-        try:
-            trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
-        except RuntimeError as fault:
-            if "stateful callback" in str(fault):  # two whose states a checkpoint could not tell apart
-                raise UserError(f"trainer.callbacks: {' '.join(str(fault).split())}") from fault
-            raise
+        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
         if self.subcommand != "fit":
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
         return trainer
@@ -212,12 +190,7 @@ class CLI(LightningCLI):
         Raises:
             UserError: where a value has no form that a file could give back.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="(?s).*Unable to serialize instance")
-            try:
-                text = self._parser(self.subcommand).dump(options, skip_none=False, format="yaml")
-            except Warning as fault:
-                raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
+        text = complete_yaml(self._parser(self.subcommand), options)
         found = masked({key: value for key, value in yaml.safe_load(text).items() if key != "run"})
         self.hidden = found.names
         return yaml.safe_dump(found.content, sort_keys=False)
