@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": set(),
     "rank": {"formats"},
     "formats": set(),
-    "testing": {"formats"},
+    "testing": {"rank", "formats"},
     "__main__": {"commands"},
     "__init__": {"training", "networks", "data", "runs", "formats"},
 }
