@@ -15,10 +15,9 @@ from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.run import Run
-from ttlightning.runs.trained_formats import read_format
 from ttlightning.runs.trust import OPTION, take_trusted
+from ttlightning.system import signals
 
 
 def main(args: Sequence[str]) -> int:
@@ -59,6 +58,9 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         return output, lambda: generic_certificate(n, r, d, options.seed)
     if sizes != [None] * 3:
         raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
+    with signals.importing():  # torch, which a generic certificate does without
+        from ttlightning.runs.checkpoints import checkpoint_file
+        from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
     format, sha256 = read_format(file, trusted)
     if options.sampled is None and format.staircase_cores() is None:
