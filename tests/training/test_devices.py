@@ -22,7 +22,7 @@ def losses(run) -> list[float]:
 
 
 def test_two_processes_train_the_network_of_one(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command.process("fit", *SMALL, GLOO, "--trainer.devices=2", "--data.steps_per_execution=3")
     alone, together = (command.folder / f"runs/debug/{n}" for n in (0, 1))
     assert losses(together) == pytest.approx(losses(alone), rel=1e-6)
@@ -49,7 +49,7 @@ def test_virtual_devices_make_it_exact(command):
 
 
 def test_virtual_devices_follow_the_same_gradient(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("fit", *SMALL, "--data.microbatches=8")
     assert losses(command.folder / "runs/debug/1") == pytest.approx(losses(command.folder / "runs/debug/0"), rel=1e-5)
 
