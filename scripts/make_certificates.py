@@ -15,12 +15,12 @@ from ttlightning.rank.verifier.verification import read_certificate, verify
 from ttlightning.runs.checkpoints import (
     CONFIG_KEY,
     NETWORK_KEY,
-    SafeCheckpointIO,
     checkpoint_file,
     read_chain,
     read_checkpoint,
 )
 from ttlightning.system.output import run_script
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 GENERIC = [(5, 3, 8), (17, 16, 16), (64, 8, 16), (3, 5, 9)]
 

@@ -5,7 +5,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ttlightning.data.datamodule import PatchDataModule
     from ttlightning.errors import UserError
     from ttlightning.formats import (
         CanonicalPolyadic,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     )
     from ttlightning.networks.features import PatchFeatureMap
     from ttlightning.training.classifier import Classifier
+    from ttlightning.training.datamodule import PatchDataModule
 
 __version__ = version("ttlightning")
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 
 _ROOMS = {
     "Classifier": "training.classifier",
-    "PatchDataModule": "data.datamodule",
+    "PatchDataModule": "training.datamodule",
     "PatchFeatureMap": "networks.features",
     "UserError": "errors",
 }

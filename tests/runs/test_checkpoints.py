@@ -18,11 +18,11 @@ from ttlightning.runs.checkpoints import (
     NETWORK_KEY,
     RUN_KEY,
     SUMS_KEY,
-    SafeCheckpointIO,
     read_checkpoint,
     read_network,
 )
 from ttlightning.runs.seals import Damaged, check_seal, seal
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.restoring import CheckpointConnector
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--figures=false")

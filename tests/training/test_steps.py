@@ -8,7 +8,7 @@ from conftest import CommandLine
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, Timer
 
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.training.steps import KeptCheckpoints, looks_at_steps, steps_of_a_run
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=10", "--trainer.max_epochs=3",

@@ -1,5 +1,1 @@
-"""Images as chains of patches."""
-
-from ttlightning.data.datamodule import PatchDataModule
-
-__all__ = ["PatchDataModule"]
+"""Images as chains of patches: datasets, patches, augmentation, batches. No Lightning."""

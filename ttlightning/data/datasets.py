@@ -3,6 +3,7 @@
 import hashlib
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from urllib.error import URLError
 import numpy as np
 import torch
 from jaxtyping import Int, Real
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
 
@@ -124,7 +124,9 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
                 f"{absent}; name the folder that has it with --data.root or $TTLIGHTNING_DATA, "
                 "or train on what is here with --data.offline_fallback mnist5k"
             ) from reason
-        rank_zero_warn(f"{absent}: using {offline_fallback} instead, and recording dataset: {offline_fallback}")
+        warnings.warn(
+            f"{absent}: using {offline_fallback} instead, and recording dataset: {offline_fallback}", stacklevel=2
+        )
 
 
 def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> ImageDataset:

@@ -1,6 +1,8 @@
-"""Checkpoints: written whole or not at all, read without unpickling anything but tensors, held against the network."""
+"""Reading checkpoints: their seal, tensors and plain values only, and whether they fit a network."""
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +10,13 @@ from pickle import UnpicklingError
 from typing import Any, Final, NamedTuple
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import weights_sha256, write_whole
-from ttlightning.runs.seals import Damaged, check_seal, seal
+from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
 CONFIG_KEY: Final = "ttlightning_config"
@@ -37,32 +37,6 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
-
-    Nothing is unpickled.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), seal(content.getvalue()))
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
-
-        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
-        """
-        file = Path(path)
-        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
-            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
-        file.unlink(missing_ok=True)
 
 
 class TrainedNetwork(NamedTuple):
@@ -239,3 +213,21 @@ def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
                 f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
                 "leave --config out to use the configuration inside the checkpoint"
             )
+
+
+def weights_sha256(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
+
+    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
+    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
+    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
+    two states with one hash would be a collision of SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        plain = name.isprintable() and not {" ", '"'} & set(name)
+        title = name if plain else json.dumps(name, ensure_ascii=False)
+        digest.update(f"{title} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -12,12 +12,12 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from ttlightning.data.datamodule import PatchDataModule
 from ttlightning.errors import Fault, UserError
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training import slurm
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.restoring import CheckpointConnector
 from ttlightning.training.steps import steps_of_a_run
 

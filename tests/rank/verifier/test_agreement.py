@@ -29,11 +29,12 @@ from ttlightning.rank.limits import LARGEST, LARGEST_BOUND
 from ttlightning.rank.spectrum import entropy
 from ttlightning.rank.verifier.arithmetic import is_prime
 from ttlightning.rank.verifier.verification import Rejected, read_certificate, verify
-from ttlightning.runs.checkpoints import NETWORK_KEY, SafeCheckpointIO
-from ttlightning.runs.run import read_json, weights_sha256, write_json
+from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.callbacks.progress import describe_result
 from ttlightning.training.callbacks.rank_check import measure_ranks
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 CHAINS = [TensorTrain, EqualCoreTensorTrain]
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]

@@ -23,8 +23,8 @@ from ttlightning import (
 from ttlightning.commands.verify import judge
 from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
 from ttlightning.rank.verifier.claims import Rejected, check_claims
-from ttlightning.runs.checkpoints import NETWORK_KEY, SafeCheckpointIO
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 KINDS = {
     "generic": (None, 6),

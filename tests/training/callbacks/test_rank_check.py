@@ -19,7 +19,7 @@ from ttlightning import (
     UserError,
 )
 from ttlightning.rank.verifier.verification import read_certificate, verify
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.callbacks.rank_check import (
     certify_now,

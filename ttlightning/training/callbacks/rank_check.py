@@ -47,7 +47,8 @@ from ttlightning.rank.certificates.certificate import (
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.limits import stated
 from ttlightning.rank.staircase import pair_matrix, pairs
-from ttlightning.runs.run import weights_sha256, write_whole
+from ttlightning.runs.checkpoints import weights_sha256
+from ttlightning.runs.files import write_whole
 
 
 class RankCheck(Callback):

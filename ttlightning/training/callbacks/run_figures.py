@@ -22,7 +22,7 @@ from wandb.plot import CustomChart
 from ttlightning.formats import ScoreTensor, TensorTrain
 from ttlightning.randomness import keyed_generator
 from ttlightning.rank import bond_spectra, equilibrate, sketch
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
 from ttlightning.training.loggers import Record
 

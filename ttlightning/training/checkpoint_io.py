@@ -1,0 +1,39 @@
+"""How Lightning writes and reads a checkpoint file: atomically, with a checksum, without pickled objects."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from ttlightning.errors import UserError
+from ttlightning.runs.checkpoints import read_checkpoint
+from ttlightning.runs.files import write_whole
+from ttlightning.runs.seals import seal
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
+
+    Nothing is unpickled.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), seal(content.getvalue()))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Take away a checkpoint that another has replaced; ``UserError`` for anything else.
+
+        Lightning takes the name from the state of ModelCheckpoint, so out of a file, and would take a folder as well.
+        """
+        file = Path(path)
+        if file.is_dir() or file.is_symlink() or file.suffix != ".ckpt":
+            raise UserError(f"{file} is no checkpoint of this run, though the state of its ModelCheckpoint says so")
+        file.unlink(missing_ok=True)
