@@ -34,9 +34,7 @@ STEPS_OF_AN_EPOCH = 9  # 180 training images
 @pytest.mark.parametrize(
     ("options", "stops"),
     [
-        (("--data.steps_per_execution=4",), (3, 11)),
         (("--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
-        (("--last_checkpoint.every_n_steps=2",), (5, 17)),
         (("--last_checkpoint.every_n_steps=3", "--data.microbatches=2", "--model.scheduler=ExponentialLR",
           "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
     ],
@@ -57,8 +55,10 @@ def test_killed_and_resumed_to_the_same_bits(command, at_step, options, stops):
     assert [entry["changed"] for entry in provenance["resumed"]] == [{}] * len(stops)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [5, STEPS_OF_AN_EPOCH - 1, 3 * STEPS_OF_AN_EPOCH - 1])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGTERM, 5), (signal.SIGINT, STEPS_OF_AN_EPOCH - 1), (signal.SIGTERM, 3 * STEPS_OF_AN_EPOCH - 1)],
+)
 def test_a_signal_stops_after_the_step_with_a_checkpoint(command, at_step, number, step):
     """In the middle of an epoch, at its last step, at the last of all."""
     command.finished(*LONG)
