@@ -252,6 +252,7 @@ time.sleep(60)
     assert process.communicate(timeout=30) == ("", "")
 
 
+@pytest.mark.slow
 def test_torchruns_agent_is_killed(command):
     """Its ranks do not train on as orphans: they stop at one step, with a checkpoint that goes on."""
     words = (*LONG, "--trainer.max_epochs=2000", "--trainer.devices=2", "--trainer.accelerator=cpu")
@@ -298,6 +299,7 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "everywhere", "options"),
     [

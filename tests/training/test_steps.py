@@ -114,7 +114,7 @@ def test_a_setting_that_no_config_would_record(command, name):
 
 
 @pytest.mark.parametrize("asked", [("--trainer.gradient_clip_val=1",), ("--trainer.accumulate_grad_batches=2",), SWA])
-def test_virtual_devices_make_their_own_backward_pass(command, asked):
+def test_microbatches_make_their_own_backward_pass(command, asked):
     done = command("fit", *SMALL, *asked, "--data.microbatches=2", code=2)
     assert "needs the backward pass that Lightning makes, and data.microbatches is 2" in done.stderr
     assert not (command.folder / "runs").exists()

@@ -25,6 +25,7 @@ from ttlightning.formats.kernels.scales import below_the_largest
 from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
+from ttlightning.runs.trained_formats import describe_format
 from ttlightning.training.metrics import LossAndAccuracy
 from ttlightning.training.steps import steps_of_a_run, who_looks_at_steps, who_looks_at_the_backward_pass
 
@@ -293,8 +294,7 @@ class Classifier(LightningModule):
             raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
         checkpoint[STEPS_KEY] = self.steps_per_execution
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
-        sizes = {name: getattr(self.format, name) for name in ("sites", "mode_size", "rank", "classes")}
-        checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
+        checkpoint[NETWORK_KEY] = describe_format(self.format)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the sums of an epoch that is half done: each process with its own, where there are as many."""
