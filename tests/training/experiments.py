@@ -48,7 +48,7 @@ class Experiment:
         self.rows = Rows()
 
     def train(self, folder: Path, begin: Path | None = None) -> Trainer:
-        """Make data, network and trainer, and train to the end from ``begin``, else from the last checkpoint in ``folder``."""
+        """Make data, network and trainer; train from ``begin``, else from the checkpoint in ``folder``, to the end."""
         config, seed = self.config, self.config["seed_everything"]
         augmentation = config["data"]["augmentation"]
         data = PatchDataModule(
