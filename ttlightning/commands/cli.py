@@ -43,8 +43,9 @@ from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
-from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
+from ttlightning.training.optimizers import FOLLOWS_A_METRIC
 from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
 from ttlightning.training.trainer import Trainer
 

@@ -202,7 +202,7 @@ class PatchDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches | Calls:
         same = self.trainer is not None and self.trainer.overfit_batches > 0
-        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same
+        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same, self._dtype()
         if self.augmentation:
             batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
         else:
@@ -231,7 +231,7 @@ class PatchDataModule(LightningDataModule):
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
         shards = [shard] if self.microbatches == 1 else shard.cut(self.microbatches)
-        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards)
+        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype())
 
     def _take_names(self, spec: Spec) -> None:
         self.has_names = bool(spec.names)
@@ -250,6 +250,10 @@ class PatchDataModule(LightningDataModule):
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
+
+    def _dtype(self) -> torch.dtype:
+        """That of the network's weights."""
+        return self.trainer.lightning_module.dtype if self.trainer else torch.float32
 
     def _shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
