@@ -18,9 +18,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI, quieten_libraries
+from ttlightning.commands.cli import CLI
 from ttlightning.runs.machine import cpu_name
 from ttlightning.system.output import run_script
+from ttlightning.training.quiet import quieten_libraries
 
 
 class Settings(Callback):

@@ -1,24 +1,25 @@
-"""The certificates of this repository: generic ones, and those of the networks of eq.yaml and tt.yaml.
+"""Make and verify the certificates of this repository: generic ones, and the trained networks of eq.yaml and tt.yaml.
 
     python scripts/make_certificates.py [--runs runs/eq/0 runs/tt/0] [--output results/certificates]
 
-Copies the weights, and nothing else, out of each run's last checkpoint, certifies them, verifies every certificate in
-the folder, and prints the seconds. Files that are there already are kept and verified.
+Copies only the weights from each run's last checkpoint, certifies them, verifies every certificate in the folder, and
+prints the seconds. Existing files are kept and verified.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, write_certificate
+from ttlightning.rank.certificates.files import write_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.verifier.verification import read_certificate, verify
 from ttlightning.runs.checkpoints import (
     CONFIG_KEY,
     NETWORK_KEY,
     checkpoint_file,
-    read_chain,
     read_checkpoint,
 )
+from ttlightning.runs.trained_formats import read_format
 from ttlightning.system.output import run_script
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
@@ -44,15 +45,15 @@ def main() -> None:
         file = weights.with_suffix(".json")
         if not file.exists():
             started = time.perf_counter()
-            certificate = checkpoint_certificate(*read_chain(weights)) | {"checkpoint": weights.name}
+            certificate = checkpoint_certificate(*read_format(weights)) | {"checkpoint": weights.name}
             print(f"{file.name}: certified in {time.perf_counter() - started:.1f} s")
             write_certificate(file, certificate)
     for file in sorted(options.output.glob("*.json")):
         started = time.perf_counter()
         content = read_certificate(file)
         if "checkpoint" in content:
-            chain = read_chain(options.output / content["checkpoint"])
-            verify(content, chain.weights, chain.sha256, chain.sites)
+            format, sha256 = read_format(options.output / content["checkpoint"])
+            verify(content, dict(format.named_parameters()), sha256, format.sites)
         else:
             verify(content)
         seconds, size = time.perf_counter() - started, file.stat().st_size

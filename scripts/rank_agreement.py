@@ -1,102 +1,119 @@
-"""Theorem, staircase and literal matricization on the same tensors, in exact arithmetic.
+"""Theorem, staircase and complete matricization on the same tensors, in exact arithmetic.
 
     python scripts/rank_agreement.py [--entries 20] [--seed 0]
 
-For every (n, r, d, kind) whose odd/even matricization has at most 2^entries entries: generic rank of the theorem; the
-staircase's rank of a tensor train with random integer cores; rank of its literal matricization, modulo 2^31 - 1.
-Where n < r the staircase speaks of the tensor that uses n of the r states, the one in the theorem's proof. Prints a
+For every (n, r, d, kind) whose odd/even matricization has at most 2^entries entries: the generic rank of the theorem;
+the staircase's rank of a tensor train with random integer cores; the rank of its complete matricization modulo
+2^31 - 1. If n < r, the staircase is that of the tensor in the theorem's proof, which uses n of the r states. Prints a
 line for each pair (n, r) and, at the end, how many cases agree; exit code 1 if one does not.
 
-The same of canonical polyadic and hierarchical Tucker tensors, where n is a power of two and a sample of scores can be
-as large as the matricization: generic rank, rank of the sample, rank of the tensor written out.
+The same for canonical polyadic and hierarchical Tucker tensors, for n a power of two, where a sample of scores can be
+as large as the matricization: generic rank, rank of the sample, rank of the complete matricization.
 """
 
 import argparse
 import itertools
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker
-from ttlightning.rank import generic_odd_even_rank, generic_tree_rank
-from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
-from ttlightning.rank.finite_field import PRIMES, Residues, rank_modulo
-from ttlightning.rank.full_matricization import literal_matricizations
+from ttlightning.formats import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    ScoreTensor,
+    SharedHierarchicalTucker,
+    TensorTrain,
+)
+from ttlightning.formats.modular import Residues, chain_scores, odd_even_matrix
+from ttlightning.rank.certificates.sampled import sampled_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
+from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.limits import LARGEST
 from ttlightning.system.output import run_script
 
+FIELD = PrimeField(PRIMES[0])
+CHAINS = (EqualCoreTensorTrain, TensorTrain)
 OTHERS = (CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker)
-KINDS = ("equal", "different")
 
 
-def draw(mode_size: int, rank: int, sites: int, kind: str, seed: int) -> dict[str, torch.Tensor]:
-    """Integer cores, exact in float64."""
-    generator = np.random.default_rng([mode_size, rank, sites, KINDS.index(kind), seed])
-    distinct = min(1, sites - 2) if kind == "equal" else sites - 2
-    shapes = {"first": (mode_size, rank), "interior": (distinct, mode_size, rank, rank), "last": (mode_size, rank, 1)}
-    return {name: torch.from_numpy(generator.integers(-99, 100, shape)).double() for name, shape in shapes.items()}
+def draw(kind: type[ScoreTensor], mode_size: int, rank: int, sites: int, seed: int) -> ScoreTensor:
+    """A format of one class with random integer weights, exact in float64."""
+    generator = np.random.default_rng([mode_size, rank, sites, (CHAINS + OTHERS).index(kind), seed])
+    format = kind(sites, mode_size, 1, rank).double().requires_grad_(False)
+    for parameter in format.parameters():
+        parameter.copy_(torch.from_numpy(generator.integers(-(10**6), 10**6, tuple(parameter.shape))))
+    return format
 
 
-def literal_rank(state: dict[str, torch.Tensor], sites: int) -> int:
-    first, interior, last = (state[name].numpy().astype(np.int64) % PRIMES[0] for name in ("first", "interior", "last"))
-    middle = [interior[0 if len(interior) == 1 else k] for k in range(sites - 2)]
-    (matrix,) = literal_matricizations([first[:, None, :], *middle, last], PRIMES[0])
-    return rank_modulo(matrix, PRIMES[0])
-
-
-def draw_other(kind: type, mode_size: int, rank: int, sites: int, seed: int) -> dict[str, torch.Tensor]:
-    """The same for the parameters of another format, from so many integers that none of a few weights is 0."""
-    generator = np.random.default_rng([mode_size, rank, sites, OTHERS.index(kind), seed])
-    shapes = {name: p.shape for name, p in kind(sites, mode_size, 1, rank).named_parameters()}
-    return {
-        name: torch.from_numpy(generator.integers(-(10**6), 10**6, tuple(s))).double() for name, s in shapes.items()
-    }
-
-
-def written_out(state: dict[str, torch.Tensor], sites: int) -> Residues:
-    """Every entry of the one class tensor modulo p, by its definition; remainders after every product."""
-    p = PRIMES[0]
-    numbers = {name: value.numpy().astype(np.int64) % p for name, value in state.items()}
+def entries(format: ScoreTensor) -> Residues:
+    """Every entry of the one class tensor modulo p, by its definition."""
+    p = FIELD.prime
+    if (cores := format.cores()) is not None:
+        return chain_scores([FIELD.residues(core.transpose(0, 1)) for core in cores], FIELD)[0]
+    numbers = {name: FIELD.residues(value) for name, value in format.named_parameters()}
     if "factors" in numbers:
         units = numbers["weights"].T
         for factor in numbers["factors"]:
             units = (units[:, None, :] * factor[None, :, :] % p).reshape(-1, units.shape[-1])
         return units.sum(1) % p
     levels = [numbers["leaves"], *(numbers[f"nodes.{k}"] for k in range(len(numbers) - 2)), numbers["root"][None]]
-    parts = [levels[0][site % len(levels[0])] for site in range(sites)]
+    parts = [levels[0][site % len(levels[0])] for site in range(format.sites)]
     for level in levels[1:]:
         joined = []
-        for place in range(len(parts) // 2):
-            node, (left, right) = level[place % len(level)], parts[2 * place : 2 * place + 2]
-            found = np.zeros((len(left), len(right), node.shape[2]), dtype=np.int64)
+        for position in range(len(parts) // 2):
+            node, (left, right) = level[position % len(level)], parts[2 * position : 2 * position + 2]
+            table = np.zeros((len(left), len(right), node.shape[2]), dtype=np.int64)
             for a, b in np.ndindex(node.shape[:2]):
                 pairs = left[:, None, a] * right[None, :, b] % p
-                found = (found + pairs[:, :, None] * node[a, b] % p) % p
-            joined.append(found.reshape(-1, node.shape[2]))
+                table = (table + pairs[:, :, None] * node[a, b] % p) % p
+            joined.append(table.reshape(-1, node.shape[2]))
         parts = joined
     return parts[0][:, 0]
 
 
-def compare_others(entries: int, seed: int) -> tuple[int, int]:
-    """Cases, and how many of them are off."""
-    total = off = 0
+def complete_rank(format: ScoreTensor) -> int:
+    """Rank of the complete odd/even matricization."""
+    return rank_modulo(odd_even_matrix(entries(format), [format.mode_size] * format.sites), FIELD.prime)
+
+
+def compare_chains(most: int, seed: int) -> Iterator[bool]:
+    """Whether theorem, staircase and complete matricization agree, for every tensor train of up to ``most`` entries."""
+    for mode_size, rank in itertools.product(range(2, 9), range(1, 7)):
+        line = []
+        for sites, kind in itertools.product(range(2, 13), CHAINS):
+            if mode_size**sites > most:
+                continue
+            format = draw(kind, mode_size, rank, sites, seed)
+            theorem = format.generic_rank()
+            if mode_size >= rank:
+                staircase = checkpoint_certificate(format, "")["cp_rank_at_least"][0]
+            else:
+                staircase = generic_certificate(mode_size, rank, sites, seed)["cp_rank_at_least"][0]
+            complete = complete_rank(format)
+            if not theorem == staircase == complete:
+                print(f"OFF  n {mode_size} r {rank} d {sites} {format.kind}: {theorem} {staircase} {complete}")
+            if kind is EqualCoreTensorTrain:
+                line.append(str(complete))
+            yield theorem == staircase == complete
+        print(f"n {mode_size}  r {rank}  d = 2, 3, ..: {' '.join(line)}", flush=True)
+
+
+def compare_others(most: int, seed: int) -> Iterator[bool]:
+    """Whether generic, sampled and complete rank agree, for every other tensor of up to ``most`` entries."""
     for kind, mode_size, rank, sites in itertools.product(OTHERS, (2, 4, 8), range(1, 7), range(2, 13)):
         size = mode_size ** (sites // 2)
         tree = kind is not CanonicalPolyadic
-        if mode_size**sites > 2**entries or size > LARGEST["size"] or (tree and sites & (sites - 1)):
+        if mode_size**sites > most or size > LARGEST["size"] or (tree and sites & (sites - 1)):
             continue
-        state = draw_other(kind, mode_size, rank, sites, seed)
-        generic = generic_tree_rank(mode_size, rank, sites) if tree else min(rank, size)
-        (sampled,) = sampled_certificate(state, sites, "", size)["cp_rank_at_least"]
-        order = [*range(0, sites, 2), *range(1, sites, 2)]
-        whole = written_out(state, sites).reshape([mode_size] * sites).transpose(order)
-        literal = rank_modulo(whole.reshape(-1, size), PRIMES[0])
-        total += 1
-        if not generic == sampled == literal:
-            off += 1
-            print(f"OFF  n {mode_size} r {rank} d {sites} {kind.__name__}: {generic} {sampled} {literal}", flush=True)
-    return total, off
+        format = draw(kind, mode_size, rank, sites, seed)
+        generic, complete = format.generic_rank(), complete_rank(format)
+        (sampled,) = sampled_certificate(format, "", size)["cp_rank_at_least"]
+        if not generic == sampled == complete:
+            print(f"OFF  n {mode_size} r {rank} d {sites} {format.name}: {generic} {sampled} {complete}", flush=True)
+        yield generic == sampled == complete
 
 
 def main() -> None:
@@ -104,30 +121,11 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=20, help="largest matricization, as a power of two")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    total, off = 0, 0
-    for mode_size, rank in itertools.product(range(2, 9), range(1, 7)):
-        line = []
-        for sites, kind in itertools.product(range(2, 13), KINDS):
-            if mode_size**sites > 2**options.entries:
-                continue
-            state = draw(mode_size, rank, sites, kind, options.seed)
-            theorem = generic_odd_even_rank(mode_size, rank, sites)
-            if mode_size >= rank:
-                staircase = checkpoint_certificate(state, sites, "")["cp_rank_at_least"][0]
-            else:
-                staircase = generic_certificate(mode_size, rank, sites, options.seed)["cp_rank_at_least"][0]
-            literal = literal_rank(state, sites)
-            total += 1
-            if not theorem == staircase == literal:
-                off += 1
-                print(f"OFF  n {mode_size} r {rank} d {sites} {kind}: {theorem} {staircase} {literal}", flush=True)
-            if kind == "equal":
-                line.append(str(literal))
-        print(f"n {mode_size}  r {rank}  d = 2, 3, ..: {' '.join(line)}", flush=True)
-    print(f"{total} cases (n, r, d, kind): theorem, staircase and literal matricization agree on {total - off}")
-    others, others_off = compare_others(options.entries, options.seed)
-    print(f"{others} cases of other formats: generic, sampled and literal rank agree on {others - others_off}")
-    sys.exit(int(off + others_off > 0))
+    chains = [*compare_chains(2**options.entries, options.seed)]
+    print(f"{len(chains)} cases (n, r, d, kind): theorem, staircase and literal matricization agree on {sum(chains)}")
+    others = [*compare_others(2**options.entries, options.seed)]
+    print(f"{len(others)} cases of other formats: generic, sampled and literal rank agree on {sum(others)}")
+    sys.exit(int(not all(chains + others)))
 
 
 if __name__ == "__main__":

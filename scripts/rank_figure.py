@@ -21,7 +21,7 @@ import torch
 from ttlightning import EqualCoreTensorTrain
 from ttlightning.rank import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank, matricization
 from ttlightning.rank.full_matricization import measured_rank
-from ttlightning.runs.run import write_json
+from ttlightning.runs.files import write_json
 from ttlightning.system.output import run_script
 
 MODES, RANK = 2, 3

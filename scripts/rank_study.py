@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 
 from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.rank import generic_odd_even_rank
-from ttlightning.runs.run import write_json
+from ttlightning.runs.files import write_json
 from ttlightning.system.output import run_script
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}

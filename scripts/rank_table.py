@@ -1,11 +1,11 @@
-r"""[K18, Table 2] computed: how wide a network of one format must be to say what a random one of another format says.
+r"""[K18, Table 2] computed: the width that one format needs to equal a random network of another format.
 
     python scripts/rank_table.py [--quick] [--seeds 3] [--output results/rank_table.md]
 
-Random tensors in tensor-train, hierarchical-Tucker and canonical format of width r, n > r, written out over F_p with
-p = 2^31 - 1. The TT-rank is the largest rank of the matricizations {1..k} | {k+1..d}; the HT-rank the largest of those
-of the nodes of the tree, a node's sites against the others; the CP-rank is at least the rank of the odd sites against
-the even ones. Ranks are counted exactly, and printed beside the table's entries; over the seeds, all that occur.
+Random tensors in tensor-train, hierarchical-Tucker and canonical format of width r, n > r, with all entries over F_p,
+p = 2^31 - 1. The TT-rank is the largest rank of the matricizations {1..k} | {k+1..d}. The HT-rank is the largest rank
+of the matricizations of the tree's nodes, the sites of a node against the other sites. The CP-rank is at least the rank
+of the odd/even matricization. Ranks are counted exactly and printed beside the table's entries, for all seeds.
 """
 
 import argparse
@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ttlightning.formats.modular import Residues, extend_states
 from ttlightning.rank.bounds import generic_odd_even_rank
-from ttlightning.rank.finite_field import PRIMES, Residues, hashed, multiply, rank_modulo
-from ttlightning.rank.full_matricization import grow, random_cores
+from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, multiply, rank_modulo
+from ttlightning.rank.full_matricization import random_cores
 from ttlightning.system.output import run_script
 
 PRIME = PRIMES[0]
@@ -25,25 +26,25 @@ SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d
 def tensor_train(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
     """Every entry of a random tensor of TT-rank r, in one long row."""
     cores = random_cores(mode_size, rank, sites, seed, PRIME, equal=False)
-    return grow(cores[0][:, 0, :], cores[1:], PRIME)[:, 0]
+    return extend_states(cores[0][:, 0, :], cores[1:], PrimeField(PRIME))[:, 0]
 
 
 def hierarchical_tucker(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
-    """The same of HT-rank r: a node joins the tables of its children, (points, r) each."""
+    """Every entry of a random tensor of HT-rank r: a node joins the tables of its children, (points, r) each."""
     tables = [hashed((mode_size, rank), PRIME, seed, "leaf", site) for site in range(sites)]
     while len(tables) > 1:
         width = 1 if len(tables) == 2 else rank
         joined = []
-        for place, (left, right) in enumerate(zip(tables[0::2], tables[1::2], strict=True)):
+        for position, (left, right) in enumerate(zip(tables[0::2], tables[1::2], strict=True)):
             pairs = left[:, None, :, None] * right[None, :, None, :] % PRIME
-            node = hashed((rank * rank, width), PRIME, seed, "node", len(tables), place)
+            node = hashed((rank * rank, width), PRIME, seed, "node", len(tables), position)
             joined.append(multiply(pairs.reshape(-1, rank * rank), node, PRIME))
         tables = joined
     return tables[0][:, 0]
 
 
 def canonical_polyadic(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
-    """The same of CP-rank r."""
+    """Every entry of a random tensor of CP-rank r."""
     table = hashed((1, rank), PRIME, seed, "weights")
     for site in range(sites):
         factor = hashed((mode_size, rank), PRIME, seed, "factor", site)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ttlightning.commands.studies import Job, Outcome, faults_of, make_runs, percent
-from ttlightning.runs.run import write_json
+from ttlightning.runs.files import write_json
 from ttlightning.system.output import run_script
 
 CONFIGS = ("best/eq.yaml", "best/tt.yaml", "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml")

@@ -31,10 +31,10 @@ from typing import Any
 import torch
 import yaml
 
-from ttlightning.commands.cli import main
 from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.main import main
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.machine import cpu_name
-from ttlightning.runs.run import read_json, write_json
 from ttlightning.system.output import run_script
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",

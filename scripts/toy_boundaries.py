@@ -29,8 +29,8 @@ from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.patches import Patching
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.runs.checkpoints import checkpoint_file, read_checkpoint
-from ttlightning.runs.run import weights_sha256, write_json
+from ttlightning.runs.checkpoints import checkpoint_file, read_checkpoint, weights_sha256
+from ttlightning.runs.files import write_json
 from ttlightning.system.output import run_script
 from ttlightning.training.classifier import Classifier
 

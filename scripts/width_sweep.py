@@ -24,7 +24,7 @@ import matplotlib.pyplot as plt
 from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.runs.run import read_json, write_json
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.system.output import run_script
 
 FORMATS = {

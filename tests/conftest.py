@@ -14,7 +14,7 @@ import torch
 from hypothesis import settings
 from torchvision.io import write_jpeg, write_png
 
-from ttlightning.commands.cli import main
+from ttlightning.commands.main import main
 from ttlightning.training.classifier import Classifier
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)

@@ -11,8 +11,8 @@ import yaml
 from conftest import contents
 
 from ttlightning.commands import rerun
-from ttlightning.commands.cli import main
 from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 

@@ -34,7 +34,6 @@ ALLOWED_FOR_NOW = {
 
 CIRCLES_FOR_NOW = {
     "commands.cli -> commands",
-    "formats.kernels.triton_chain -> formats.kernels.contraction",
 }
 """The same of imports that close a circle."""
 

@@ -18,7 +18,7 @@ from ttlightning import HierarchicalTucker
 from ttlightning.commands.studies import Job, Outcome
 from ttlightning.errors import UserError
 from ttlightning.rank.verifier.verification import read_certificate, verify
-from ttlightning.runs.checkpoints import read_chain
+from ttlightning.runs.trained_formats import read_format
 
 ROOT = Path(__file__).resolve().parent.parent
 CERTIFICATES = sorted((ROOT / "results" / "certificates").glob("*.json"))
@@ -233,8 +233,8 @@ def test_the_certificates_of_this_repository_hold(file):
     if content["kind"] == "generic":
         verify(content)
     else:
-        chain = read_chain(file.parent / content["checkpoint"])
-        verify(content, chain.weights, chain.sha256, chain.sites)
+        format, sha256 = read_format(file.parent / content["checkpoint"])
+        verify(content, dict(format.named_parameters()), sha256, format.sites)
 
 
 def test_benchmark_of_other_formats(monkeypatch):

@@ -10,7 +10,7 @@ from ttlightning.system.paths import make_do_without_home  # noqa: E402
 drop_unread_output()
 make_do_without_home()
 
-from ttlightning.commands.cli import main  # noqa: E402, its libraries look for a home as they are imported
+from ttlightning.commands.main import main  # noqa: E402, its libraries look for a home as they are imported
 
 if __name__ == "__main__":
     main()

@@ -13,8 +13,8 @@ import yaml
 from conftest import assert_one_line
 
 from ttlightning import UserError
-from ttlightning.runs.checkpoints import NETWORK_KEY
-from ttlightning.runs.run import create_run_directory, weights_sha256
+from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
+from ttlightning.runs.run import create_run_directory
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 

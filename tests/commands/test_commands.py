@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 
-from ttlightning.rank.certificates.exact import Chain
-from ttlightning.rank.finite_field import PRIMES, rank_modulo
-from ttlightning.rank.full_matricization import literal_matricizations
-from ttlightning.runs.checkpoints import read_chain
+from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
+from ttlightning.rank.full_matricization import full_matricizations
+from ttlightning.runs.trained_formats import read_format
 
 SMALL = ("--config", "debug.yaml", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1",
          "--data.dataset=mnist5k")  # fmt: skip
@@ -72,9 +71,9 @@ def test_a_run_is_certified(command):
     made = json.loads((run / "rank" / "certificate.json").read_text())
     assert made["cp_rank_at_least"] == result["rank"]["certified"]
     assert made["weights_sha256"] == result["weights_sha256"]
-    chain = Chain(*read_chain(run / "checkpoints" / "last.ckpt")[:2], PRIMES[0])
-    cores = [chain.first[:, None, :], chain.interior(2), chain.interior(3), chain.last.transpose(2, 1, 0)]
-    literal = [rank_modulo(matrix, PRIMES[0]) for matrix in literal_matricizations(cores, PRIMES[0])]
+    field = PrimeField(PRIMES[0])
+    cores = [field.residues(core.transpose(0, 1)) for core in read_format(run / "checkpoints/last.ckpt").format.cores()]
+    literal = [rank_modulo(matrix, PRIMES[0]) for matrix in full_matricizations(cores, PRIMES[0])]
     assert literal == made["cp_rank_at_least"] == [20] * 10  # trained weights, the whole matricization
     assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
     command("certify", "runs/debug/0", "--output=again.json")

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError
-from ttlightning.commands.cli import main
 from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.main import main
 from ttlightning.data.patches import Patching
 
 CONFIGS = Path(__file__).parents[2] / "configs"

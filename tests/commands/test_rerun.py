@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from ttlightning.commands import rerun
-from ttlightning.commands.cli import main
+from ttlightning.commands.main import main
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--trainer.log_every_n_steps=1")
 

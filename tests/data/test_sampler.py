@@ -73,7 +73,7 @@ def test_the_share_of_blanked_patches():
 
 
 @given(samples=st.integers(1, 100), batch=st.integers(1, 30), exponent=st.integers(0, 2))
-def test_virtual_devices_cut_the_same_batches_on_any_number_of_devices(samples, batch, exponent):
+def test_microbatches_cut_the_same_batches_on_any_number_of_devices(samples, batch, exponent):
     def cuts(world: int) -> list[list[int]]:
         return [
             part.labels.tolist()

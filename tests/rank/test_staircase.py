@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from restore import restore
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.rank import generic_odd_even_rank, matricization, witnesses
-from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
-from ttlightning.rank.full_matricization import literal_matricizations, measured_rank, random_cores
+from ttlightning.rank.full_matricization import full_matricizations, measured_rank, random_cores
 from ttlightning.rank.staircase import open_matricization, pair_matrix, pairs, state_matrix
 
 P = PRIMES[0]
@@ -98,7 +99,7 @@ def test_the_certified_rank_never_exceeds_the_literal_one(sites, mode_size, rank
     """Degenerate cores too; and it is the literal one where the cores are random and n >= r."""
     format = spoil(chain(kind, sites, mode_size, rank), how)
     state = {name: p.detach() for name, p in format.named_parameters()}
-    bounds = checkpoint_certificate(state, sites, "")["cp_rank_at_least"]
+    bounds = checkpoint_certificate(restore(state, sites), "")["cp_rank_at_least"]
     for bound, matrix in zip(bounds, matricization(format), strict=True):
         true = exact_rank(matrix.detach().numpy())
         assert bound <= true
@@ -222,9 +223,9 @@ def test_generic_certificates_reach_the_generic_rank(mode_size, rank, sites):
     assert certificate["cp_rank_at_least"] == [generic_odd_even_rank(mode_size, rank, sites)]
 
 
-def test_literal_matricizations_are_those_of_the_format():
+def test_full_matricizations_are_those_of_the_format():
     cores = random_cores(3, 2, 5, 0, 5)
-    (found,) = literal_matricizations(cores, 5)
+    (found,) = full_matricizations(cores, 5)
     format = TensorTrain(5, 3, 1, 2).double()
     with torch.no_grad():
         format.first.copy_(torch.from_numpy(cores[0][:, 0]))

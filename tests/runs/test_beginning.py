@@ -164,7 +164,7 @@ def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
     with pytest.raises(Killed):
         command(*words)
     done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_execution=2", code=2)
-    assert "lies within an epoch and was made with 4 steps in a call, here they are 2" in done.stderr
+    assert "lies within an epoch and was made with 4 steps in a call, here there are 2" in done.stderr
     assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
 
 

@@ -19,9 +19,9 @@ from ttlightning.runs.checkpoints import (
     RUN_KEY,
     SUMS_KEY,
     read_checkpoint,
-    read_network,
 )
 from ttlightning.runs.seals import Damaged, check_seal, seal
+from ttlightning.runs.trained_formats import read_format
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.restoring import CheckpointConnector
 
@@ -194,10 +194,10 @@ def test_tensors_that_are_not_all_there_are_refused(tmp_path, tensor):
 def test_networks_that_are_not_those_of_the_weights_are_refused(tmp_path, value):
     """At once, whatever sizes they claim."""
     torch.save(content(), tmp_path / "x.ckpt")
-    assert read_network(tmp_path / "x.ckpt").sites == 4
+    assert read_format(tmp_path / "x.ckpt").format.sites == 4
     torch.save(content() | {NETWORK_KEY: value}, tmp_path / "x.ckpt")
     with pytest.raises(UserError) as refused:
-        read_network(tmp_path / "x.ckpt")
+        read_format(tmp_path / "x.ckpt")
     assert "\n" not in str(refused.value)
 
 

@@ -11,7 +11,8 @@ import torch
 from ttlightning.commands.studies import _alone
 from ttlightning.errors import UserError
 from ttlightning.runs import run as runs
-from ttlightning.runs.run import lock_run, runs_root, weights_sha256
+from ttlightning.runs.checkpoints import weights_sha256
+from ttlightning.runs.run import lock_run, runs_root
 
 
 def test_a_hash_that_stays():

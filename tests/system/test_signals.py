@@ -13,9 +13,8 @@ import pytest
 
 from ttlightning import PatchDataModule
 from ttlightning.commands import rerun
-from ttlightning.runs import run as runs
 from ttlightning.system import signals
-from ttlightning.training.callbacks import progress
+from ttlightning.training.callbacks import progress, run_directory
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.classifier import Classifier
@@ -140,14 +139,14 @@ def test_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
 
 def test_when_the_result_is_written(command, monkeypatch):
     """Too late: the run ends as it would have."""
-    usual = runs.write_json
+    usual = run_directory.write_json
 
     def stopped(path, content):
         if path.name == "result.json":
             os.kill(os.getpid(), signal.SIGTERM)
         usual(path, content)
 
-    monkeypatch.setattr(runs, "write_json", stopped)
+    monkeypatch.setattr(run_directory, "write_json", stopped)
     done = command("fit", *LONG)
     assert done.stderr.endswith("SIGTERM: stopping when the result is written; once more stops at once\n")
     assert command.result("debug/0")["epochs"] == 3

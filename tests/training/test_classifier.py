@@ -111,10 +111,10 @@ def test_metrics_do_not_depend_on_how_samples_are_batched():
     assert found[0]["loss"].item() == pytest.approx(losses.mean().item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("virtual", [1, 2])
-def test_total_steps_are_filled_in(data, tmp_path, virtual):
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_total_steps_are_filled_in(data, tmp_path, microbatches):
     schedule = partial(OneCycleLR, max_lr=1e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, microbatches=virtual)
+    model = classifier(data, scheduler=schedule, microbatches=microbatches)
     trainer = quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
     trainer.fit(model, datamodule=data)
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 3 * 6

@@ -34,7 +34,7 @@ def test_two_processes_train_the_network_of_one(command):
     assert json.loads((together / "provenance.json").read_text())["world_size"] == 2
 
 
-def test_virtual_devices_make_it_exact(command):
+def test_microbatches_make_it_exact(command):
     """Four processes and one, bit by bit: every loss, every metric, the weights."""
     options = (*SMALL, "--data.microbatches=4", "--trainer.max_epochs=2")
     command("fit", *options, "--data.steps_per_execution=3")
@@ -48,17 +48,19 @@ def test_virtual_devices_make_it_exact(command):
         assert one == four, name
 
 
-def test_virtual_devices_follow_the_same_gradient(command):
+def test_microbatches_follow_the_same_gradient(command):
     command("fit", *SMALL)
     command("fit", *SMALL, "--data.microbatches=8")
     assert losses(command.folder / "runs/debug/1") == pytest.approx(losses(command.folder / "runs/debug/0"), rel=1e-5)
 
 
-@pytest.mark.parametrize(("virtual", "world", "message"), [(3, 1, "a power of two"), (2, 4, "a multiple of the 4")])
-def test_virtual_devices_that_do_not_fit(monkeypatch, virtual, world, message):
+@pytest.mark.parametrize(
+    ("microbatches", "world", "message"), [(3, 1, "a power of two"), (2, 4, "a multiple of the 4")]
+)
+def test_microbatches_that_do_not_fit(monkeypatch, microbatches, world, message):
     monkeypatch.setattr(PatchDataModule, "_shard", lambda _: Shard(0, world))
     with pytest.raises(UserError, match=message):
-        PatchDataModule("mnist5k", microbatches=virtual).setup("fit")
+        PatchDataModule("mnist5k", microbatches=microbatches).setup("fit")
 
 
 class Alone:

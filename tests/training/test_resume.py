@@ -16,7 +16,8 @@ import wandb
 from conftest import Killed, contents, kill
 
 from ttlightning import UserError
-from ttlightning.runs.run import lock_run, write_whole
+from ttlightning.runs.files import write_whole
+from ttlightning.runs.run import lock_run
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.loggers import MetricsTable
 
@@ -184,7 +185,7 @@ def test_a_file_system_that_takes_no_more(command):
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
-        "from ttlightning.commands.cli import main; main(sys.argv[1:])"
+        "from ttlightning.commands.main import main; main(sys.argv[1:])"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
     done = subprocess.run(
@@ -220,8 +221,8 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path, monkeypatch):
 def test_a_process_that_dies_while_it_writes_leaves_the_older_file(tmp_path):
     file = tmp_path / "last.ckpt"
     write_whole(file, b"older")
-    dies = "import os; from pathlib import Path; from ttlightning.runs import run; os.fsync = lambda _: os._exit(9);"
-    died = subprocess.run([sys.executable, "-c", dies + f"run.write_whole(Path({str(file)!r}), b'newer')"])
+    dies = "import os; from pathlib import Path; from ttlightning.runs import files; os.fsync = lambda _: os._exit(9);"
+    died = subprocess.run([sys.executable, "-c", dies + f"files.write_whole(Path({str(file)!r}), b'newer')"])
     assert died.returncode == 9
     assert file.read_bytes() == b"older"
     write_whole(file, b"newer")  # what the dead process left is not in the way

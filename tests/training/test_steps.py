@@ -8,7 +8,7 @@ from conftest import CommandLine
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateMonitor, Timer
 
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.training.steps import KeptCheckpoints, looks_at_steps, steps_of_a_run
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=10", "--trainer.max_epochs=3",
@@ -114,7 +114,7 @@ def test_a_setting_that_no_config_would_record(command, name):
 
 
 @pytest.mark.parametrize("asked", [("--trainer.gradient_clip_val=1",), ("--trainer.accumulate_grad_batches=2",), SWA])
-def test_virtual_devices_make_their_own_backward_pass(command, asked):
+def test_microbatches_make_their_own_backward_pass(command, asked):
     done = command("fit", *SMALL, *asked, "--data.microbatches=2", code=2)
     assert "needs the backward pass that Lightning makes, and data.microbatches is 2" in done.stderr
     assert not (command.folder / "runs").exists()

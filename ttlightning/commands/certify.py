@@ -1,8 +1,8 @@
-"""``certify``: write down how large a rank is, so that anyone can check it."""
+"""``certify``: write a lower bound on a rank to a file that anyone can check."""
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +10,28 @@ from rich.console import Console
 
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
-from ttlightning.rank.certificates.certificate import (
-    checkpoint_certificate,
-    generic_certificate,
-    sampled_certificate,
-    write_certificate,
-)
+from ttlightning.rank.certificates import Certificate
+from ttlightning.rank.certificates.files import write_certificate
+from ttlightning.rank.certificates.sampled import sampled_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.checkpoints import checkpoint_file, read_chain, read_network
+from ttlightning.runs.checkpoints import checkpoint_file
+from ttlightning.runs.trained_formats import read_format
+from ttlightning.runs.trust import OPTION, take_trusted
 
 
 def main(args: Sequence[str]) -> int:
     parser = VerbParser("certify", "Certify the rank of a trained network, or of almost every tensor train.")
     parser.add_argument("source", type=Path | None, nargs="?", help="a run directory or a checkpoint")
-    parser.add_argument("--mode_size", type=int | None, help="n, where there is no source")
+    parser.add_argument("--mode_size", type=int | None, help="n, without a source")
     parser.add_argument("--rank", type=int | None, help="r")
     parser.add_argument("--sites", type=int | None, help="d")
     parser.add_argument("--sampled", type=int | None, help="K: from K x K scores instead of the staircase")
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
     parser.add_argument("--output", type=Path | None, help="file to write")
-    options = parser.parse_args(args)
-    output, make = prepare(options)
+    parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
+    words, trusted = take_trusted(args)
+    output, make = prepare(parser.parse_args(words), trusted)
     check_new_file(output, "--output")
     started = time.perf_counter()
     with Console(stderr=True).status("counting"):
@@ -42,8 +43,8 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def prepare(options: Any) -> tuple[Path, Any]:
-    """The file to write, and what makes the certificate."""
+def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Certificate]]:
+    """The file to write, and the function that makes the certificate."""
     sizes = [options.mode_size, options.rank, options.sites]
     if reason := out_of_range(seed=options.seed):
         raise UserError(f"--{reason}")
@@ -53,23 +54,24 @@ def prepare(options: Any) -> tuple[Path, Any]:
         if options.sampled is not None:
             raise UserError("--sampled speaks of a trained network: name a run directory or a checkpoint")
         n, r, d = sizes
-        return options.output or Path(f"generic-n{n}-r{r}-d{d}.json"), lambda: generic_certificate(
-            n, r, d, options.seed
-        )
+        output = options.output or Path(f"generic-n{n}-r{r}-d{d}.json")
+        return output, lambda: generic_certificate(n, r, d, options.seed)
     if sizes != [None] * 3:
         raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
     file = checkpoint_file(options.source)
-    network = (read_chain if options.sampled is None else read_network)(file)
+    format, sha256 = read_format(file, trusted)
+    if options.sampled is None and format.staircase_cores() is None:
+        raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
     run = options.source if options.source.is_dir() else file.parent
     name = "certificate.json" if options.sampled is None else f"certificate-sampled-{options.sampled}.json"
     folder = run / "rank" if (run / "rank").is_dir() else run
     output = options.output or folder / name
-    where = {"checkpoint": Path(os.path.relpath(file, output.parent)).as_posix()}
+    origin = {"checkpoint": Path(os.path.relpath(file, output.parent)).as_posix()}
 
-    def make() -> dict[str, Any]:
+    def make() -> Certificate:
         if options.sampled is None:
-            return checkpoint_certificate(*network) | where
+            return checkpoint_certificate(format, sha256) | origin
         workers = os.cpu_count() or 1 if options.sampled >= 1024 else 1
-        return sampled_certificate(*network, options.sampled, options.seed, workers=workers) | where
+        return sampled_certificate(format, sha256, options.sampled, options.seed, workers=workers) | origin
 
     return output, make

@@ -1,13 +1,7 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
 import difflib
-import errno
-import functools
-import logging
-import os
 import re
-import signal
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +10,9 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse.typing import register_type
-from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.enums import StrEnum
 from rich.console import Console
 
@@ -27,14 +20,12 @@ from ttlightning import formats
 from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
-from ttlightning.errors import Fault, Stopped, UserError
-from ttlightning.formats.kernels.contraction import ARITHMETIC_FOR_THREADS
-from ttlightning.runs.beginning import NEWEST, Beginning, check_place, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import check_fits, checkpoint_file, read_checkpoint
-from ttlightning.runs.masking import masked, refuse_masked, without_secrets
+from ttlightning.errors import UserError
+from ttlightning.runs.beginning import NEWEST, Beginning, how_to_begin, newest_run
+from ttlightning.runs.checkpoints import checkpoint_file
+from ttlightning.runs.masking import masked, refuse_masked
 from ttlightning.runs.run import check_experiment_name, runs_root
 from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
-from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.progress import EpochProgress, describe_result
@@ -43,10 +34,14 @@ from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
+from ttlightning.training.checks import begin_at, check_fit, fitting_checkpoint
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
+from ttlightning.training.faults import own_exceptions
 from ttlightning.training.optimizers import FOLLOWS_A_METRIC
-from ttlightning.training.steps import KeptCheckpoints, who_begins_epochs
+from ttlightning.training.quiet import quieten_libraries
+from ttlightning.training.steps import KeptCheckpoints
+from ttlightning.training.threads import choose_threads
 from ttlightning.training.trainer import Trainer
 
 TRAINER_DEFAULTS = {
@@ -64,9 +59,6 @@ TRAINER_DEFAULTS = {
 # That config.yaml can hold what Lightning's own callbacks have as defaults.
 register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
-"""What a file system says that takes no more, or never did."""
 
 
 class Parser(LightningArgumentParser):
@@ -223,41 +215,12 @@ class CLI(LightningCLI):
         return yaml.safe_dump(found.content, sort_keys=False)
 
     def before_fit(self) -> None:
-        if self.datamodule.microbatches > 1 and self.trainer.precision == "16-mixed":
-            raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
-        if self.trainer.precision not in ("32-true", "64-true", "bf16-mixed", "16-mixed"):
-            raise UserError(
-                f"trainer.precision is {self.trainer.precision}, tensor formats compute in float32 or float64: use "
-                "32-true, bf16-mixed or 64-true"
-            )
-        if (start := getattr(self.trainer.strategy, "_start_method", "popen")) != "popen":
-            raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
-        for callback in self.trainer.callbacks:
-            if isinstance(callback, LastCheckpoint):
-                callback.check(self.trainer, self.model)
-            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-                raise UserError(
-                    f"{type(callback).__name__} replaces a setting by one that no config records, so that the run "
-                    "could not be repeated: try values of data.batch_size or model.optimizer.init_args.lr as runs"
-                )
+        check_fit(self.trainer, self.model, self.datamodule, self.config.fit.checkpoint)
         self.model.choose_steps(self.trainer, self.datamodule)
-        asked = self.config.fit.checkpoint
-        wishes = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
-        if wish := next((name for name in wishes if asked[name] and asked.save_top_k == 0), None):
-            raise UserError(
-                f"checkpoint.{wish} is {asked[wish]}, but nothing is kept beside last.ckpt: add "
-                "--checkpoint.save_top_k 1"
-            )
-        content = self._check_checkpoint(needed=False)
-        if self.begin.state is not None:
-            begins = who_begins_epochs(self.trainer, self.model)
-            accumulated = self.trainer.accumulate_grad_batches
-            check_place(content, self.begin.state, self.model.steps_per_execution, accumulated, begins)
-        if self.begin.weights is not None:
-            self.model.load_state_dict(content["state_dict"])
-            if rank_zero_only.rank == 0:
-                print(f"begins      with the weights of {self.begin.weights}; optimizer, schedule and epochs are new")
-        self._choose_threads()
+        if self.config.fit.ckpt_path is not None:
+            content = fitting_checkpoint(Path(self.config.fit.ckpt_path), self.model, self.datamodule)
+            begin_at(self.begin, content, self.trainer, self.model)
+        choose_threads(self.trainer, self.model, self.datamodule)
 
     def before_validate(self) -> None:
         if not self.datamodule.validation:
@@ -271,6 +234,13 @@ class CLI(LightningCLI):
 
     def before_predict(self) -> None:
         self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        if (path := self.config[self.subcommand].ckpt_path) is None:
+            raise UserError(
+                f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
+            )
+        fitting_checkpoint(Path(path), self.model, self.datamodule)
 
     def after_predict(self) -> None:
         print(f"predictions  {self.config.predict.output}")
@@ -291,102 +261,10 @@ class CLI(LightningCLI):
             self.run_directory.finish_record()
             Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
 
-    def _choose_threads(self) -> None:
-        """One thread on a CPU, where nobody has chosen and a pass is too small to be worth sharing."""
-        format, on_cpu = self.model.format, self.trainer.strategy.root_device.type == "cpu"
-        virtual = self.datamodule.microbatches
-        batch = self.datamodule.batch_size // max(virtual, self.trainer.world_size)
-        arithmetic = batch * format.sites * format.mode_size * format.rank**2
-        if on_cpu and "OMP_NUM_THREADS" not in os.environ and (virtual > 1 or arithmetic < ARITHMETIC_FOR_THREADS):
-            torch.set_num_threads(1)
 
-    def _check_checkpoint(self, needed: bool = True) -> dict[str, Any]:
-        """The content of the checkpoint that is named, which must be one of this network."""
-        path = self.config[self.subcommand].get("ckpt_path")
-        if path is None:
-            if needed:
-                raise UserError(
-                    f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
-                )
-            return {}
-        file = Path(path)
-        content = read_checkpoint(file)
-        check_fits(content, self.model, file)
-        self.datamodule.check_classes(content, file)
-        return content
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; a user's mistake is one line on stderr and exit code 2."""
-    with signals.listening():
-        try:
-            _run(sys.argv[1:] if args is None else args)
-        except Stopped as stop:
-            # Lightning kills rank 0 as soon as another rank that it has started ends otherwise than with 0
-            _end(stop, 0 if signals.is_launched_rank() else stop.exit_code)
-
-
-def _run(args: Sequence[str]) -> None:
+def run(args: Sequence[str]) -> None:
+    """Run fit, validate, test or predict."""
     quieten_libraries()
-    try:
-        if args and args[0] in VERBS:
-            sys.exit(VERBS[args[0]][1](args[1:]))
-        words, names = take_trusted(args)
-        with trusting(names):
-            CLI(complete_arguments(words))
-    except Fault as fault:
-        _end(fault, 1)
-    except Exception as fault:
-        if isinstance(fault, OSError) and fault.errno in NO_ROOM:
-            _end(fault, 1)
-        number = signals.asked() or (signal.SIGTERM if signals.rank_zero_is_gone() else None)
-        if number is not None:  # what else has been stopped, another rank, was missed before this one was through
-            stop = Stopped(number, f"({type(fault).__name__}: {fault})")
-            stop.__notes__ = getattr(fault, "__notes__", [])
-            raise stop from fault
-        if isinstance(fault, UserError | MisconfigurationException):
-            _end(fault, 2)
-        if isinstance(fault, torch.distributed.DistError) or "gloo/transport" in str(fault):
-            fault.args = (f"another of the run's processes is gone ({str(fault).split('. ')[0]})",)
-            _end(fault, 1)
-        raise
-
-
-def _end(reason: BaseException, code: int) -> NoReturn:
-    """One line, with what has been noted on the way, and the exit code."""
-    if rank_zero_only.rank == 0:
-        line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        parts = (part.strip() for part in without_secrets(line).splitlines())
-        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
-    sys.exit(code)
-
-
-@functools.cache
-def quieten_libraries() -> None:
-    """Leave the terminal to what this package says, and to warnings that a user can act on."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.seed",
-        "lightning.pytorch.trainer.connectors.checkpoint_connector",
-    ):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for expected in (
-        "The `srun` command is available on your system but is not used",  # a login node is where one tries things
-        ".*LeafSpec.*",  # Lightning's own use of torch, and the next
-        ".*distributed.nn.functional.all_gather is deprecated",
-        "Total length of `list` across ranks is zero",  # no validation split
-        ".*callbacks used to create the checkpoint",  # test and predict need none of them
-        ".*recommended to use `self.log.*sync_dist=True",  # our metrics are the same on all devices already
-        "The number of training batches .* is smaller than the logging interval",  # counted in calls; we log steps
-        ".*Checkpoint directory .* exists and is not empty",  # a run that goes on
-        ".*The dirpath has changed from",  # a run directory that was moved, or a new run from an older one's weights
-    ):
-        warnings.filterwarnings("ignore", message=expected)
-    others = warnings.formatwarning
-
-    def format_warning(message: Any, category: Any, file: str, *rest: Any) -> str:
-        ours = Path(file).is_relative_to(Path(__file__).parents[1])
-        return f"ttlightning: {message}\n" if ours else others(message, category, file, *rest)
-
-    warnings.formatwarning = format_warning
-    os.environ.setdefault("WANDB_SILENT", "true")
+    words, names = take_trusted(args)
+    with trusting(names), own_exceptions():
+        CLI(complete_arguments(words))

@@ -14,7 +14,7 @@ from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import Comparison, compare
 from ttlightning.comparison.tables import csv_table, markdown
 from ttlightning.errors import UserError
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 
 FILES = {
     "markdown": "the table that is printed",

@@ -24,7 +24,7 @@ from ttlightning.rank import (
     shallow_parameters,
 )
 from ttlightning.rank.finite_field import PRIMES
-from ttlightning.rank.full_matricization import LARGEST_MATRIX, literal_shape, measured_rank
+from ttlightning.rank.full_matricization import LARGEST_MATRIX, matricization_shape, measured_rank
 from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
 from ttlightning.system.output import print_whole
 
@@ -101,7 +101,7 @@ def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
 
 def check_memory(mode_size: int, rank: int, sites: int) -> None:
     """``UserError`` where the literal matricization is too large."""
-    rows, columns = literal_shape(mode_size, sites)
+    rows, columns = matricization_shape(mode_size, sites)
     if rows * columns > LARGEST_MATRIX:
         states = min(mode_size, rank)
         slices = min(mode_size, states**2)
@@ -133,7 +133,7 @@ def collect(
 
 def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) -> dict[str, Any]:
     """Everything that is known of one size."""
-    rows, columns = literal_shape(mode_size, sites)
+    rows, columns = matricization_shape(mode_size, sites)
     fits = rows * columns <= LARGEST_MATRIX
     generic = generic_odd_even_rank(mode_size, rank, sites)
     return {

@@ -22,9 +22,10 @@ from jsonargparse import Namespace
 from ttlightning.commands.parser import VerbParser
 from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.masking import refuse_masked
 from ttlightning.runs.provenance import changes_bits, differences, provenance, unknown
-from ttlightning.runs.run import create_run_directory, read_json, runs_root, write_json
+from ttlightning.runs.run import create_run_directory, runs_root
 from ttlightning.runs.trust import config_text, option_for, read_mapping, take_trusted, trusting
 from ttlightning.system import signals
 from ttlightning.system.paths import command, expanded

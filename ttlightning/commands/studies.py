@@ -24,10 +24,11 @@ import torch
 import yaml
 
 from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI, quieten_libraries
+from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
 from ttlightning.errors import UserError, exit_code
-from ttlightning.runs.run import check_experiment_name, lock, lock_run, read_json, runs_root
+from ttlightning.runs.files import read_json
+from ttlightning.runs.run import check_experiment_name, lock, lock_run, runs_root
 from ttlightning.runs.trust import (
     ForeignConfig,
     check_foreign,
@@ -39,6 +40,7 @@ from ttlightning.runs.trust import (
     trusting,
 )
 from ttlightning.system import signals
+from ttlightning.training.quiet import quieten_libraries
 
 INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
 """Entries of a configuration that are compared otherwise, or that say nothing of a result."""

@@ -1,4 +1,4 @@
-"""``verify``: does a certificate hold?"""
+"""``verify``: check whether certificates hold."""
 
 import time
 from collections.abc import Sequence
@@ -11,21 +11,22 @@ from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
 from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certificate
 from ttlightning.rank.verifier.verification import verify
-from ttlightning.runs.checkpoints import TrainedNetwork, checkpoint_file, read_network
+from ttlightning.runs.checkpoints import checkpoint_file
+from ttlightning.runs.trained_formats import TrainedFormat, read_format
 
 
 def main(args: Sequence[str]) -> int:
-    """A line for each file; the exit code is that of the worst: 0 holds, 1 rejected, 2 cannot be judged."""
+    """Print one line for each file; return the worst exit code: 0 holds, 1 rejected, 2 cannot be judged."""
     parser = VerbParser(
         "verify",
-        "Check certificates, a line for each. Exit code 0: all hold; 1: one is REJECTED, it claims what is not so; "
-        "2: one is UNCHECKED, it is no certificate, or what it speaks of cannot be read.",
+        "Check certificates, one line for each. Exit code 0: all hold; 1: one is REJECTED, a claim of it is false; "
+        "2: one is UNCHECKED, it is no certificate, or its network cannot be read.",
     )
     parser.add_argument("files", type=str, nargs="+", help="certificates")
     parser.add_argument("--checkpoint", type=Path | None, help="run or checkpoint that they speak of, if it was moved")
     options = parser.parse_args(args)
     worst = 0
-    for file in options.files:  # as text: the parser's paths must be UTF-8
+    for file in options.files:  # as text: the parser takes only paths in UTF-8
         code, line = judge(Path(file), options.checkpoint)
         print(line, flush=True)
         worst = max(worst, code)
@@ -33,7 +34,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
-    """What is to be said of one file, and its exit code."""
+    """The exit code and the line of one file."""
     started = time.perf_counter()
     try:
         content = read_certificate(file)
@@ -43,7 +44,8 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
             if network is None:
                 verify(content)
             else:
-                verify(content, network.weights, network.sha256, network.sites)
+                format, sha256 = network
+                verify(content, dict(format.named_parameters()), sha256, format.sites)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")
     except UserError as why:
@@ -51,22 +53,22 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
     return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
-def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedNetwork | None:
-    """The network that a certificate speaks of: as given, or where the certificate says it lies."""
+def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedFormat | None:
+    """The network of a certificate: ``given``, or at the path in the certificate; None for a generic certificate."""
     if content["kind"] == "generic":
         return None
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
-    place = file.parent / str(content["checkpoint"]) if given is None else given
+    path = file.parent / str(content["checkpoint"]) if given is None else given
     try:
-        if given is None and not place.exists():
-            raise UserError(f"it speaks of the checkpoint {place}, which is not there; name it with --checkpoint")
-        found = checkpoint_file(place)
-    except (OSError, RuntimeError) as fault:  # a name that is too long, a folder that is closed, nobody's home
-        raise UserError(f"the checkpoint {place} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
-    return read_network(found)
+        if given is None and not path.exists():
+            raise UserError(f"it speaks of the checkpoint {path}, which is not there; name it with --checkpoint")
+        checkpoint = checkpoint_file(path)
+    except (OSError, RuntimeError) as fault:  # a name too long, a folder without permission, an unknown user
+        raise UserError(f"the checkpoint {path} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
+    return read_format(checkpoint)
 
 
 def _plain(line: str) -> str:
-    """One line, whatever a file is called or holds: what cannot be printed is written as Python does."""
+    """The text as one line: characters that cannot be printed are escaped as in Python."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)

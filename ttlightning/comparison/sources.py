@@ -15,8 +15,8 @@ from wandb.apis.normalize import normalize_exceptions
 from ttlightning.commands.rerun import read_run
 from ttlightning.comparison.records import ACCURACIES, CURVES, Record
 from ttlightning.errors import UserError
+from ttlightning.runs.files import read_json
 from ttlightning.runs.masking import scrub
-from ttlightning.runs.run import read_json
 
 WANDB_PATIENCE: Final = 30
 """Seconds that W&B has to answer a question in."""

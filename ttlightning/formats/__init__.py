@@ -1,15 +1,31 @@
-"""Tensor formats: plain torch, usable without Lightning."""
+"""Tensor formats: plain torch, usable without Lightning. A format is imported when it is first named."""
 
-from ttlightning.formats.base import ScoreTensor
-from ttlightning.formats.canonical import CanonicalPolyadic
-from ttlightning.formats.hierarchical import HierarchicalTucker, SharedHierarchicalTucker
-from ttlightning.formats.tensor_train import EqualCoreTensorTrain, TensorTrain
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = [
-    "CanonicalPolyadic",
-    "EqualCoreTensorTrain",
-    "HierarchicalTucker",
-    "ScoreTensor",
-    "SharedHierarchicalTucker",
-    "TensorTrain",
-]
+if TYPE_CHECKING:
+    from ttlightning.formats.base import ScoreTensor as ScoreTensor
+    from ttlightning.formats.canonical import CanonicalPolyadic as CanonicalPolyadic
+    from ttlightning.formats.hierarchical import HierarchicalTucker as HierarchicalTucker
+    from ttlightning.formats.hierarchical import SharedHierarchicalTucker as SharedHierarchicalTucker
+    from ttlightning.formats.tensor_train import EqualCoreTensorTrain as EqualCoreTensorTrain
+    from ttlightning.formats.tensor_train import TensorTrain as TensorTrain
+
+FILES: Final = {
+    "CanonicalPolyadic": "canonical",
+    "EqualCoreTensorTrain": "tensor_train",
+    "HierarchicalTucker": "hierarchical",
+    "ScoreTensor": "base",
+    "SharedHierarchicalTucker": "hierarchical",
+    "TensorTrain": "tensor_train",
+}
+"""Class: its file in this folder."""
+
+__all__ = list(FILES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class on first use, so that ``formats.bounds`` and ``formats.modular`` do without torch."""
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

@@ -4,6 +4,8 @@ score_y(f_1, ..., f_d) = sum over i_1..i_d of  W_y[i_1, ..., i_d] f_1[i_1] ... f
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,27 +13,48 @@ from torch import Tensor, nn
 from ttlightning.errors import UserError
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.scales import scale_by_power_of_two
+from ttlightning.formats.modular import Field, Residues
+
+
+class StaircaseCores(NamedTuple):
+    """The cores of a tensor train whose TT-ranks are all r, as the staircase needs them (``rank/staircase.py``)."""
+
+    first: Float[Tensor, "modes rank"]
+    interior: Float[Tensor, "distinct modes rank rank"]
+    """of every interior site, or one core that all interior sites share"""
+    last: Float[Tensor, "modes rank classes"]
 
 
 class ScoreTensor(nn.Module, ABC):
     r"""For each of ``classes`` classes a weight tensor with ``sites`` modes of size ``mode_size``, never stored whole.
 
-    The contract: the map from features to scores is linear in the features of every single site, the others held
-    fixed. Everything else follows from it. An entry of W is the map at one-hot features; a matricization of W is
-    the map on a grid of features; no code outside the format needs to know how W is decomposed.
+    The contract: the scores are linear in the features of every single site, with the other sites fixed. Everything
+    else follows. The scores at one-hot features are an entry of W; the scores on a grid of features are a matricization
+    of W. Code outside this folder need not know how W is decomposed.
+
+    A format of your own defines ``rank`` and ``scaled_scores``; that is enough for training, rank checks and figures.
+    It needs ``exact_scores`` for certificates. ``kind``, ``shallow``, ``generic_rank``, ``published_bound``, ``cores``
+    and ``staircase_cores`` say more about it; their defaults say that nothing is known.
+    ``ttlightning.testing.check_format`` tests all of it.
 
     Shapes:
-        features ``(batch, sites, modes)`` -> scores ``(batch, classes)``.
+        features ``(batch, sites, mode_size)`` -> scores ``(batch, classes)``.
 
     Raises:
-        UserError: at construction, where a size is too small for the format; at a call, where the features do not
-            have the shape ``(batch, sites, mode_size)``.
+        UserError: at construction, if a size is too small for the format; at a call, if the features do not have the
+            shape ``(batch, sites, mode_size)``.
     """
+
+    kind: ClassVar[str | None] = None
+    """The papers' term for the network that the format describes, a tag in W&B; None: there is none."""
+
+    shallow: ClassVar[bool] = False
+    """Whether ``rank`` bounds the CP-rank of every class tensor from above, as in a sum of ``rank`` products."""
 
     def __init__(self, sites: int, mode_size: int, classes: int) -> None:
         super().__init__()
         for name, value, least in (("sites", sites, 2), ("mode_size", mode_size, 1), ("classes", classes, 1)):
-            require_at_least(type(self).__name__, name, value, least)
+            require_at_least(self.name, name, value, least)
         self.sites, self.mode_size, self.classes = sites, mode_size, classes
 
     @property
@@ -43,25 +66,60 @@ class ScoreTensor(nn.Module, ABC):
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        r"""Scores as ``mantissa * 2**exponent``, one exponent for each sample.
+        r"""Scores as ``mantissa * 2**exponent``, with one exponent for each sample.
 
-        The exponents are integers and powers of two are exact, so that splitting the scale off changes no bit of a
-        score that the floating-point format can hold, and keeps those that it cannot, however many sites there are and
-        however their sizes differ. What has no scale of its own must fit beside the largest: the product of feature
-        and core at a single site into the range of the format, and the numbers of one state, or the units of a site,
-        among each other; those smaller than the largest by more than that range count as 0.
+        Powers of two are exact. Splitting them off changes no bit of a score that the floating-point type can hold, and
+        keeps scores that it cannot hold, for any number of sites. Only what has no exponent of its own must stay in
+        range: the product of features and core at a single site, and the entries of one state relative to the largest.
+        Entries smaller than the largest by more than the range of the type count as 0.
 
-        Differentiable as often as one likes, the exponent being a constant.
+        The mantissa is differentiable any number of times; the exponent is a constant.
         """
 
+    @property
+    def name(self) -> str:
+        """The name of the format in records, tags and messages: the class's own."""
+        return type(self).__name__
+
+    def generic_rank(self) -> int | None:
+        """Rank of the odd/even matricization of almost every tensor of this format and size; None: not known."""
+        return None
+
+    def published_bound(self) -> int | None:
+        """The published lower bound on the CP-rank of almost every such tensor; None: not known."""
+        return None
+
+    def cores(self) -> list[Float[Tensor, "left modes right"]] | None:
+        """TT-cores (r_{k-1}, n, r_k) of W[i_1..i_d, y], r_0 = 1, r_d = classes; None: the format has no bonds."""
+        return None
+
+    def staircase_cores(self) -> StaircaseCores | None:
+        """What the staircase certifies without a sample; None: the format is no tensor train of one TT-rank."""
+        return None
+
+    def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
+        """Scores modulo ``field.prime`` at every choice of one feature vector for each site, class by class.
+
+        Args:
+            vectors: for each site its feature vectors, (count_s, mode_size).
+            field: the arithmetic; ``field.residues`` gives the exact images of the weights.
+
+        Returns:
+            For each class count_1 * ... * count_d residues in one dimension, the last site's choice fastest.
+
+        Raises:
+            UserError: if the format does not define this method, or a weight is not finite.
+        """
+        raise UserError(f"{self.name} has no method exact_scores, which a certificate is counted from")
+
     def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
-        """Scores of all classes; an entry that the floating-point format cannot hold becomes 0 or inf."""
+        """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf."""
         self._check(features)
         return self.scores(features)
 
     @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
-        """``forward`` without the look at the shape; for a format that has a shorter way than through the exponents."""
+        """``forward`` without the check of the shape. A format overrides it if exponents cost time."""
         return scale_by_power_of_two(*self.scaled_scores(features))
 
     def parameter_count(self) -> int:
@@ -74,12 +132,12 @@ class ScoreTensor(nn.Module, ABC):
     def _check(self, features: Tensor) -> None:
         if features.ndim != 3 or features.shape[1:] != (self.sites, self.mode_size):
             raise UserError(
-                f"{type(self).__name__} takes features of shape (batch, {self.sites}, {self.mode_size}) "
+                f"{self.name} takes features of shape (batch, {self.sites}, {self.mode_size}) "
                 f"= (batch, sites, mode_size), got {tuple(features.shape)}"
             )
 
 
 def require_at_least(owner: str, name: str, value: int, least: int) -> None:
-    """Raise ``UserError`` unless the integer ``value`` is ``least`` or more."""
+    """Raise ``UserError`` unless ``value`` is ``least`` or more."""
     if value < least:
         raise UserError(f"{owner}: {name} is {value}, it must be at least {least}")

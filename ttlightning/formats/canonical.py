@@ -2,10 +2,11 @@ r"""Canonical polyadic: the weight tensor of a shallow multiplicative network.
 
     W_y[i_1, ..., i_d] = sum_k c_ky a_1k[i_1] a_2k[i_2] ... a_dk[i_d]                             [K18, Eq. 3]
 
-Each of r hidden units multiplies d inner products, <a_1k, f_1> ... <a_dk, f_d>, and the classes add units. Its width r
-is what the CP-rank of a tensor counts: how many units a shallow network needs to say the same.
+Each of r hidden units multiplies d inner products, <a_1k, f_1> ... <a_dk, f_d>, and the classes add units. The
+CP-rank of a tensor is the smallest r: the hidden units that a shallow network needs to equal it.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,15 +14,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
+from ttlightning.formats.bounds import generic_canonical_rank
 from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
 from ttlightning.formats.kernels.scales import split_off_scales
+from ttlightning.formats.modular import Field, Residues, in_order_of_sites, multiply_in_pieces
 
 
 class CanonicalPolyadic(ScoreTensor):
     r"""Canonical polyadic decomposition, shared by the classes up to the weights of the sum ([K18, Sec. 2]).
 
-    Width: CP-rank r. Parameters: d n r + r C for d sites, mode size n, C classes. Every matricization of a
-    class tensor has rank at most r.
+    Width: r hidden units, an upper bound on the CP-rank of every class tensor. Parameters: d n r + r C for d sites,
+    mode size n, C classes. Odd/even matricization of almost every such tensor: rank min(r, n^floor(d/2)).
 
     The parameters:
         ``factors`` (sites, modes, rank), the a_jk; ``weights`` (rank, classes), the c_ky.
@@ -31,14 +34,17 @@ class CanonicalPolyadic(ScoreTensor):
         mode_size: n, features per site.
         classes: C.
         rank: r, the number of hidden units.
-        initialization: ``identity`` starts every unit at 1 where the last feature is 1 and the others are 0: last entry
-            of every a 1, the others N(0, (gain/10)^2 / n). ``gaussian`` draws all entries of a from N(0, gain^2 / n);
-            the product of d of them dies or explodes. The weights are N(0, 1/r).
+        initialization: ``identity`` starts every unit at 1 if the last feature is 1 and the others are 0: the last
+            entry of every a is 1, the others are N(0, (gain/10)^2 / n). ``gaussian`` draws all entries of a from
+            N(0, gain^2 / n), and the product of d factors vanishes or explodes. The weights are N(0, 1/r).
         gain: size of the random part.
 
     Raises:
-        UserError: where a size is too small.
+        UserError: if a size is too small.
     """
+
+    kind = "shallow"
+    shallow = True
 
     def __init__(
         self,
@@ -50,7 +56,7 @@ class CanonicalPolyadic(ScoreTensor):
         gain: float = 1.0,
     ) -> None:
         super().__init__(sites, mode_size, classes)
-        require_at_least(type(self).__name__, "rank", rank, 1)
+        require_at_least(self.name, "rank", rank, 1)
         noise = gain / mode_size**0.5 * (0.1 if initialization == "identity" else 1.0)
         self.factors = nn.Parameter(noise * torch.randn(sites, mode_size, rank))
         self.weights = nn.Parameter(rank**-0.5 * torch.randn(rank, classes))
@@ -67,6 +73,26 @@ class CanonicalPolyadic(ScoreTensor):
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         return contract(UnitProducts, _by_operations, features, self.factors, self.weights)
+
+    def generic_rank(self) -> int:
+        return generic_canonical_rank(self.mode_size, self.rank, self.sites)
+
+    def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
+        """U diag(c_y) V^T: U has the units' products over the odd sites, V those over the even sites."""
+        factors, weights = field.residues(self.factors), field.residues(self.weights)
+        units = [field.multiply(v, factor) for v, factor in zip(vectors, factors, strict=True)]
+        odd, even = (_all_products(units[parity::2], field.prime) for parity in (0, 1))
+        counts = [len(v) for v in vectors]
+        for c in weights.T:
+            yield in_order_of_sites(multiply_in_pieces(odd * c % field.prime, even.T, field), counts)
+
+
+def _all_products(tables: Sequence[Residues], prime: int) -> Residues:
+    """(count, r) for several sites -> (every choice of one row from each, r): a unit multiplies."""
+    products = tables[0]
+    for table in tables[1:]:
+        products = (products[:, None, :] * table[None, :, :] % prime).reshape(-1, table.shape[1])
+    return products
 
 
 class UnitProducts(torch.autograd.Function):
@@ -85,10 +111,10 @@ class UnitProducts(torch.autograd.Function):
 
 
 def _products(features: Tensor, factors: Tensor) -> tuple[Tensor, ...]:
-    """The products (rank, batch) and their exponents; then for the way back the features, levels and their scales.
+    """Products (rank, batch) and exponents; for the backward pass also the features, the levels and their scales.
 
-    The sites are multiplied as a binary tree, the scale of each part split off before. The batch comes last in memory,
-    where every operation runs along it.
+    The sites are multiplied as a binary tree, after the scale of each part has been split off. The batch is the last
+    axis in memory, and every operation runs along it.
     """
     x_PnB = features.permute(1, 2, 0).contiguous()
     parts_PrB = torch.bmm(factors.transpose(1, 2), x_PnB)

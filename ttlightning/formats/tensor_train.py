@@ -6,25 +6,30 @@ F[i] is a row of length r, G_k[i] an r x r matrix, L_y[i] a column of length r. 
 recurrent network, h_k = sum_i f_k[i] h_{k-1} G_k[i], with no nonlinearity between the sites; r is its width.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ttlightning.formats.base import ScoreTensor, require_at_least
+from ttlightning.formats.base import ScoreTensor, StaircaseCores, require_at_least
+from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
 from ttlightning.formats.initialization import INITIALIZATIONS
-from ttlightning.formats.kernels.contraction import chain_scores, chain_values
 from ttlightning.formats.kernels.derivatives import in_full_precision
+from ttlightning.formats.kernels.dispatch import chain_scores as scaled_chain_scores
+from ttlightning.formats.kernels.dispatch import chain_values
+from ttlightning.formats.modular import Field, Residues, chain_scores
 
 
 class TensorTrain(ScoreTensor):
     r"""Tensor train with a core of its own at every site ([K18, Eq. 4]; matrix product state in physics).
 
     Width: TT-rank r. Parameters: n r + (d - 2) n r^2 + n r C for d sites, mode size n, C classes.
-    CP-rank of almost every such tensor: see ``ttlightning.rank.bounds``.
+    CP-rank of almost every such tensor: at least min(n, r) min(n, r^2)^(d/2 - 1) for even d, min(n, r^2)^((d-1)/2) for
+    odd d; published: min(n, r)^floor(d/2) [K18, Theorem 1].
 
-    The cores, all of them ``nn.Parameter``:
+    The cores are the parameters
         ``first`` (modes, rank), ``interior`` (sites - 2, modes, rank, rank), ``last`` (modes, rank, classes).
 
     Args:
@@ -32,13 +37,15 @@ class TensorTrain(ScoreTensor):
         mode_size: n, features per site.
         classes: C, outputs of the last unit.
         rank: r, the TT-rank (bond dimension) of every bond.
-        initialization: ``identity`` passes the state on where the last feature is 1 and the others are 0, so it
-            wants a constant last feature; ``gaussian`` draws every entry independently.
+        initialization: ``identity`` passes the state on unchanged if the last feature is 1 and the others are 0, so
+            it needs a constant last feature; ``gaussian`` draws every entry independently.
         gain: size of the random part, in units of the formula in ``ttlightning.formats.initialization``.
 
     Raises:
-        UserError: where a size is too small.
+        UserError: if a size is too small.
     """
+
+    kind = "different cores"
 
     def __init__(
         self,
@@ -50,7 +57,7 @@ class TensorTrain(ScoreTensor):
         gain: float = 1.0,
     ) -> None:
         super().__init__(sites, mode_size, classes)
-        require_at_least(type(self).__name__, "rank", rank, 1)
+        require_at_least(self.name, "rank", rank, 1)
         self._rank = rank
         self.first = nn.Parameter(torch.empty(mode_size, rank))
         self.interior = nn.Parameter(torch.empty(self._distinct_interior_cores(), mode_size, rank, rank))
@@ -66,17 +73,33 @@ class TensorTrain(ScoreTensor):
     def scaled_scores(
         self, features: Float[Tensor, "batch sites modes"]
     ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-        return chain_scores(features, self.first, self.interior, self.last)
+        return scaled_chain_scores(features, self.first, self.interior, self.last)
 
     @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         return chain_values(features, self.first, self.interior, self.last)
 
+    def generic_rank(self) -> int:
+        return generic_odd_even_rank(self.mode_size, self.rank, self.sites)
+
+    def published_bound(self) -> int:
+        return cp_rank_bound_k18(self.mode_size, self.rank, self.sites)
+
     def cores(self) -> list[Float[Tensor, "left modes right"]]:
-        """The d TT-cores as (r_{k-1}, n, r_k), r_0 = 1 and r_d = classes: W[i_1..i_d, y] as one tensor train."""
         interior = self.interior.expand(self.sites - 2, -1, -1, -1)
         ends = self.first.unsqueeze(0), self.last.transpose(0, 1)
         return [ends[0], *(core.transpose(0, 1) for core in interior), ends[1]]
+
+    def staircase_cores(self) -> StaircaseCores:
+        return StaircaseCores(self.first, self.interior, self.last)
+
+    def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
+        """Sum each core over the modes with the site's feature vectors, then multiply from left to right."""
+        first, interior, last = (field.residues(core) for core in (self.first, self.interior, self.last))
+        inside = [interior[min(k, len(interior) - 1)] for k in range(self.sites - 2)]
+        cores = zip(vectors, (first[:, None, :], *inside, last), strict=True)
+        summed = [field.multiply(v, core.reshape(len(core), -1)).reshape(-1, *core.shape[1:]) for v, core in cores]
+        return chain_scores(summed, field)
 
     def _distinct_interior_cores(self) -> int:
         return self.sites - 2
@@ -86,9 +109,15 @@ class EqualCoreTensorTrain(TensorTrain):
     r"""Tensor train whose interior cores are all one core, G_2 = ... = G_{d-1} = G ([A24]; uniform MPS in physics).
 
     A recurrent network with a single cell; the first and the last core stay free.
-    Width: TT-rank r. Parameters: n r + n r^2 + n r C, whatever the number of sites.
-    ``interior`` has the shape (1, modes, rank, rank), and (0, modes, rank, rank) where there are only two sites.
+    Width: TT-rank r. Parameters: n r + n r^2 + n r C, for any number of sites. CP-rank of almost every such tensor: as
+    with different cores; published: min(n, r-1)^floor(d/2) [A24].
+    ``interior`` has the shape (1, modes, rank, rank), or (0, modes, rank, rank) for two sites.
     """
+
+    kind = "equal cores"
+
+    def published_bound(self) -> int:
+        return cp_rank_bound_a24(self.mode_size, self.rank, self.sites)
 
     def _distinct_interior_cores(self) -> int:
         return min(1, self.sites - 2)

@@ -1,39 +1,54 @@
-r"""Exact arithmetic modulo a prime: where a rank is counted instead of estimated.
+r"""Exact arithmetic modulo a prime, in which ranks are counted instead of estimated.
 
     rank over F_p of (A mod p)  <=  rank over Q of A          for A over Z[1/2], p an odd prime
 
-because a minor that is not 0 mod p is not 0. A floating-point weight is m 2^e with integers m and e, so it has an
-exact image m 2^e mod p, and the rank of the image is a lower bound without any tolerance. Ranks are python-flint's
-(``nmod_mat``). For p < 2^31, residues are int64 and products go through float64 in halves of 16 bits, exact below 2^53;
-for larger primes residues are Python integers, and products are python-flint's too.
+because a minor that is not 0 mod p is not 0. A floating-point weight is m 2^e with integers m and e, so it has an exact
+image mod p, and the rank of the image is a lower bound without any tolerance. Ranks are computed by python-flint
+(``nmod_mat``). For p < 2^31 residues are int64, and a product of matrices is four float64 products of 16-bit halves,
+exact below 2^53. For larger primes residues are Python integers, and python-flint multiplies too.
 """
 
 import hashlib
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import flint
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from ttlightning.errors import UserError
+from ttlightning.formats.modular import Residues
 from ttlightning.rank.limits import unfit
 
-Residues = NDArray[Any]
-"""Numbers 0 <= x < p: Python integers in an object array, or int64 where p < 2^31."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PRIMES: Final = (2**31 - 1, 2**31 - 19)
-"""A rank is missed by accident, never invented, about once in 10^6 tries for each; not once in 10^12 by both."""
+"""One prime misses a rank about once in 10^6 tries, both together less than once in 10^12; none invents one."""
 
 
-def residues(weights: Tensor, prime: int) -> Residues:
+@dataclass(frozen=True)
+class PrimeField:
+    """F_p as one object, the ``Field`` that a format takes as an argument."""
+
+    prime: int
+
+    def residues(self, weights: "Tensor") -> Residues:
+        """See ``residues``."""
+        return residues(weights, self.prime)
+
+    def multiply(self, left: Residues, right: Residues) -> Residues:
+        """See ``multiply``."""
+        return multiply(left, right, self.prime)
+
+
+def residues(weights: "Tensor", prime: int) -> Residues:
     """The exact images of weights of any type in ``limits.WEIGHT_TYPES``.
 
     Raises:
-        UserError: where they are of another type, or not finite.
+        UserError: if they are of another type, or not finite.
     """
     if reason := unfit({"": weights}):
         raise UserError(reason)
@@ -49,7 +64,7 @@ def residues(weights: Tensor, prime: int) -> Residues:
 
 
 def hashed(shape: Sequence[int], prime: int, *key: object) -> Residues:
-    """Residues that a key determines: SHA-256 of ``key/index``, its first 16 bytes as an integer, mod p."""
+    """Residues that a key determines: the first 16 bytes of the SHA-256 of ``key/index`` as an integer, mod p."""
     size = int(np.prod(shape))
     label = "/".join(map(str, key))
     digests = (hashlib.sha256(f"{label}/{index}".encode()).digest() for index in range(size))
@@ -62,7 +77,7 @@ def rank_modulo(matrix: Residues, prime: int) -> int:
 
 
 def ranks_modulo(matrices: Sequence[Residues], prime: int, workers: int = 1) -> list[int]:
-    """Ranks of several matrices, in up to ``workers`` processes where that is more than one."""
+    """Ranks of several matrices, in up to ``workers`` processes."""
     workers = min(workers, len(matrices))
     if workers < 2:
         return [rank_modulo(matrix, prime) for matrix in matrices]
@@ -71,7 +86,7 @@ def ranks_modulo(matrices: Sequence[Residues], prime: int, workers: int = 1) -> 
 
 
 def pivot_columns(matrix: Residues, prime: int) -> list[int]:
-    """The columns that are independent of those before them."""
+    """The columns that are linearly independent of the columns to their left."""
     columns = matrix.shape[1]
     reduced, rank = _flint(matrix, prime).rref()
     pivots: list[int] = []
@@ -82,10 +97,7 @@ def pivot_columns(matrix: Residues, prime: int) -> list[int]:
 
 
 def multiply(left: Residues, right: Residues, prime: int) -> Residues:
-    """Matrix product over F_p, any prime below 2^64.
-
-    Below 2^31 as four float64 products of 16-bit halves, each of them exact.
-    """
+    """Matrix product over F_p for any prime below 2^64."""
     (rows, inner), columns = left.shape, right.shape[1]
     if prime >= 2**31 or inner > 2**20:
         product = _flint(left, prime) * _flint(right, prime)

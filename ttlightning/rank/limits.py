@@ -1,15 +1,18 @@
-r"""The one table of limits of certificates, for those who make them and for those who check them.
+r"""The table of limits of certificates, shared by the code that makes them and the code that checks them.
 
-Both sides read it before they count, so that what is made is what can be checked, and a file of some bytes cannot keep
-anyone busy. It holds sizes and steps; no rank is computed here.
+Both sides compare sizes with this table before they count. So every certificate that can be made can be checked, and a
+small file cannot cause hours of work. The table holds sizes and costs; no rank is computed here.
 
-A step is about a nanosecond of the checking side, which is the slower one.
+A cost is in steps of about a nanosecond on the checking side, which is the slower one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from torch import Tensor
+from ttlightning.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LEAST: Final = {"mode_size": 1, "rank": 1, "sites": 2, "classes": 1, "size": 1, "seed": 0}
 LARGEST: Final = {
@@ -25,37 +28,37 @@ WEIGHT_TYPES: Final = ("float16", "bfloat16", "float32", "float64")
 MOST_PRIMES: Final = 8
 LARGEST_PRIME: Final = 2**64
 SMALL_PRIME: Final = 2**31
-"""Below it, products of two residues fit 64 bits; a sampled certificate has no larger primes."""
+"""Below it, a product of two residues fits 64 bits; sampled certificates use only such primes."""
 LARGEST_PAIR: Final = 4096
-"""Rows of the largest T: minutes to make, and to check."""
+"""Rows of the largest T: minutes to make, minutes to check."""
 LARGEST_TABLE: Final = 2**30
-"""Numbers that the scores of a sample take on the way, K^2 r: 8 GiB."""
+"""Numbers in memory while K x K scores are computed, K^2 r: 8 GiB."""
 LARGEST_WORK: Final = 2**41
-"""Steps of a whole certificate: half an hour."""
+"""Steps to check one certificate: half an hour."""
 LARGEST_FILE: Final = 2**26
 """Bytes of a certificate file."""
 MOST_DIGITS: Final = 4000
-"""Python writes and reads integers of some more digits than this, and no longer ones."""
+"""Digits of the longest integer in a certificate; Python's own limit is 4,300."""
 LARGEST_BOUND: Final = 10**MOST_DIGITS
 """The largest lower bound that is written down."""
 
 PYTHON: Final = 80
-"""Steps of a product of two Python integers, its remainder and sum."""
+"""Steps to multiply, reduce and add two Python integers."""
 LARGE_PRIME: Final = 40
-"""How much longer an elimination takes where a prime is not small."""
+"""Factor on the time of an elimination if the prime is not below ``SMALL_PRIME``."""
 COLUMN: Final = 50_000
-"""Steps of a column of an elimination, however short."""
+"""Steps of one column of an elimination, at least."""
 EXACT_IMAGE: Final = 2000
 """Steps of one weight's image modulo a prime."""
 
 
 def stated(bound: int) -> int:
-    """A lower bound as it is written down: ``bound``, and 10^4000 where it is larger, which is a lower bound too."""
+    """A lower bound as certificates state it: ``bound``, or 10^4000 if it is larger, which is a lower bound too."""
     return min(bound, LARGEST_BOUND)
 
 
 def out_of_range(**sizes: int) -> str | None:
-    """What is wrong with the first size that is not in the table; None where all are."""
+    """What is wrong with the first size outside the table; None if all are inside."""
     for name, value in sizes.items():
         if not LEAST[name] <= value <= LARGEST[name]:
             shown = value if abs(value) < 10**30 else f"an integer of {value.bit_length():,} bits"
@@ -65,8 +68,14 @@ def out_of_range(**sizes: int) -> str | None:
     return None
 
 
-def unfit(weights: Mapping[str, Tensor]) -> str | None:
-    """Why there is no rank to certify of these weights: their type, or a value; None where there is one."""
+def refuse(reason: str | None) -> None:
+    """Raise ``UserError`` with the reason, unless it is None."""
+    if reason is not None:
+        raise UserError(reason)
+
+
+def unfit(weights: Mapping[str, "Tensor"]) -> str | None:
+    """Why these weights have no rank to certify: their type, or a value; None if they have one."""
     for name, value in weights.items():
         kind = str(value.dtype).removeprefix("torch.")
         if kind not in WEIGHT_TYPES:
@@ -86,17 +95,17 @@ def staircase_excess(
     classes: int = 1,
     numbers: int = 0,
 ) -> str | None:
-    """Why a staircase is too large to count; None where it is not.
+    """Why a staircase is too large to count; None if it is not.
 
     Args:
-        slices: of the interior cores that take part.
+        slices: n of the interior cores that take part.
         rank: r.
         sites: d.
-        primes: modulo which it is counted.
-        mode_size: of the first and last core.
+        primes: the ranks are counted modulo each of them.
+        mode_size: n of the first and the last core.
         distinct: whether the T_m differ.
         classes: number of last cores.
-        numbers: weights that become residues.
+        numbers: weights to be reduced modulo each prime.
     """
     rows = slices * rank
     if sites > 2 and rows > LARGEST_PAIR:
@@ -112,32 +121,37 @@ def staircase_excess(
 
 
 def sample_excess(
-    weights: Mapping[str, Tensor], size: int, counts: Sequence[int], mode_size: int, rank: int, primes: Sequence[int]
+    weights: Mapping[str, "Tensor"],
+    classes: int,
+    size: int,
+    counts: Sequence[int],
+    mode_size: int,
+    rank: int,
+    primes: Sequence[int],
 ) -> str | None:
-    """Why a sample of scores is too large to count; None where it is not.
+    """Why a sample of scores is too large to count; None if it is not.
+
+    A format is told by its parameters' names; one that is not listed here costs as much as the dearest listed one.
 
     Args:
-        weights: the parameters of the network.
+        weights: the parameters of the format, by name.
+        classes: C.
         size: K.
         counts: feature vectors of each site.
         mode_size: n.
         rank: r.
-        primes: modulo which it is counted.
+        primes: the ranks are counted modulo each of them.
     """
     if size * size * rank > LARGEST_TABLE:
         return f"{size:,} x {size:,} scores at rank {rank:,} take {size * size * rank:,} numbers, the limit is 2^30"
     if any(p >= SMALL_PRIME for p in primes):
         return "a prime is too large for a sampled certificate, 2^31 is the limit"
     numbers = sum(value.numel() for value in weights.values())
-    vectors = PYTHON * (sum(counts) * mode_size * rank * (rank if "first" in weights else 1) + max(counts) * numbers)
-    scores = size**2 * (classes_of(weights) * (size + 10 * rank) + (10 * rank**2 if "leaves" in weights else 0))
+    width = rank if "factors" in weights or "leaves" in weights else rank**2
+    joins = 0 if "first" in weights or "factors" in weights else 10 * rank**2
+    vectors = PYTHON * (sum(counts) * mode_size * width + max(counts) * numbers)
+    scores = size**2 * (classes * (size + 10 * rank) + joins)
     return _too_much(len(primes) * (scores + vectors + EXACT_IMAGE * numbers))
-
-
-def classes_of(weights: Mapping[str, Tensor]) -> int:
-    """C, the last size of the parameter that ends a chain, a sum of units or a tree; 0 where there is none."""
-    ends = (weights[name] for name in ("last", "weights", "root") if name in weights)
-    return next((value.shape[-1] for value in ends if value.ndim), 0)
 
 
 def _too_much(work: int) -> str | None:

@@ -1,20 +1,18 @@
 """Reading checkpoints: their seal, tensors and plain values only, and whether they fit a network."""
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from ttlightning import formats
 from ttlightning.errors import UserError
-from ttlightning.formats import ScoreTensor
-from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import weights_sha256
 from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
@@ -36,16 +34,6 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
-
-
-class TrainedNetwork(NamedTuple):
-    """What a rank certificate speaks of: the weight tensor of a trained network."""
-
-    weights: dict[str, Tensor]
-    """The parameters of its format, by their names: ``first``, ``interior``, ``last`` of a tensor train."""
-    sites: int
-    sha256: str
-    """of all weights of the network, by ``runs.weights_sha256``"""
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -160,48 +148,6 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 """Entry: whether a value is of its kind, and what kind that is."""
 
 
-def read_network(file: Path) -> TrainedNetwork:
-    """The weight tensor in a checkpoint, in whatever format it is.
-
-    Raises:
-        UserError: where the checkpoint is damaged, or its weights are not those of the format that it names.
-    """
-    content = read_checkpoint(file)
-    network = content.get(NETWORK_KEY)
-    sizes = ("sites", "mode_size", "classes", "rank")
-    if isinstance(network, dict) and "modes" in network:
-        raise UserError(f"{file} was written by version 0.1, which this version does not read; train it again")
-    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in sizes):
-        raise UserError(f"{file} does not say what network it holds; train it again with this version")
-    name, state = network.get("format"), content["state_dict"]
-    if name not in formats.__all__ or name == "ScoreTensor":
-        raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
-    if reason := out_of_range(**{size: network[size] for size in sizes}):
-        raise UserError(f"{file}: {reason}")
-    try:
-        with torch.device("meta"):
-            format: ScoreTensor = getattr(formats, name)(**{size: network[size] for size in sizes})
-    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # sizes that no network has
-        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault
-    weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
-    shapes = {key: value.shape for key, value in weights.items()}
-    if shapes != {key: value.shape for key, value in format.named_parameters()}:
-        raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
-    return TrainedNetwork(weights, format.sites, weights_sha256(state))
-
-
-def read_chain(file: Path) -> TrainedNetwork:
-    """The tensor train in a checkpoint: ``first``, ``interior`` and ``last``.
-
-    Raises:
-        UserError: as ``read_network``, and where the network has another format.
-    """
-    network = read_network(file)
-    if "first" not in network.weights:
-        raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
-    return network
-
-
 def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
     """Raise ``UserError`` where the checkpoint belongs to a network of other shapes, naming the first difference."""
     ours, theirs = model.state_dict(), content["state_dict"]
@@ -212,3 +158,21 @@ def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
                 f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
                 "leave --config out to use the configuration inside the checkpoint"
             )
+
+
+def weights_sha256(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
+
+    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
+    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
+    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
+    two states with one hash would be a collision of SHA-256.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
+        plain = name.isprintable() and not {" ", '"'} & set(name)
+        title = name if plain else json.dumps(name, ensure_ascii=False)
+        digest.update(f"{title} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

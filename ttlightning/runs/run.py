@@ -6,16 +6,11 @@
 import errno
 import fcntl
 import functools
-import hashlib
-import json
 import os
 import re
 import warnings
 from pathlib import Path
 from typing import IO, Any, Final
-
-import torch
-from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
@@ -124,56 +119,3 @@ def check_experiment_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UserError(f"experiment is {name!r}, it must be letters, digits and . _ + - (it names a folder)")
     return name
-
-
-def weights_sha256(state: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
-
-    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
-    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
-    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
-    two states with one hash would be a collision of SHA-256.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
-        plain = name.isprintable() and not {" ", '"'} & set(name)
-        title = name if plain else json.dumps(name, ensure_ascii=False)
-        digest.update(f"{title} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "surrogatepass"))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the whole new one, never a part, whatever happens meanwhile.
-
-    The bytes are on the disk before the name is theirs; a fault on the way leaves the old file and nothing else.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """The same for a JSON object."""
-    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file of a run directory; ``UserError`` where there is none."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as fault:
-        raise UserError(f"{path} does not exist; name the directory of a finished run, such as runs/eq/0") from fault
-    except (OSError, ValueError, RecursionError) as fault:
-        raise UserError(f"{path} cannot be read: {fault}") from fault
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return content

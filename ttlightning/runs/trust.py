@@ -142,6 +142,18 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
         yield
 
 
+def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
+    """The object called ``name``, imported only if it, or what it is in, is one of the trusted ``names``.
+
+    Raises:
+        NotTrusted: if it is not.
+        UserError: if it cannot be imported.
+    """
+    if not any(f"{name}.".startswith(f"{trusted}.") for trusted in names):
+        raise NotTrusted(name, source)
+    return _find(name)
+
+
 def check_foreign(parser: Any, words: Sequence[str]) -> None:
     """Read each ``ForeignConfig`` among the words of a command by itself, with nothing allowed but what is listed.
 

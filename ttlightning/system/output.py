@@ -4,18 +4,22 @@ A program that reads our output may end before we do. What is printed from then 
 a run trains to its end, and the exit code is the command's own.
 """
 
+import functools
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
 from ttlightning.errors import UserError
+
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 class _Reader(io.FileIO):
@@ -47,6 +51,18 @@ def drop_unread_output() -> None:
             write_through=stream.write_through,
         )
         setattr(sys, name, lasting)
+
+
+@functools.cache
+def show_own_warnings_in_one_line() -> None:
+    """Show this package's warnings as ``ttlightning: message``; warnings of other packages stay as they are."""
+    others = warnings.formatwarning
+
+    def format_warning(message: Any, category: Any, file: str, *rest: Any) -> str:
+        ours = Path(file).is_relative_to(_PACKAGE)
+        return f"ttlightning: {message}\n" if ours else others(message, category, file, *rest)
+
+    warnings.formatwarning = format_warning
 
 
 def print_whole(table: Table) -> None:

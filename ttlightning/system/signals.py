@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from ttlightning.errors import Stopped, exit_code
+from ttlightning.system.processes import is_first_process
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -147,6 +148,19 @@ def listening() -> Iterator[None]:
             hold("when it has ended")
 
 
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Inside, a signal ends the process at once: a library may catch what is raised while it is imported."""
+    if _listener is None:
+        yield
+        return
+    before, _listener.importing = _listener.importing, True
+    try:
+        yield
+    finally:
+        _listener.importing = before
+
+
 def hold(until: str) -> None:
     """From now on a signal is remembered; ``until`` says in a word or two when it will have its way."""
     if _listener is not None:
@@ -181,6 +195,15 @@ def check() -> None:
         raise Stopped(number)
 
 
+def raise_if_stopped(fault: Exception) -> None:
+    """Raise ``Stopped`` where a fault came after a signal that this process, or rank 0 that started it, was sent."""
+    number = asked() or (signal.SIGTERM if rank_zero_is_gone() else None)
+    if number is not None:
+        stop = Stopped(number, f"({type(fault).__name__}: {fault})")
+        stop.__notes__ = getattr(fault, "__notes__", [])
+        raise stop from fault
+
+
 def say_at_last(words: Callable[[], str]) -> None:
     """What is to be said where a second signal ends the process."""
     if _listener is not None:
@@ -208,7 +231,7 @@ def followed() -> dict[str, str]:
 
 def say(line: str) -> None:
     """A line on stderr, of one process for all; also where Python's own stream is in use."""
-    if int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or os.environ.get("LOCAL_RANK") or 0) == 0:
+    if is_first_process():
         with contextlib.suppress(OSError):
             os.write(2, f"ttlightning: {line}\n".encode())
 

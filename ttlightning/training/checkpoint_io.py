@@ -9,7 +9,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import read_checkpoint
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 from ttlightning.runs.seals import seal
 
 

@@ -20,6 +20,7 @@ from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.networks.network import FeatureMapFactory, Network, ScoreTensorFactory
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
+from ttlightning.runs.trained_formats import describe_format
 from ttlightning.training import optimizers
 from ttlightning.training.manual_optimization import Outcome, make_steps
 from ttlightning.training.metrics import LossAndAccuracy
@@ -188,8 +189,7 @@ class Classifier(Network, LightningModule):
             raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
         checkpoint[STEPS_KEY] = self.steps_per_execution
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
-        sizes = {name: getattr(self.format, name) for name in ("sites", "mode_size", "rank", "classes")}
-        checkpoint[NETWORK_KEY] = {"format": type(self.format).__name__, **sizes}
+        checkpoint[NETWORK_KEY] = describe_format(self.format)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue an epoch's sums: each process its own, or rank 0 all, where the number of processes has changed."""

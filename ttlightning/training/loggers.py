@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 
 
 def is_lost(fault: Exception) -> bool:

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer as LightningTrainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from ttlightning.errors import Fault, UserError
-from ttlightning.runs.run import write_whole
+from ttlightning.runs.files import write_whole
 from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training import slurm

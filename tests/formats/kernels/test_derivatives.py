@@ -23,7 +23,7 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
-from ttlightning.formats.kernels import contraction, derivatives, native
+from ttlightning.formats.kernels import derivatives, dispatch, native, torch_chain
 
 CHAINS = [TensorTrain, EqualCoreTensorTrain]
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
@@ -49,7 +49,7 @@ def main_kind(request, monkeypatch):
 def by_kernel(kind, kernel, monkeypatch):
     if kernel in ("torch", "site by site"):
         monkeypatch.setattr(native, "kernel", lambda: None)
-        monkeypatch.setattr(contraction, "ARITHMETIC_PER_SITE", 1 << 40 if kernel == "torch" else 0)
+        monkeypatch.setattr(torch_chain, "ARITHMETIC_PER_SITE", 1 << 40 if kernel == "torch" else 0)
     elif native.kernel() is None:
         pytest.skip("this machine has no C compiler")
     if kernel == "segments":
@@ -208,7 +208,7 @@ def test_long_chains_have_second_derivatives(kind, dtype, monkeypatch):
     penalties = []
     for of, checkpointed, by_hand in ((dtype, False, True), (dtype, True, True), (torch.float64, False, False)):
         if not by_hand:
-            monkeypatch.setattr(contraction, "by_operations", lambda *_: True)
+            monkeypatch.setattr(dispatch, "by_operations", lambda *_: True)
             monkeypatch.setattr(derivatives, "by_operations", lambda *_: True)
         format, features = made(kind, 128, torch.float32)
         format, features = format.to(of), features.detach().to(of).requires_grad_()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ttlightning.errors import UserError
-from ttlightning.formats.kernels import contraction
+from ttlightning.formats.kernels import dispatch, torch_chain
 from ttlightning.formats.kernels.native import kernel_name
 
 pytest.importorskip("triton")
@@ -62,13 +62,13 @@ def test_which_chain_a_gpu_gets(monkeypatch):
     """torch's, unless it is asked for another, and for ranks whose matrices a program can hold."""
     features = SimpleNamespace(is_cuda=True, dtype=torch.float32)
     monkeypatch.delenv("TTLIGHTNING_KERNEL", raising=False)
-    assert contraction._chain_on_device(features, 16) is contraction.TorchChain
+    assert dispatch.torch_or_triton(features, 16) is torch_chain.TorchChain
     monkeypatch.setenv("TTLIGHTNING_KERNEL", "triton")
-    assert contraction._chain_on_device(features, 128).__name__ == "TritonChain"
-    assert contraction._chain_on_device(features, 129) is contraction.TorchChain
+    assert dispatch.torch_or_triton(features, 128).__name__ == "TritonChain"
+    assert dispatch.torch_or_triton(features, 129) is torch_chain.TorchChain
     for other in ({"is_cuda": False}, {"dtype": torch.bfloat16}):
-        assert contraction._chain_on_device(SimpleNamespace(**vars(features) | other), 16) is contraction.TorchChain
+        assert dispatch.torch_or_triton(SimpleNamespace(**vars(features) | other), 16) is torch_chain.TorchChain
     assert kernel_name().endswith("triton on GPUs")
     monkeypatch.setitem(sys.modules, "ttlightning.formats.kernels.triton_chain", None)
     with pytest.raises(UserError, match="the package triton is not installed"):
-        contraction._chain_on_device(features, 16)
+        dispatch.torch_or_triton(features, 16)

@@ -10,9 +10,9 @@ import json
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ttlightning.formats.kernels.contraction import TorchChain
 from ttlightning.formats.kernels.recurrence import chain_by_operations
 from ttlightning.formats.kernels.scales import scale_by_power_of_two
+from ttlightning.formats.kernels.torch_chain import TorchChain
 from ttlightning.formats.kernels.triton_chain import TritonChain
 
 NAMES = "mantissa", "features", "first", "interior", "last"

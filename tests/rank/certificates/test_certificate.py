@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from restore import restore
 
 from ttlightning import (
     CanonicalPolyadic,
@@ -16,13 +17,8 @@ from ttlightning import (
     UserError,
 )
 from ttlightning.rank import matricization
-from ttlightning.rank.certificates.certificate import (
-    checkpoint_certificate,
-    generic_certificate,
-    grid,
-    largest_grid,
-    sampled_certificate,
-)
+from ttlightning.rank.certificates.sampled import grid, largest_grid, sampled_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.limits import LARGEST_FILE
 from ttlightning.rank.verifier.arithmetic import eliminate, is_prime
@@ -41,16 +37,16 @@ def certificates():
     state = weights()
     yield generic_certificate(5, 3, 8), None
     yield generic_certificate(3, 5, 7), None
-    yield checkpoint_certificate(state, 6, "ab"), state
-    yield sampled_certificate(state, 6, "ab", 16), state
+    yield checkpoint_certificate(restore(state, 6), "ab"), state
+    yield sampled_certificate(restore(state, 6), "ab", 16), state
     equal = weights(EqualCoreTensorTrain, 7)
-    yield checkpoint_certificate(equal, 7, "ab"), equal
-    yield sampled_certificate(equal, 7, "ab", 8, seed=3), equal
+    yield checkpoint_certificate(restore(equal, 7), "ab"), equal
+    yield sampled_certificate(restore(equal, 7), "ab", 8, seed=3), equal
     shallow = weights(CanonicalPolyadic)
-    yield sampled_certificate(shallow, 6, "ab", 16, primes=PRIMES), shallow
+    yield sampled_certificate(restore(shallow, 6), "ab", 16, primes=PRIMES), shallow
     for kind in TREES:
         tree = weights(kind, 8)
-        yield sampled_certificate(tree, 8, "ab", 32), tree
+        yield sampled_certificate(restore(tree, 8), "ab", 32), tree
 
 
 CERTIFICATES = [*certificates()]
@@ -66,7 +62,7 @@ def test_true_certificates_hold(certificate, state, tmp_path):
 def test_large_primes_hold_too():
     for primes in ([2**61 - 1, 2**61 - 31], [3, 2**31 + 11]):
         state = weights()
-        verify(checkpoint_certificate(state, 6, "ab", primes), state, "ab")
+        verify(checkpoint_certificate(restore(state, 6), "ab", primes), state, "ab")
     verify(generic_certificate(5, 3, 8, primes=[2**61 - 1]))
 
 
@@ -77,7 +73,7 @@ def test_checkpoint_certificates_of_all_shapes_hold(sites, mode_size, kind):
     """n < r, n <= r^2 and n > r^2; also with a slice that is zero."""
     state = weights(kind, sites, mode_size)
     for _ in range(2):
-        verify(checkpoint_certificate(state, sites, "ab"), state, "ab")
+        verify(checkpoint_certificate(restore(state, sites), "ab"), state, "ab")
         if sites > 2:
             state["interior"][:, 0] = 0
 
@@ -162,7 +158,7 @@ def test_forgeries_of_other_formats_are_rejected(name):
 def test_another_number_of_equal_cores_is_rejected():
     """Its weights do not say how many sites there are: a true count of a longer chain is not one of this network."""
     state = weights(EqualCoreTensorTrain, 7)
-    longer = sampled_certificate(state, 9, "ab", 8)
+    longer = sampled_certificate(restore(state, 9), "ab", 8)
     verify(longer, state, "ab")
     with pytest.raises(Rejected, match="speaks of 9 sites, the checkpoint has 7"):
         verify(longer, state, "ab", 7)
@@ -184,7 +180,7 @@ def test_changed_weights_are_rejected():
         ("[" * 100_000, "not a whole JSON file"),
         ("[1, 2]", "not a rank certificate"),
         ('{"metrics": {}}', "not a rank certificate"),
-        (json.dumps(changed(GENERIC, version=2)), "of version 2"),
+        (json.dumps(changed(GENERIC, version=3)), "of version 3"),
         (json.dumps(changed(GENERIC, version=True)), "of version True"),
         (json.dumps(changed(GENERIC, version=[])), "of version a list of 0"),
         (json.dumps(changed(GENERIC, kind="magic\nholds")), r"unknown kind 'magic\\nholds'"),
@@ -215,10 +211,10 @@ def test_a_sampled_certificate_sees_a_low_rank():
     state["interior"][:] = state["interior"][:, :1].clone()
     state["first"][:] = state["first"][:1].clone()
     state["last"][:] = state["last"][:1].clone()
-    certificate = sampled_certificate(state, 6, "ab", 8)
+    certificate = sampled_certificate(restore(state, 6), "ab", 8)
     assert certificate["cp_rank_at_least"] == [1, 1]
     verify(certificate, state, "ab")
-    staircase = checkpoint_certificate(state, 6, "ab")["cp_rank_at_least"]
+    staircase = checkpoint_certificate(restore(state, 6), "ab")["cp_rank_at_least"]
     assert max(staircase) <= 1
 
 
@@ -228,14 +224,14 @@ def test_sampled_ranks_stay_below_the_literal_one():
     format.load_state_dict(state)
     true = torch.linalg.matrix_rank(matricization(format)).tolist()
     for size in (1, 2, 4, 8, 16, 32, 64):
-        found = sampled_certificate(state, 6, "ab", size)["cp_rank_at_least"]
+        found = sampled_certificate(restore(state, 6), "ab", size)["cp_rank_at_least"]
         assert all(f <= min(size, t) for f, t in zip(found, true, strict=True))
     assert found == true == [48, 48]
 
 
 def test_sizes_that_take_for_ever_are_refused():
     with pytest.raises(UserError, match="the limit is 4,096"):
-        sampled_certificate(weights(CanonicalPolyadic, 16, 4), 16, "ab", 8192)
+        sampled_certificate(restore(weights(CanonicalPolyadic, 16, 4), 16), "ab", 8192)
     with pytest.raises(UserError, match="T has 16,777,216 rows"):
         generic_certificate(4096, 4096, 4)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import dense_canonical, dense_tree
+from restore import restore
 
 from ttlightning import (
     CanonicalPolyadic,
@@ -13,9 +14,8 @@ from ttlightning import (
     TensorTrain,
 )
 from ttlightning.rank import generic_tree_rank
-from ttlightning.rank.certificates.certificate import sampled_certificate
-from ttlightning.rank.certificates.exact import exact_network
-from ttlightning.rank.finite_field import PRIMES, rank_modulo
+from ttlightning.rank.certificates.sampled import sampled_certificate
+from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.verifier.verification import verify
 
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
@@ -60,23 +60,26 @@ def test_sampled_ranks_reach_the_literal_one(kind, sites, mode_size, rank, expec
     """As many vectors as modes: the sample is the whole matricization in another basis."""
     state, whole = integers(kind, sites, mode_size, rank)
     size = mode_size ** (sites // 2)
-    found = sampled_certificate(state, sites, "ab", size)
+    found = sampled_certificate(restore(state, sites), "ab", size)
     assert found["cp_rank_at_least"] == literal_ranks(whole) == [expected] * 2
     if kind in TREES:
         assert expected == generic_tree_rank(mode_size, rank, sites)
     verify(found, state, "ab", sites)
     for smaller in (1, size // 2):
-        assert sampled_certificate(state, sites, "ab", smaller)["cp_rank_at_least"] <= [min(smaller, expected)] * 2
+        assert (
+            sampled_certificate(restore(state, sites), "ab", smaller)["cp_rank_at_least"]
+            <= [min(smaller, expected)] * 2
+        )
 
 
 def test_low_ranks_of_other_formats_are_seen():
     """Two units that say the same are one; of a site whose slices are equal a pair tells nothing apart."""
     state, _ = integers(CanonicalPolyadic, 4, 4, 5)
     state["factors"][:, :, 1] = 2 * state["factors"][:, :, 0]
-    assert sampled_certificate(state, 4, "ab", 16)["cp_rank_at_least"] == [4, 4]
+    assert sampled_certificate(restore(state, 4), "ab", 16)["cp_rank_at_least"] == [4, 4]
     state, whole = integers(HierarchicalTucker, 4, 4, 5)
     state["leaves"][0] = state["leaves"][0, :1].clone()
-    found = sampled_certificate(state, 4, "ab", 16)["cp_rank_at_least"]
+    found = sampled_certificate(restore(state, 4), "ab", 16)["cp_rank_at_least"]
     assert found == [4, 4]
     assert literal_ranks(whole) == [16, 16]
 
@@ -90,14 +93,11 @@ def test_exact_scores_are_the_scores(kind, sites):
     state = {name: (p.detach() * 8).round() for name, p in format.named_parameters()}
     format.load_state_dict(state)
     vectors = [np.arange(6, dtype=np.int64).reshape(2, 3) + site for site in range(sites)]
-    matrices = exact_network(state, sites, PRIMES[0]).score_matrices(vectors)
-    rows, columns = (np.array(np.meshgrid(*[[0, 1]] * (sites // 2), indexing="ij")).reshape(sites // 2, -1),) * 2
-    for i, odd in enumerate(rows.T):
-        for j, even in enumerate(columns.T):
-            choice = np.stack([odd, even], axis=1).ravel()
-            features = torch.tensor(np.stack([vectors[s][c] for s, c in enumerate(choice)])).double()
-            scores = format(features[None])[0].detach()
-            assert [int(m[i, j]) for m in matrices] == [int(s) % PRIMES[0] for s in scores]
+    exact = [*format.exact_scores(vectors, PrimeField(PRIMES[0]))]
+    for index, choice in enumerate(np.ndindex(*[2] * sites)):
+        features = torch.tensor(np.stack([vectors[s][c] for s, c in enumerate(choice)])).double()
+        scores = format(features[None])[0].detach()
+        assert [int(of_class[index]) for of_class in exact] == [int(s) % PRIMES[0] for s in scores]
 
 
 def test_the_largest_residues_do_not_overflow():
@@ -108,8 +108,8 @@ def test_the_largest_residues_do_not_overflow():
         signed = {name: torch.full_like(q, -1) for name, q in format.state_dict().items()}
         state = {name: torch.full_like(q, p - 1) for name, q in signed.items()}
         vectors = [np.full((2, 4), p - 1, dtype=np.int64) for _ in range(sites)]
-        found, same = (exact_network(each, sites, p).score_matrices(vectors) for each in (state, signed))
+        found, same = (restore(each, sites).exact_scores(vectors, PrimeField(p)) for each in (state, signed))
         format.load_state_dict(signed)
         score = int(format(-torch.ones(1, sites, 4, dtype=torch.float64))[0, 0]) % p
         assert all((each == score).all() for each in [*found, *same])
-        verify(sampled_certificate(state, sites, "ab", 4), state, "ab", sites)
+        verify(sampled_certificate(restore(state, sites), "ab", 4), state, "ab", sites)

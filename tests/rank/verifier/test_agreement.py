@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from restore import restore
 from rich.console import Console
 from torch import nn
 
@@ -18,22 +19,18 @@ from ttlightning import (
     UserError,
 )
 from ttlightning.rank import generic_odd_even_rank, in_figures, matricization
-from ttlightning.rank.certificates.certificate import (
-    checkpoint_certificate,
-    generic_certificate,
-    largest_grid,
-    sampled_certificate,
-    write_certificate,
-)
+from ttlightning.rank.certificates.files import write_certificate
+from ttlightning.rank.certificates.sampled import largest_grid, sampled_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import LARGEST, LARGEST_BOUND
+from ttlightning.rank.measures import measure_ranks
 from ttlightning.rank.spectrum import entropy
 from ttlightning.rank.verifier.arithmetic import is_prime
 from ttlightning.rank.verifier.verification import Rejected, read_certificate, verify
-from ttlightning.runs.checkpoints import NETWORK_KEY
-from ttlightning.runs.run import read_json, weights_sha256, write_json
+from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.callbacks.progress import describe_result
-from ttlightning.training.callbacks.rank_check import measure_ranks
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 CHAINS = [TensorTrain, EqualCoreTensorTrain]
@@ -54,9 +51,9 @@ def weights(format, type=torch.float32):
 
 def certified(state, sites, mode_size=3):
     """Every kind of certificate that there is of these weights."""
-    yield sampled_certificate(state, sites, "ab", largest_grid(4, mode_size, sites))
+    yield sampled_certificate(restore(state, sites), "ab", largest_grid(4, mode_size, sites))
     if "first" in state:
-        yield checkpoint_certificate(state, sites, "ab")
+        yield checkpoint_certificate(restore(state, sites), "ab")
 
 
 def zeroed(state, which):
@@ -106,7 +103,7 @@ def test_weights_that_are_no_real_numbers_are_refused_by_both(kind, type):
         [*certified({name: value.to(type) for name, value in state.items()}, 4)]
     if kind is TensorTrain:
         with pytest.raises(UserError, match="certificates speak of float16"):
-            checkpoint_certificate({name: value.to(type) for name, value in state.items()}, 4, "ab")
+            checkpoint_certificate(restore({name: value.to(type) for name, value in state.items()}, 4), "ab")
 
 
 @pytest.mark.parametrize("type", REAL)
@@ -156,13 +153,13 @@ def test_different_cores_that_take_hours_are_refused_before_they_are_counted():
     state = weights(network(TensorTrain, 8, mode_size=64, rank=64))
     primes = [p for p in range(2**31 - 1, 2**31 - 500, -2) if is_prime(p)][:8]
     with pytest.raises(UserError, match=r"would take about 1\.0 hours, the limit is 0\.6"):
-        checkpoint_certificate(state, 8, "ab", primes)
+        checkpoint_certificate(restore(state, 8), "ab", primes)
 
 
 def test_bounds_longer_than_python_writes(tmp_path):
     """d = 8192, n = 16, r = 4: a rank of 4,932 digits; what is written down is 10^4000, which is a bound too."""
     format = network(EqualCoreTensorTrain, 8192, mode_size=16, rank=4)
-    certificate = checkpoint_certificate(weights(format), 8192, "ab")
+    certificate = checkpoint_certificate(restore(weights(format), 8192), "ab")
     assert certificate["cp_rank_at_least"] == [LARGEST_BOUND] * 2
     assert "CP-rank at least 10^4000 each" in certificate["statement"]
     write_certificate(tmp_path / "certificate.json", certificate)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from restore import restore
 
 import ttlightning
 from ttlightning import (
@@ -21,10 +22,10 @@ from ttlightning import (
     TensorTrain,
 )
 from ttlightning.commands.verify import judge
-from ttlightning.rank.certificates.certificate import checkpoint_certificate, generic_certificate, sampled_certificate
+from ttlightning.rank.certificates.sampled import sampled_certificate
+from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.verifier.claims import Rejected, check_claims
-from ttlightning.runs.checkpoints import NETWORK_KEY
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 KINDS = {
@@ -53,9 +54,9 @@ def made(name, folder):
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: network}, folder / "network.ckpt")
     sha256 = weights_sha256(state)
     if name.startswith("sampled"):
-        found = sampled_certificate(weights, sites, sha256, 4)
+        found = sampled_certificate(restore(weights, sites), sha256, 4)
     else:
-        found = checkpoint_certificate(weights, sites, sha256)
+        found = checkpoint_certificate(restore(weights, sites), sha256)
     return found | {"checkpoint": "network.ckpt"}, weights
 
 
@@ -65,9 +66,9 @@ def again(content, weights):
         return generic_certificate(*(content[name] for name in ("mode_size", "rank", "sites", "seed", "primes")))
     sites, sha256, primes = content["sites"], content["weights_sha256"], content["primes"]
     if content["kind"] == "sampled":
-        found = sampled_certificate(weights, sites, sha256, content["size"], content["seed"], primes)
+        found = sampled_certificate(restore(weights, sites), sha256, content["size"], content["seed"], primes)
     else:
-        found = checkpoint_certificate(weights, sites, sha256, primes) | {"slices": content["slices"]}
+        found = checkpoint_certificate(restore(weights, sites), sha256, primes) | {"slices": content["slices"]}
     return found | {"checkpoint": content["checkpoint"]}
 
 

@@ -18,16 +18,16 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
-from ttlightning.rank.verifier.verification import read_certificate, verify
-from ttlightning.runs.run import weights_sha256
-from ttlightning.training.callbacks import RankCheck
-from ttlightning.training.callbacks.rank_check import (
-    certify_now,
+from ttlightning.rank.measures import (
+    certify,
     describe_certificate,
     measure_ranks,
     measure_staircase,
     summarize_ranks,
 )
+from ttlightning.rank.verifier.verification import read_certificate, verify
+from ttlightning.runs.checkpoints import weights_sha256
+from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.classifier import Classifier
 
 
@@ -114,7 +114,7 @@ def test_what_is_certified_of_other_formats(kind, sites, mode_size, rank, size, 
     """As many scores as there are, in a power of two: of units their number, of trees r of every pair of sites."""
     torch.manual_seed(0)
     format = kind(sites, mode_size, 3, rank, initialization="gaussian")
-    certificate = certify_now(format, size)
+    certificate = certify(format, size)
     verify(certificate, {name: p.detach() for name, p in format.named_parameters()}, "", sites)
     assert describe_certificate(certificate, format) == expected
     found = measure_ranks(format, 8, 1e-6, 0) | expected
@@ -126,14 +126,15 @@ def test_what_is_certified_of_other_formats(kind, sites, mode_size, rank, size, 
     assert summary["rank/bound"] >= summary["rank/certified"]
 
 
-def test_a_format_of_the_users_own_is_sketched_only():
+def test_a_format_without_exact_scores_is_measured_and_says_why_it_has_no_certificate():
     class Product(ScoreTensor):
         rank = 1
 
         def scaled_scores(self, features):
             return features.prod(1)[:, :1], torch.zeros(len(features), dtype=torch.int32)
 
-    assert certify_now(Product(4, 3, 1), 8) is None
+    with pytest.raises(UserError, match="Product has no method exact_scores"):
+        certify(Product(4, 3, 1), 8)
     assert measure_ranks(Product(4, 3, 1), 8, 1e-6, 0)["sketch_rank"] == [1]
 
 
@@ -141,7 +142,7 @@ def test_units_that_say_the_same_are_not_certified():
     format = CanonicalPolyadic(6, 4, 2, 3)
     with torch.no_grad():
         format.factors[:, :, 2] = format.factors[:, :, 0]
-    assert certify_now(format, 8)["cp_rank_at_least"] == [2, 2]
+    assert certify(format, 8)["cp_rank_at_least"] == [2, 2]
 
 
 def test_a_low_rank_is_seen():
@@ -171,18 +172,18 @@ def test_options_out_of_range(option, value):
 def test_weights_that_are_not_numbers_have_no_certificate():
     """A run that diverged goes on to say so; the check does not stop it."""
     format = TensorTrain(6, 3, 2, 2)
-    assert certify_now(format, 4) is not None
+    assert certify(format, 4) is not None
     assert len(measure_staircase(format)["condition"]) == 2
     with torch.no_grad():
         format.interior[0, 0, 0, 0] = float("nan")
-    assert certify_now(format, 4) is None
+    assert certify(format, 4) is None
     assert measure_staircase(format) == {}
     for kind in (CanonicalPolyadic, HierarchicalTucker):
         format = kind(4, 3, 2, 2)
-        assert certify_now(format, 4) is not None
+        assert certify(format, 4) is not None
         with torch.no_grad():
             next(format.parameters())[0, 0, 0] = float("inf")
-        assert certify_now(format, 4) is None
+        assert certify(format, 4) is None
 
 
 def test_the_smallest_singular_value_counts_independent_slices():

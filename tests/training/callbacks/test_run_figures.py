@@ -15,9 +15,10 @@ from PIL import Image
 from ttlightning import Classifier
 from ttlightning.formats import CanonicalPolyadic, TensorTrain
 from ttlightning.rank import bond_spectra, matricization
+from ttlightning.rank.measures import measure_spectra
 from ttlightning.training.callbacks import RunFigures
 from ttlightning.training.callbacks import run_figures as module
-from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather, measure_spectra
+from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 

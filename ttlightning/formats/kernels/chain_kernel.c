@@ -1,4 +1,4 @@
-/* The chain of a tensor train, forwards and backwards, on the vector units of a CPU. See contraction.py.
+/* The chain of a tensor train, forwards and backwards, on the vector units of a CPU. See dispatch.py.
 
    Compiled on first use (native.py). Plain C with the vector types of GCC and Clang, POSIX threads, nothing else. */
 

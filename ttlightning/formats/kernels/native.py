@@ -1,18 +1,18 @@
 r"""The chain on a CPU without Python between the sites: chain_kernel.c, compiled on first use.
 
-The same sums as in ``contraction.py``. Samples lie side by side in vectors; a site is a small matrix product whose
-results stay in registers; the way back keeps the states and nothing else,
+The sums are those of dispatch.py. Samples lie side by side in vectors, and a site is a small matrix product whose
+results stay in registers. The backward pass needs the states and nothing else:
 
     Q_k[i] = G_k[i] p_k,   p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,
     dLoss/dG_k[i] = sum over samples of f_k[i] h_{k-1} (x) p_k,
 
-three products of a site's size in all, the least there is. Long chains keep the last state of every segment of about
-sqrt(d) sites, and compute a segment's others again on the way back: O(sqrt(d)) states, for a fourth product.
-Threads share the samples on the way there and back, and the rows of the cores for their gradients, so that their number
-changes no bit of any result.
+Both passes together are three products per site, which is the minimum. Long chains keep only the last state of every
+segment of about sqrt(d) sites, and the backward pass computes the other states of a segment again: O(sqrt(d)) states
+for a fourth product. Threads share the samples in both passes, and the rows of the cores for their gradients, so the
+number of threads changes no bit of any result.
 
-How the library is built and kept: native_library.py. Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``, torch's
-operations compute the chain, see ``contraction.py``.
+native_library.py builds and keeps the library. Without a compiler, or with ``TTLIGHTNING_KERNEL=torch``,
+torch_chain.py computes the chain instead.
 """
 
 import ctypes
@@ -34,11 +34,11 @@ from ttlightning.formats.kernels.derivatives import gradients
 from ttlightning.formats.kernels.native_library import compiler_command, version
 from ttlightning.formats.kernels.recurrence import chain_by_operations
 
-VECTORS: Final = 64  # bytes of a block of samples
+VECTORS: Final = 64  # bytes per block of samples
 ARITHMETIC_PER_THREAD: Final = 2_000_000
-"""Multiply-adds of a pass below which another thread costs more than it brings."""
+"""Multiply-adds per pass and thread below which another thread costs more than it saves."""
 SITES_FOR_SEGMENTS = 128
-"""Sites from which on not all states are kept for the way back."""
+"""From this number of sites on, only the last state of each segment is kept for the backward pass."""
 KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
 _NO_EXPONENT: Final = torch.empty(0, dtype=torch.bool)
 _TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
@@ -64,13 +64,13 @@ def serves(features: Tensor) -> bool:
 
 
 def kernel_name() -> str:
-    """Which kernel computes on the CPU: ``native``, with its compiler, or ``torch``; whether GPUs have ``triton``."""
+    """The CPU kernel, ``native`` with its compiler or ``torch``; and ``triton on GPUs`` if it is asked for."""
     name = "torch" if kernel() is None else f"native ({version(tuple(compiler_command() or ()))})"
     return f"{name}, triton on GPUs" if os.environ.get("TTLIGHTNING_KERNEL") == "triton" else name
 
 
 def compiler_description() -> str | None:
-    """Version of the compiler, and the command with all options, of the kernel in use; None without a kernel."""
+    """Compiler version and command with all options of the kernel in use; None without a compiled kernel."""
     compiled, compiler = kernel(), compiler_command()
     if compiled is None or compiler is None:
         return None
@@ -81,7 +81,7 @@ def compiler_description() -> str | None:
 class NativeChain(torch.autograd.Function):
     """(features, first, interior, last, differentiable) -> (scores, exponent), to be multiplied by ``2**exponent``.
 
-    ``differentiable``: whether anybody may ask for gradients, which a function cannot see for itself.
+    ``differentiable``: whether gradients are enabled. A ``Function`` cannot see this inside ``forward``.
     """
 
     @staticmethod
@@ -120,7 +120,7 @@ def _forward(
     differentiable: bool,
     exponent: Tensor | None,
 ) -> Tensor:
-    """The scores; where there is no place for the exponents, multiplied by their powers of two."""
+    """The mantissas if there is a tensor for the exponents, else the scores."""
     inputs = features, first, interior, last
     keep = KEEP_TWO
     if differentiable and any(ctx.needs_input_grad):
@@ -128,11 +128,11 @@ def _forward(
     plan = _plan(*(t.shape for t in inputs), features.dtype, keep)
     memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
     scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
-    arguments, _straight = _arguments(plan, inputs, memory, exponent)
+    arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
     arguments.scores = scores.data_ptr()
     arguments.threads = _threads(plan.arithmetic)
     plan.forward(ctypes.byref(arguments))
-    # No address outlives this call: what is saved may be packed, moved or computed anew before the way back.
+    # No address outlives this call: hooks may pack, move or recompute saved tensors before the backward pass.
     ctx.save_for_backward(*inputs, _NO_EXPONENT if exponent is None else exponent, memory)
     ctx.keep = keep
     return scores
@@ -141,52 +141,52 @@ def _forward(
 def _backward(
     ctx: Any, scores: Tensor, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], exponent: Tensor
 ) -> tuple[Tensor, ...]:
-    """The gradients of features and cores. What was saved is read, never written."""
+    """The gradients of features and cores. Saved tensors are read, never written."""
     kept, exponent, scores = others[0].contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
     same = [t.ndim for t in inputs] == [3, 2, 4, 3] and all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
     plan = _plan(*(t.shape for t in inputs), scores.dtype, ctx.keep) if same else None
     if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
         raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
-    arguments, straight = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
+    arguments, contiguous = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
     memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
-    found = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in straight)
+    slopes = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in contiguous)
     arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
     arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
     arguments.replayed = memory.data_ptr() + plan.offset_replayed
-    arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in found)
+    arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in slopes)
     arguments.threads = _threads(2 * plan.arithmetic)
     plan.backward(ctypes.byref(arguments))
-    return found
+    return slopes
 
 
 def _arguments(
     plan: "_Plan", inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor | None
 ) -> tuple[_Arguments, tuple[Tensor, ...]]:
-    """Sizes and addresses, and the tensors that must live as long as these addresses are used."""
-    straight = tuple(t.resolve_neg().contiguous() for t in inputs)
+    """Sizes and addresses, and the contiguous inputs, which must live as long as the addresses are used."""
+    contiguous = tuple(t.resolve_neg().contiguous() for t in inputs)
     arguments = _Arguments.from_buffer_copy(plan.arguments)
-    place = memory.data_ptr()
-    arguments.x, arguments.h, arguments.window, arguments.scales = (place + offset for offset in plan.offsets_forward)
+    start = memory.data_ptr()
+    arguments.x, arguments.h, arguments.window, arguments.scales = (start + offset for offset in plan.offsets_forward)
     arguments.plain = exponent is None
-    arguments.exponent = place + plan.offset_exponent if exponent is None else exponent.data_ptr()
-    arguments.features, arguments.first, arguments.interior, arguments.last = (t.data_ptr() for t in straight)
-    return arguments, straight
+    arguments.exponent = start + plan.offset_exponent if exponent is None else exponent.data_ptr()
+    arguments.features, arguments.first, arguments.interior, arguments.last = (t.data_ptr() for t in contiguous)
+    return arguments, contiguous
 
 
 class _Plan(NamedTuple):
-    """What depends on the shapes alone."""
+    """The part of a call that depends on shapes, type and ``keep`` alone."""
 
     arguments: bytes
-    """Of ``_Arguments``: the sizes, without a pointer."""
+    """``_Arguments`` as bytes, with sizes and without addresses."""
     bytes_forward: int
     offsets_forward: tuple[int, ...]
-    """Of x, h, window and scales, in bytes."""
+    """Offsets of x, h, window and scales in the forward memory, in bytes."""
     offset_exponent: int
     bytes_backward: int
     offset_adjoints: int
     offset_replayed: int
     arithmetic: int
-    """Multiply-adds of the way there."""
+    """Multiply-adds of the forward pass."""
     forward: Callable[[Any], None]
     backward: Callable[[Any], None]
 
@@ -195,7 +195,7 @@ class _Plan(NamedTuple):
 def _plan(
     features: torch.Size, first: torch.Size, interior: torch.Size, last: torch.Size, dtype: torch.dtype, keep: int
 ) -> _Plan:
-    """``UserError`` where the shapes do not fit together: the kernel reads memory by them."""
+    """Sizes of all memory. ``UserError`` if the shapes do not fit together, because the kernel trusts them."""
     batch, sites, mode_size = features
     rank, distinct, classes = first[1], interior[0], last[-1]
     fits = first[0] == mode_size and last[:2] == first and distinct in (min(1, sites - 2), sites - 2)
@@ -207,7 +207,7 @@ def _plan(
     segment = max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
     states = {KEEP_TWO: 2, KEEP_ALL: sites - 1, KEEP_SEGMENTS: (sites - 1) // segment}[keep]
     padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
-    # The last segment may be followed by the last site, the first begins with the first one.
+    # The first site precedes the first segment, and the last site may follow the last segment.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
     columns = [sites * mode_size, states * rank, window * rank, sites - 1]
@@ -244,12 +244,12 @@ def _threads(arithmetic: int) -> int:
 
 @functools.cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None where ``TTLIGHTNING_KERNEL`` is ``torch``, or the machine cannot compile or load one.
+    """The compiled kernel; None if ``TTLIGHTNING_KERNEL`` is ``torch`` or the machine cannot compile or load one.
 
     Raises:
-        UserError: where ``TTLIGHTNING_KERNEL`` is none of ``native``, ``torch`` and ``triton``; where it is ``native``
-            and there is no compiler, or no folder to load a library from; where the compiler fails, or is told to break
-            the rules of floating-point arithmetic.
+        UserError: if ``TTLIGHTNING_KERNEL`` is none of ``native``, ``torch`` and ``triton``; if it is ``native`` and
+            there is no compiler, or no folder to load a library from; if the compiler fails, or has an option that
+            breaks floating-point arithmetic.
     """
     wanted = os.environ.get("TTLIGHTNING_KERNEL", "")
     if wanted not in ("", "native", "torch", "triton"):

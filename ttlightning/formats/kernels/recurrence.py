@@ -1,8 +1,8 @@
-r"""The chain by operations: the recurrence as it is written, for autograd and all that torch builds on it.
+r"""The chain by differentiable operations, for autograd and everything that torch builds on it.
 
     h_k[b] = sum_a,i h_{k-1}[a] f_k[i] G_k[i, a, b]
 
-A graph of some ten small operations a site; contraction.py, native.py and triton_chain.py do the same by hand.
+The graph has about ten small operations per site. The other kernels compute the same sums with their own gradients.
 """
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from ttlightning.formats.kernels.scales import scales_of
 
 
 def chain_by_operations(features: Tensor, first: Tensor, interior: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores (batch, classes) as mantissa and exponent; a power of two is split off at every site."""
+    """Scores (batch, classes) as mantissa and exponent; every site splits off a power of two."""
     columns = features.unbind(1)
     state, exponent = _without_scale(columns[0] @ first)
     for column, core in zip(columns[1:-1], core_of_each_site(interior.flatten(1, 2), len(columns) - 2), strict=True):
@@ -21,7 +21,7 @@ def chain_by_operations(features: Tensor, first: Tensor, interior: Tensor, last:
 
 
 def core_of_each_site(cores: Tensor, sites: int) -> tuple[Tensor, ...]:
-    """One core for each site, the same one where all share it."""
+    """One core per site, the same core for all sites if they share it."""
     distinct = cores.unbind(0)
     return distinct * sites if len(distinct) == 1 else distinct
 

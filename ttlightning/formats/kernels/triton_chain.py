@@ -1,17 +1,17 @@
-r"""The chain on a GPU in two launches: all site matrices in one product, then a program for each sample.
+r"""The chain on a GPU in two launches: all site matrices in one product, then one program per sample.
 
     M_k[b] = sum_i f_k[b, i] G_k[i]            one product over all sites and samples
     h_k = h_{k-1} M_k                          one launch from the first interior site to the last
     p_{k-1} = M_k p_k                          one launch back
-    dLoss/dG, dLoss/df                         from the outer products h_{k-1} (x) p_k, as in contraction.py
+    dLoss/dG, dLoss/df                         from the outer products h_{k-1} (x) p_k, as in torch_chain.py
 
-Site by site, a chain of d sites is some ten launches for each of them, microseconds apart; here their number does not
-depend on d. The price is memory, batch * d * rank^2 numbers, which are computed again on the way back and not kept.
-No sum is made by atomics, so that the same input gives the same bits.
+torch_chain.py makes about ten launches per site. Here the number of launches does not depend on d. The price is memory
+for batch * d * rank^2 numbers, which the backward pass computes again. No sum uses atomics, so the same input gives the
+same bits.
 
-``TTLIGHTNING_KERNEL=triton`` asks for it. It has been compared with the torch path in Triton's interpreter on a CPU and
-compiled for an H100 (tests/formats/kernels/test_triton_chain.py). It has not run on a GPU yet, and so no GPU gets it by
-itself.
+``TTLIGHTNING_KERNEL=triton`` selects this kernel. Tests compare it with torch_chain.py in Triton's interpreter on a CPU
+and compile it for an H100 (tests/formats/kernels/test_triton_chain.py). It has not run on a GPU yet, so it is never
+selected by default.
 """
 
 from typing import Any, Final
@@ -22,19 +22,19 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from ttlightning.formats.kernels.contraction import (
+from ttlightning.formats.kernels.derivatives import gradients
+from ttlightning.formats.kernels.recurrence import chain_by_operations
+from ttlightning.formats.kernels.torch_chain import (
     SITES_PER_RESCALING,
     Scales,
     backward_from_last_site,
     balanced,
     interior_gradients,
 )
-from ttlightning.formats.kernels.derivatives import gradients
-from ttlightning.formats.kernels.recurrence import chain_by_operations
 
 # Dimensions: K sites, B batch, n mode size, r rank, C classes, D distinct interior cores (1 or K - 2).
 LARGEST_RANK: Final = 128
-"""A program holds a matrix of rank x rank numbers in its registers."""
+"""Each program holds a matrix of rank x rank numbers in its registers."""
 
 
 class TritonChain(torch.autograd.Function):
@@ -87,12 +87,12 @@ def _launch(kernel: Any, matrices: Tensor, states_KBr: Tensor, *others: Tensor, 
 
 
 def sizes(rank: int) -> dict[str, int]:
-    """What both kernels are compiled for: how often the scale is split off, and room for a matrix."""
+    """Compile-time constants of both kernels: sites per rescaling, and the padded size of a matrix."""
     return {"RESCALE": SITES_PER_RESCALING, "BLOCK": triton.next_power_of_2(rank)}
 
 
 def layout(dtype: torch.dtype) -> dict[str, Any]:
-    """The bits of a floating-point number, which the way there is compiled for."""
+    """Compile-time constants of the forward kernel: the bits of a floating-point number."""
     double = dtype == torch.float64
     return {
         "INTEGER": tl.int64 if double else tl.int32,
@@ -103,11 +103,11 @@ def layout(dtype: torch.dtype) -> dict[str, Any]:
 
 @triton.jit
 def _matrix(matrices, k, sample, batch, rank, BLOCK: tl.constexpr):
-    """M_k of a sample, with zeros around it."""
+    """M_k of a sample, padded with zeros."""
     a = tl.arange(0, BLOCK)
     inside = a < rank
-    place = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
-    cells = matrices + place + a[:, None] * rank + a[None, :]
+    offset = ((k - 1) * batch + sample).to(tl.int64) * rank * rank
+    cells = matrices + offset + a[:, None] * rank + a[None, :]
     return tl.load(cells, mask=inside[:, None] & inside[None, :], other=0.0)
 
 
@@ -116,7 +116,7 @@ def _states_kernel(
     matrices, states, scales, exponent, batch, interior, rank,
     RESCALE: tl.constexpr, BLOCK: tl.constexpr, INTEGER: tl.constexpr, BIAS: tl.constexpr, FRACTION: tl.constexpr,
 ):  # fmt: skip
-    """h_k = h_{k-1} M_k for a sample; at every RESCALE-th site a power of two is split off and counted."""
+    """h_k = h_{k-1} M_k for a sample; every RESCALE-th site splits off a power of two and counts it."""
     sample = tl.program_id(0)
     a = tl.arange(0, BLOCK)
     state = tl.load(states + sample * rank + a, mask=a < rank, other=0.0)
@@ -124,7 +124,7 @@ def _states_kernel(
     for k in range(1, interior + 1):
         state = tl.sum(state[:, None] * _matrix(matrices, k, sample, batch, rank, BLOCK), 0)
         if (k + 1) % RESCALE == 0:
-            # frexp by the bits of the largest; the power is 0 for 0, inf and nan, the end of its range for subnormals
+            # frexp of the largest entry by its bits: power 0 for 0, inf and nan, the end of the range for subnormals
             largest = tl.max(tl.abs(state), 0)
             field = (largest.to(INTEGER, bitcast=True) >> FRACTION) & (2 * BIAS + 1)
             power = tl.where((field == 2 * BIAS + 1) | (largest == 0), 0, field - (BIAS - 1))
@@ -139,7 +139,7 @@ def _states_kernel(
 
 @triton.jit
 def _adjoints_kernel(matrices, adjoints, scales, batch, interior, rank, RESCALE: tl.constexpr, BLOCK: tl.constexpr):
-    """p_{k-1} = M_k p_k for a sample, where p_k is scaled first as h_k was."""
+    """p_{k-1} = M_k p_k for a sample, after p_k is multiplied by the scale of h_k."""
     sample = tl.program_id(0)
     a = tl.arange(0, BLOCK)
     adjoint = tl.load(adjoints + (interior * batch + sample).to(tl.int64) * rank + a, mask=a < rank, other=0.0)

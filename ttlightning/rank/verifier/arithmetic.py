@@ -6,11 +6,13 @@ Gaussian elimination, on NumPy's 64-bit integers where p < 2^31 and on Python's 
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rows = list[list[int]]
 Slices = list[Rows]
@@ -131,7 +133,7 @@ def residue(value: float, p: int) -> int:
     return numerator * pow(denominator, -1, p) % p
 
 
-def matrix(weights: Tensor, p: int) -> Rows:
+def matrix(weights: "Tensor", p: int) -> Rows:
     return [[residue(value, p) for value in row] for row in weights.tolist()]
 
 

@@ -5,12 +5,15 @@ slowest. Weights become residues one by one; int64 with a remainder after every 
 """
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ttlightning.rank.verifier.arithmetic import Rows, matrix, sum_modes, times
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Numbers = NDArray[np.int64]
 
@@ -33,7 +36,7 @@ def choices(size: int, mode_size: int, sites: int) -> list[int] | None:
     return found
 
 
-def chain_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
+def chain_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
     """Of every class, from the last site to the first: what is to come after site k, for every choice further on."""
     sites = len(vectors)
     first = [matrix(weights["first"], p)]
@@ -48,7 +51,7 @@ def chain_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int) ->
         yield times(step, ahead, p).T
 
 
-def canonical_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
+def canonical_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
     """Of every class, by the definition: for each unit the product of all sites' inner products; then their sum."""
     inner = [_at(vectors[site], factor, p) for site, factor in enumerate(weights["factors"])]  # (count, rank) each
     mixed = np.array(matrix(weights["weights"], p), dtype=np.int64)
@@ -62,7 +65,7 @@ def canonical_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int
         yield total
 
 
-def tree_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
+def tree_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
     """Of every class, a node at a time and of a node an entry at a time, from the leaves to the root."""
     leaves = weights["leaves"]
     tables = [_at(each, leaves[0 if len(leaves) == 1 else site], p) for site, each in enumerate(vectors)]
@@ -80,11 +83,11 @@ def tree_scores(weights: dict[str, Tensor], vectors: Sequence[Rows], p: int) -> 
         yield _pairs(left, right, each, p)
 
 
-def _at(vectors: Rows, core: Tensor, p: int) -> Numbers:
+def _at(vectors: Rows, core: "Tensor", p: int) -> Numbers:
     """What a site sees of each of its vectors: (count, modes) times (modes, rank)."""
     return times(np.array(matrix(core.T, p), dtype=np.int64), np.array(vectors, dtype=np.int64), p)
 
 
-def _pairs(left: Numbers, right: Numbers, core: Tensor, p: int) -> Numbers:
+def _pairs(left: Numbers, right: Numbers, core: "Tensor", p: int) -> Numbers:
     """left_i^T core right_j for every i and j."""
     return times(times(np.array(matrix(core, p), dtype=np.int64), right, p), left, p)

@@ -7,12 +7,10 @@ held against itself first (``claims.py``); then every rank that it claims is cou
 primes, seed, slices, hash of the weights).
 """
 
-from typing import Any, Final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final
 
 from ttlightning.errors import UserError
-from ttlightning.rank.limits import classes_of, sample_excess, staircase_excess, unfit
+from ttlightning.rank.limits import sample_excess, staircase_excess, unfit
 from ttlightning.rank.statements import sampled_statement
 from ttlightning.rank.verifier.arithmetic import (
     Slices,
@@ -25,15 +23,24 @@ from ttlightning.rank.verifier.arithmetic import (
 from ttlightning.rank.verifier.claims import NoCertificate, Rejected, agree, check_claims, difference, read_certificate
 from ttlightning.rank.verifier.scores import canonical_scores, chain_scores, choices, tree_scores
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["NoCertificate", "Rejected", "read_certificate", "verify"]
 
 SCORES: Final = {"first": chain_scores, "factors": canonical_scores, "leaves": tree_scores}
 """How the scores of a network are counted, by a parameter that only its format has."""
 
 
+def classes_of(weights: dict[str, "Tensor"]) -> int:
+    """C, the last size of the parameter at the end of a chain, a sum of units or a tree; 0 if there is none."""
+    ends = (weights[name] for name in ("last", "weights", "root") if name in weights)
+    return next((value.shape[-1] for value in ends if value.ndim), 0)
+
+
 def verify(
     content: dict[str, Any],
-    weights: dict[str, Tensor] | None = None,
+    weights: dict[str, "Tensor"] | None = None,
     sha256: str | None = None,
     sites: int | None = None,
 ) -> None:
@@ -72,7 +79,7 @@ def _count_generic(content: dict[str, Any]) -> None:
         _compare(claimed, staircase_ranks([core] * (sites - 2), sites, first, [last], p), p)
 
 
-def _count_staircase(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def _count_staircase(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
     sites, mode_size, rank, primes = (content[name] for name in ("sites", "mode_size", "rank", "primes"))
     slices = content["slices"] * (sites - 2) if len(content["slices"]) == 1 else content["slices"]
     size = len(slices[0]) if slices else mode_size
@@ -92,22 +99,26 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, Tensor]) -> Non
         _compare(claimed, staircase_ranks(interior, sites, first, lasts, p), p)
 
 
-def _count_sampled(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
     sites, mode_size, rank, size = (content[name] for name in ("sites", "mode_size", "rank", "size"))
     counts = choices(size, mode_size, sites)
     if counts is None:
         raise Rejected(f"size {size} is no power of two, or too much for {sites} sites of mode size {mode_size}")
-    if reason := sample_excess(weights, size, counts, mode_size, rank, content["primes"]):
+    if reason := sample_excess(weights, classes_of(weights), size, counts, mode_size, rank, content["primes"]):
         raise Rejected(reason)
     units = rank if "factors" in weights else None
     agree("statement", content, sampled_statement(content["cp_rank_at_least"], size, units))
     of_network = next(scores for name, scores in SCORES.items() if name in weights)
-    order = [*range(0, sites, 2), *range(1, sites, 2)]
+    chosen = [site for site in range(sites) if counts[site] > 1]  # NumPy has 64 axes at most
+    order = sorted(range(len(chosen)), key=lambda axis: chosen[axis] % 2)
     for p, claimed in zip(content["primes"], content["ranks"], strict=True):
         vectors = [
             hashed(count, mode_size, p, f"{content['seed']}/features/{site + 1}") for site, count in enumerate(counts)
         ]
-        classes = (scores.reshape(counts).transpose(order) for scores in of_network(weights, vectors, p))
+        classes = (
+            scores.reshape([counts[site] for site in chosen]).transpose(order)
+            for scores in of_network(weights, vectors, p)
+        )
         _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
 
 
@@ -121,7 +132,7 @@ def _compare(claimed: Any, found: Any, p: int) -> None:
             raise Rejected(f"the rank of {name} modulo {p} is {said}, but counting gives {right}")
 
 
-def _check_shapes(content: dict[str, Any], weights: dict[str, Tensor]) -> None:
+def _check_shapes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
     """The parameters are those of one of the formats, with the certificate's sizes; a staircase is for chains only."""
     n, r, d = content["mode_size"], content["rank"], content["sites"]
     shapes = {name: tuple(value.shape) for name, value in weights.items()}

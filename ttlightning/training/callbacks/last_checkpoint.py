@@ -12,8 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from ttlightning.errors import Stopped, UserError
-from ttlightning.runs.checkpoints import read_checkpoint
-from ttlightning.runs.run import weights_sha256
+from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
 from ttlightning.system import signals
 from ttlightning.training.steps import is_whole_step, who_begins_epochs
 

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ttlightning.formats import HierarchicalTucker, TensorTrain
-from ttlightning.rank import generic_odd_even_rank, generic_tree_rank, in_figures
+from ttlightning.rank import in_figures
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -119,14 +118,12 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
     rows = {
         "data": f"{data['name']}: {sizes}",
         "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {formula}",
-        "weights": f"{type(format).__name__}, {shape}",
+        "weights": f"{format.name}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
     if module.looks_at_steps is not None:
         rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
-    if isinstance(format, TensorTrain | HierarchicalTucker):
-        generic = generic_odd_even_rank if isinstance(format, TensorTrain) else generic_tree_rank
-        units = generic(format.mode_size, format.rank, format.sites)
+    if not format.shallow and (units := format.generic_rank()) is not None:
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
     return _lines(rows)
 

@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ttlightning.errors import UserError
 from ttlightning.runs import run as runs
-from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY
+from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY, weights_sha256
+from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.masking import MASK, Masked, masked, masked_keys
 from ttlightning.runs.provenance import differences, masked_provenance
 from ttlightning.runs.trust import option_for
@@ -101,11 +102,11 @@ class RunDirectory(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self._validated = runs.weights_sha256(pl_module.state_dict())
+            self._validated = weights_sha256(pl_module.state_dict())
 
     def is_validated(self, pl_module: LightningModule) -> bool:
         """Whether the last validation was of these weights."""
-        return self._validated == runs.weights_sha256(pl_module.state_dict())
+        return self._validated == weights_sha256(pl_module.state_dict())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._collect(trainer)
@@ -169,13 +170,13 @@ class RunDirectory(Callback):
             "epochs": trainer.current_epoch,
             "metrics": self.metrics,
             "parameters": sum(p.numel() for p in pl_module.parameters()),
-            "weights_sha256": runs.weights_sha256(pl_module.state_dict()),
+            "weights_sha256": weights_sha256(pl_module.state_dict()),
             "seconds": self.seconds,
             "rank_check_seconds": check.seconds if check else 0.0,
             "rank": check.latest if check else {},
         }
         if self.path is not None and trainer.is_global_zero:
-            runs.write_json(self.path / "result.json", result)
+            write_json(self.path / "result.json", result)
             signals.say_at_last(str)
             self._summarize(result)
             self._lock.close()
@@ -221,19 +222,19 @@ class RunDirectory(Callback):
         signals.say_at_last(self.how_it_goes_on)
         file = path / "provenance.json"
         if file.exists():
-            before = runs.read_json(file)
+            before = read_json(file)
             changed = {d.name: d.now for d in differences(before, record)}
             record = before | {"resumed": [*before.get("resumed", []), {"argv": record["argv"], "changed": changed}]}
         else:
             record |= {"wandb": new_identifier()}
-        runs.write_json(file, record)
+        write_json(file, record)
         return path, record["wandb"]
 
     def _check_data(self, dataset: dict[str, Any]) -> None:
         """Raise ``UserError`` where training would go on with other data than those that it began with."""
         before = self.data_sha256
         if self.going_on is not None and (file := self.going_on / "provenance.json").exists():
-            before = runs.read_json(file).get("dataset", {}).get("sha256")
+            before = read_json(file).get("dataset", {}).get("sha256")
         if before not in (None, dataset["sha256"]):
             raise UserError(
                 f"the data have changed: {dataset['name']} has SHA-256 {dataset['sha256'][:12]}..., training began on "
@@ -276,7 +277,7 @@ class RunDirectory(Callback):
                 name=f"{self.experiment}-{path.name}",
                 group=self.experiment,
                 job_type="fit",
-                config=yaml.safe_load(self.config) | {"provenance": runs.read_json(path / "provenance.json")},
+                config=yaml.safe_load(self.config) | {"provenance": read_json(path / "provenance.json")},
                 settings=wandb.Settings(**settings),
                 **labels | {"mode": self.mode},
             )

@@ -19,10 +19,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from torchvision.transforms.functional import to_pil_image
 from wandb.plot import CustomChart
 
-from ttlightning.formats import ScoreTensor, TensorTrain
-from ttlightning.randomness import keyed_generator
-from ttlightning.rank import bond_spectra, equilibrate, sketch
-from ttlightning.runs.run import write_whole
+from ttlightning.rank.measures import measure_spectra
+from ttlightning.runs.files import write_whole
 from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
 from ttlightning.training.loggers import Record
 
@@ -186,17 +184,6 @@ def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.de
     ]
     whole = own if world == 1 else [torch.cat(gather_all_tensors(part)) for part in own]
     return Verdicts(*(part.cpu() for part in whole))
-
-
-def measure_spectra(format: ScoreTensor, sketch_size: int, seed: int) -> tuple[str, dict[int, Float[Tensor, " size"]]]:
-    """Singular values at each bond of a chain, counted from 1; of the odd/even sketch of each class for other formats.
-
-    The first of the two says which: ``bond`` or ``class``. Largest value 1.
-    """
-    if isinstance(format, TensorTrain):
-        return "bond", dict(enumerate(bond_spectra(format.cores()), start=1))
-    values = torch.linalg.svdvals(equilibrate(sketch(format, sketch_size, keyed_generator(seed, "rank check")))).cpu()
-    return "class", dict(enumerate(values / values.amax(-1, keepdim=True)))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

@@ -10,14 +10,7 @@ import wandb
 from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
-from ttlightning.formats import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    ScoreTensor,
-    SharedHierarchicalTucker,
-    TensorTrain,
-)
+from ttlightning.formats import ScoreTensor
 
 LONGEST_TAG: Final = 64
 """Characters of a tag that W&B takes."""
@@ -27,15 +20,6 @@ PATIENCE: Final = 30.0
 
 MODES: Final = ("offline", "online", "disabled")
 OLD_MODES: Final = {"dryrun": "offline", "run": "online"}
-
-KINDS: Final[tuple[tuple[type[ScoreTensor], str], ...]] = (
-    (EqualCoreTensorTrain, "equal cores"),
-    (TensorTrain, "different cores"),
-    (CanonicalPolyadic, "shallow"),
-    (SharedHierarchicalTucker, "equal nodes"),
-    (HierarchicalTucker, "different nodes"),
-)
-"""A format in the papers' words; a subclass comes before its base."""
 
 AXES: Final = {
     "*": "trainer/global_step",
@@ -121,9 +105,8 @@ def new_identifier() -> str:
 def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[str]:
     """The user's tags, and those that say data set, network, sizes and seed: each once."""
     format: ScoreTensor = module.format
-    kind = [next((words for base, words in KINDS if isinstance(format, base)), "")]
     sizes = [f"d={format.sites}", f"n={format.mode_size}", f"r={format.rank}", f"seed={module.seed}"]
-    own = [trainer.datamodule.describe()["name"], type(format).__name__, *filter(None, kind), *sizes]
+    own = [trainer.datamodule.describe()["name"], format.name, *filter(None, [format.kind]), *sizes]
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ttlightning.errors import UserError
-from ttlightning.formats.kernels import contraction, native
-from ttlightning.formats.kernels.contraction import chain_scores, chain_values, scale_by_power_of_two
+from ttlightning.formats.kernels import native, torch_chain
+from ttlightning.formats.kernels.dispatch import chain_scores, chain_values
+from ttlightning.formats.kernels.scales import scale_by_power_of_two
 
 
 def plain_scores(features, first, interior, last):
@@ -42,8 +43,8 @@ def kernel(request, monkeypatch):
 def way_back(request, kernel, monkeypatch):
     """Torch's way back in one piece, in many, or site by site; the compiled one on one thread, two, three, and four."""
     numbers_at_once, arithmetic_per_site = request.param
-    monkeypatch.setattr(contraction, "ARITHMETIC_PER_SITE", arithmetic_per_site)
-    monkeypatch.setattr(contraction, "NUMBERS_AT_ONCE", numbers_at_once)
+    monkeypatch.setattr(torch_chain, "ARITHMETIC_PER_SITE", arithmetic_per_site)
+    monkeypatch.setattr(torch_chain, "NUMBERS_AT_ONCE", numbers_at_once)
     if kernel == "native":
         monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
         monkeypatch.setattr(

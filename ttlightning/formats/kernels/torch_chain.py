@@ -1,105 +1,45 @@
-r"""The chain kernel: one pass from the first site to the last, and one pass back.
+r"""The chain by torch's operations: one pass from the first site to the last, and one pass back, written by hand.
 
-    h_1[b]  = sum_i   f_1[i] F[i, b]
-    h_k[b]  = sum_a,i h_{k-1}[a] f_k[i] G_k[i, a, b]          k = 2 .. d-1
-    s[y]    = sum_a,i h_{d-1}[a] f_d[i] L[i, a, y]            [K18, Sec. 3.2]
-
-With the adjoint states p_k = dLoss/dh_k the way back is a chain of the same shape, run from the last site to the first,
+The forward pass is the recurrence in dispatch.py. With the adjoint states p_k = dLoss/dh_k the backward pass is a chain
+of the same shape, from the last site to the first,
 
     p_{k-1}[a] = sum_i,b f_k[i] p_k[b] G_k[i, a, b],
 
-and the gradients of many sites follow at once from the outer products O_k = h_{k-1} (x) p_k:
+and the outer products O_k = h_{k-1} (x) p_k give the gradients of many sites at once:
 
     dLoss/dG_k[i] = sum over samples of f_k[i] O_k,           dLoss/df_k[i] = <O_k, G_k[i]>.
 
-Each site is one product of a joint vector (f x h, or f x p), of length modes * rank, with the core as a matrix; kept
-between the two passes are the states alone, batch * rank numbers a site. Where a site is so much arithmetic that the
-number of operations no longer matters, the way back goes site by site instead, with Q_k[i] = G_k[i] p_k:
+Each site is one product of the joint vector f x h (or f x p), of length modes * rank, with the core as a matrix. Only
+the states are kept between the passes: batch * rank numbers per site. If a site is so much arithmetic that the number
+of operations no longer matters, the backward pass goes site by site, with Q_k[i] = G_k[i] p_k:
 
     p_{k-1} = sum_i f_k[i] Q_k[i],   dLoss/df_k[i] = <h_{k-1}, Q_k[i]>,   dLoss/dG_k = sum over samples (f x h) (x) p_k,
 
-one product of that size less. On a CPU the same sums are computed by a small compiled kernel where the machine has a C
-compiler, see native.py; TorchChain is for GPUs, and for machines without one; triton_chain.py is for GPUs, where it is
-asked for. Measured by scripts/benchmark.py.
+which is one product of that size less.
 
-The state is never normalised: that would make the map nonlinear. Instead, powers of two are split off and counted in
-an integer, see scales.py: the scores are those of plain arithmetic to the last bit where plain arithmetic survives, and
-right where it would overflow or die (d = 784 and more, or sites of very different sizes). Two kinds are split off here:
-what a site brings by its size, the largest |f_k[i]| of a sample times the largest |G_k[i, a, b]|, before anything is
-multiplied; and every few sites what the state has become beside that. The compiled kernel looks at every state instead.
+Two kinds of powers of two are split off (scales.py). Before any product: the size of each site, which is the largest
+|f_k[i]| of a sample times the largest |G_k[i, a, b]|. After every ``SITES_PER_RESCALING`` sites: the size of the state.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
-from ttlightning.errors import UserError
-from ttlightning.formats.kernels import native
-from ttlightning.formats.kernels.derivatives import by_operations, gradients
+from ttlightning.formats.kernels.derivatives import gradients
 from ttlightning.formats.kernels.recurrence import chain_by_operations, core_of_each_site
-from ttlightning.formats.kernels.scales import (
-    LAYOUTS,
-    scale_by_power_of_two,
-    scales_of,
-    split_off_power_of_two,
-    split_off_scales,
-)
+from ttlightning.formats.kernels.scales import scales_of, split_off_power_of_two, split_off_scales
 
 # Dimensions: K sites, B batch, n mode size, r rank, C classes, D distinct interior cores (1 or K - 2).
 SITES_PER_RESCALING: Final = 8
-"""In float32 a state may grow or shrink by 2^15, beside its site's size, at each of so many sites."""
+"""In float32 a state may grow or shrink by 2^15 per site, beside the size of the site, between two rescalings."""
 NUMBERS_AT_ONCE = 1 << 20
-"""Outer products O_k held at once in the backward pass, so that they stay in the cache."""
+"""Numbers in the outer products O_k that the backward pass holds at once, so that they stay in the cache."""
 ARITHMETIC_PER_SITE = 16_000_000
-"""Multiply-adds of a site, batch * modes * rank^2, from which on the way back goes site by site."""
-ARITHMETIC_FOR_THREADS = 16_000_000
-"""Multiply-adds of a pass, batch * sites * modes * rank^2, from which on more than one thread pays on a CPU."""
+"""Multiply-adds of a site, batch * modes * rank^2. From this number on, the backward pass goes site by site."""
 Scales = Sequence[Tensor]
-"""Of every ``SITES_PER_RESCALING``-th state, by what it has been multiplied."""
-
-
-def chain_scores(
-    features: Float[Tensor, "batch sites modes"],
-    first: Float[Tensor, "modes rank"],
-    interior: Float[Tensor, "distinct modes rank rank"],
-    last: Float[Tensor, "modes rank classes"],
-) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
-    """Scores as ``mantissa * 2**exponent`` per sample.
-
-    ``interior`` has one core for each of the ``sites - 2`` interior sites, or a single one that all of them share.
-    """
-    if by_operations(features, first, interior, last):
-        return chain_by_operations(features, first, interior, last)
-    if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last, torch.is_grad_enabled())
-    return _chain_on_device(features, first.shape[1]).apply(features, first, interior, last)
-
-
-def chain_values(
-    features: Float[Tensor, "batch sites modes"],
-    first: Float[Tensor, "modes rank"],
-    interior: Float[Tensor, "distinct modes rank rank"],
-    last: Float[Tensor, "modes rank classes"],
-) -> Float[Tensor, "batch classes"]:
-    """The scores themselves; what the floating-point format cannot hold becomes 0 or inf."""
-    if by_operations(features, first, interior, last) or not native.serves(features):
-        return scale_by_power_of_two(*chain_scores(features, first, interior, last))
-    return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
-
-
-def _chain_on_device(features: Tensor, rank: int) -> type[torch.autograd.Function]:
-    """torch's operations site by site; on a GPU, where it is asked for, all sites in two launches."""
-    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in LAYOUTS:
-        return TorchChain
-    try:
-        from ttlightning.formats.kernels.triton_chain import LARGEST_RANK, TritonChain
-    except ModuleNotFoundError as lack:
-        raise UserError("TTLIGHTNING_KERNEL is triton, but the package triton is not installed") from lack
-    return TritonChain if rank <= LARGEST_RANK else TorchChain
+"""The factors that every ``SITES_PER_RESCALING``-th state was multiplied by."""
 
 
 class TorchChain(torch.autograd.Function):
@@ -142,10 +82,10 @@ def _by_hand(
 def balanced(
     features: Tensor, first: Tensor, interior: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Sites of size 1: features and interior cores without their scales, site by site, and the first state without its.
+    """Divide features, interior cores and the first state by the powers of two that are their sizes.
 
-    Returns x_KBn, room for the states h_KBr with the first one filled in, the cores, the exponent split off from each
-    sample, and the factors, of the features (batch, sites, 1), of the cores and of the first state.
+    Returns x_KBn, an uninitialized h_KBr whose first state is filled in, the cores, the exponent split off from each
+    sample, and the factors of the features (batch, sites, 1), of the cores and of the first state.
     """
     batch, sites, mode_size = features.shape
     feature_scales, feature_exponents = scales_of(features, 2)
@@ -154,15 +94,15 @@ def balanced(
     torch.mul(features.transpose(0, 1), feature_scales.transpose(0, 1), out=x_KBn)
     h_KBr = features.new_empty(sites - 1, batch, first.shape[1])
     state_scales, state_exponents = split_off_scales(torch.mm(x_KBn[0], first, out=h_KBr[0]))
-    of_cores = core_exponents.expand(sites - 2, 1, 1, 1).sum(dtype=torch.int32)
-    exponent = feature_exponents.sum((1, 2), dtype=torch.int32) + state_exponents.squeeze(1) + of_cores
+    core_exponent = core_exponents.expand(sites - 2, 1, 1, 1).sum(dtype=torch.int32)
+    exponent = feature_exponents.sum((1, 2), dtype=torch.int32) + state_exponents.squeeze(1) + core_exponent
     return x_KBn, h_KBr, interior * core_scales, exponent, (feature_scales, core_scales, state_scales)
 
 
 def backward_from_last_site(
     scores_BC: Tensor, inputs: tuple[Tensor, ...], saved: tuple[Tensor, ...], way_back: Callable[..., Tensor]
 ) -> tuple[Tensor, ...]:
-    """The gradients of features and cores: here those of the first and the last site, of the others by ``way_back``."""
+    """Gradients of features and cores; ``way_back`` computes those of the interior sites."""
     _, first, _, last = inputs
     x_KBn, h_KBr, cores, feature_scales, core_scales, state_scales, *scales = saved
     dx_KBn = torch.empty_like(x_KBn)
@@ -183,7 +123,7 @@ def backward_from_last_site(
 
 
 def scale_behind(scales: Scales, k: int) -> Tensor | None:
-    """By what the state behind site ``k`` has been multiplied, where it has."""
+    """The factor that the state after site ``k`` was multiplied by; None if the site has no rescaling."""
     return scales[(k + 1) // SITES_PER_RESCALING - 1] if k and (k + 1) % SITES_PER_RESCALING == 0 else None
 
 
@@ -205,7 +145,7 @@ def _chain_then_outer(
 def _site_by_site(
     x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, scales: Scales, joint_Bnr: Tensor, dx: Tensor
 ) -> Tensor:
-    """The same with Q_k: three products of a site's size instead of four, and more, smaller operations."""
+    """The same with Q_k: three products per site instead of four, and more small operations."""
     q_Bnr, joint = torch.empty_like(joint_Bnr), joint_Bnr.flatten(1)
     gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format)
     for k in range(len(x_KBn) - 2, 0, -1):
@@ -222,7 +162,7 @@ def _site_by_site(
 
 
 def interior_gradients(x_KBn: Tensor, h_KBr: Tensor, p_KBr: Tensor, cores: Tensor, dx_KBn: Tensor) -> Tensor:
-    """Gradient of the interior cores; that of the features is written into ``dx_KBn``."""
+    """Return the gradient of the interior cores; write the gradient of the features into ``dx_KBn``."""
     sites, batch, mode_size = x_KBn.shape
     distinct, rank = cores.shape[0], cores.shape[-1]
     gradient = torch.zeros_like(cores, memory_format=torch.contiguous_format).view(distinct, mode_size, rank * rank)

@@ -1,0 +1,91 @@
+"""The weight tensor in a checkpoint, as a format that holds the trained weights."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ttlightning import formats
+from ttlightning.errors import UserError
+from ttlightning.formats import ScoreTensor
+from ttlightning.rank.limits import out_of_range
+from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, read_checkpoint, weights_sha256
+from ttlightning.runs.trust import import_trusted, read_mapping
+
+SIZES = ("sites", "mode_size", "classes", "rank")
+
+
+class TrainedFormat(NamedTuple):
+    """The weight tensor of a trained network, the subject of a rank certificate."""
+
+    format: ScoreTensor
+    """with the weights of the checkpoint"""
+    sha256: str
+    """of all weights of the network, by ``weights_sha256``"""
+
+
+def describe_format(format: ScoreTensor) -> dict[str, Any]:
+    """The entry of a checkpoint from which ``read_format`` makes the format again: class and sizes."""
+    kind = type(format)
+    own = getattr(formats, kind.__name__, None) is kind
+    name = kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
+    return {"format": name, **{size: getattr(format, size) for size in SIZES}}
+
+
+def read_format(file: Path, trusted: Sequence[str] | None = None) -> TrainedFormat:
+    """The weight tensor in a checkpoint.
+
+    Args:
+        file: the checkpoint.
+        trusted: classes and modules from outside this package that may be imported, as in ``--trust``; None: the
+            caller has no use for formats from outside.
+
+    Raises:
+        UserError: if the checkpoint is damaged, its weights do not fit the format that it names, or that format may not
+            be imported.
+    """
+    content = read_checkpoint(file)
+    network = content.get(NETWORK_KEY)
+    if isinstance(network, dict) and "modes" in network:
+        raise UserError(f"{file} was written by version 0.1, which this version does not read; train it again")
+    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in SIZES):
+        raise UserError(f"{file} does not say what network it holds; train it again with this version")
+    if reason := out_of_range(**{size: network[size] for size in SIZES}):
+        raise UserError(f"{file}: {reason}")
+    kind, arguments = _class_and_arguments(network, content, file, trusted)
+    try:
+        with torch.device("meta"):
+            format = kind(*(network[size] for size in SIZES[:3]), **arguments).requires_grad_(False)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # no network has these sizes
+        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault
+    state = content["state_dict"]
+    weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
+    shapes = {key: value.shape for key, value in format.state_dict().items()}
+    sizes = {size: getattr(format, size) for size in SIZES}
+    if {key: value.shape for key, value in weights.items()} != shapes or sizes.items() > network.items():
+        raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
+    format.load_state_dict(weights, assign=True)
+    return TrainedFormat(format, weights_sha256(state))
+
+
+def _class_and_arguments(
+    network: dict[str, Any], content: dict[str, Any], file: Path, trusted: Sequence[str] | None
+) -> tuple[type[ScoreTensor], dict[str, Any]]:
+    """The class of the format, and its arguments beside sites, mode size and classes."""
+    name = network.get("format")
+    if name in formats.__all__ and name != "ScoreTensor":
+        return getattr(formats, name), {"rank": network["rank"]}
+    if not isinstance(name, str) or "." not in name:
+        raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
+    if trusted is None:
+        raise UserError(f"{file} holds a {name}, a format from outside this package, whose scores are not counted here")
+    kind = import_trusted(name, trusted, f"the checkpoint {file}")
+    if not (isinstance(kind, type) and issubclass(kind, ScoreTensor)):
+        raise UserError(f"{file} names {name} as its format, which is no ScoreTensor")
+    config = read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else {}
+    model = config.get("model")
+    chosen = model.get("format") if isinstance(model, dict) else None
+    if isinstance(chosen, dict) and chosen.get("class_path") == name:
+        return kind, chosen.get("init_args") or {}
+    return kind, {"rank": network["rank"]}

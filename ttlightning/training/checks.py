@@ -1,0 +1,78 @@
+"""What is checked after everything is made and before anything is trained or evaluated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.utilities import rank_zero_only
+
+from ttlightning.errors import UserError
+from ttlightning.runs.beginning import Beginning, check_place
+from ttlightning.runs.checkpoints import check_fits, read_checkpoint
+from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
+from ttlightning.training.classifier import Classifier
+from ttlightning.training.datamodule import PatchDataModule
+from ttlightning.training.steps import who_begins_epochs
+
+PRECISIONS: Final = ("32-true", "64-true", "bf16-mixed", "16-mixed")
+CHECKPOINT_WISHES: Final = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
+"""Options of ``checkpoint`` that have an effect only if checkpoints are kept."""
+
+
+def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, checkpoint: Mapping[str, Any]) -> None:
+    """Raise ``UserError`` if an option of ``fit`` could not be honoured.
+
+    Args:
+        checkpoint: the options of the checkpoints that are kept beside ``last.ckpt``.
+    """
+    if datamodule.microbatches > 1 and trainer.precision == "16-mixed":
+        raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
+    if trainer.precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision is {trainer.precision}, tensor formats compute in float32 or float64: use "
+            "32-true, bf16-mixed or 64-true"
+        )
+    if (start := getattr(trainer.strategy, "_start_method", "popen")) != "popen":
+        raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
+    for callback in trainer.callbacks:
+        if isinstance(callback, LastCheckpoint):
+            callback.check(trainer, model)
+        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+            raise UserError(
+                f"{type(callback).__name__} replaces a setting by one that no config records, so that the run "
+                "could not be repeated: try values of data.batch_size or model.optimizer.init_args.lr as runs"
+            )
+    if wish := next((name for name in CHECKPOINT_WISHES if checkpoint[name] and checkpoint["save_top_k"] == 0), None):
+        raise UserError(
+            f"checkpoint.{wish} is {checkpoint[wish]}, but nothing is kept beside last.ckpt: add "
+            "--checkpoint.save_top_k 1"
+        )
+
+
+def fitting_checkpoint(file: Path, model: Classifier, datamodule: PatchDataModule) -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        UserError: if it is of another network or other classes.
+    """
+    content = read_checkpoint(file)
+    check_fits(content, model, file)
+    datamodule.check_classes(content, file)
+    return content
+
+
+def begin_at(begin: Beginning, content: Mapping[str, Any], trainer: Trainer, model: Classifier) -> None:
+    """Give the model a checkpoint's weights if ``fit`` begins with them alone; else check the place in the epoch.
+
+    Raises:
+        UserError: if the run cannot go on from the checkpoint's place.
+    """
+    if begin.state is not None:
+        begins = who_begins_epochs(trainer, model)
+        check_place(content, begin.state, model.steps_per_execution, trainer.accumulate_grad_batches, begins)
+    if begin.weights is not None:
+        model.load_state_dict(content["state_dict"])
+        if rank_zero_only.rank == 0:
+            print(f"begins      with the weights of {begin.weights}; optimizer, schedule and epochs are new")
