@@ -151,7 +151,7 @@ class Classifier(Network, LightningModule):
         if self.patch_dropout == 0:
             return None
         mask = keep_mask(batch.global_size, self.format.sites, self.patch_dropout, self.seed, batch.epoch, batch.step)
-        return mask[batch.start : batch.start + len(batch.labels)].to(batch.patches.device)
+        return mask[batch.start : batch.start + len(batch.labels)].to(batch.labels.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)

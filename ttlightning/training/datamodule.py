@@ -172,8 +172,8 @@ class PatchDataModule(LightningDataModule):
         return described | ({"classes": list(self.class_names)} if self.has_names else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the names of the classes, which the network knows by number only."""
-        return {"classes": list(self.class_names)}
+        """What a checkpoint keeps: names of the classes; channels, height and width of an image."""
+        return {"classes": list(self.class_names), "shape": list(self.spec.shape)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.check_classes({type(self).__qualname__: state_dict}, "the checkpoint")
@@ -225,8 +225,8 @@ class PatchDataModule(LightningDataModule):
         """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
-        patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
-        return batch._replace(patches=patches, labels=labels)
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.pixels, batch.labels))
+        return batch._replace(pixels=pixels, labels=labels)
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
