@@ -1,4 +1,4 @@
-"""What a run shows when it is over: confusions, mistakes, singular values, as files and as objects of W&B.
+"""Figures of a finished run: confusion matrix, mistakes and singular values, as files and as objects of W&B.
 
 <run>/figures/  confusion.csv  confusion.png  mistakes.csv  mistakes.png  spectrum.csv  spectrum.png
 """
@@ -25,45 +25,45 @@ from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spe
 from ttlightning.training.loggers import Record
 
 SHOWN: Final = 32
-"""Mistakes that are shown."""
+"""Mistakes in the figure and the table."""
 
 LONGEST_NAME: Final = 7
-"""Characters of a class's name below a picture; the tables have all."""
+"""Characters of a class's name below a picture; the tables have the full name."""
 
 
 class Verdicts(NamedTuple):
-    """What a test said of each sample, in the order of the test set."""
+    """Label and scores of each sample, in the order of the test set."""
 
     index: Int[Tensor, " samples"]
-    """place in the test set"""
+    """position in the test set"""
     labels: Int[Tensor, " samples"]
     scores: Float[Tensor, "samples classes"]
-    """up to a constant of each sample"""
+    """up to one additive constant for each sample"""
 
     def surest_mistakes(self) -> Int[Tensor, " mistakes"]:
-        """Rows of all mistakes, by falling probability of the class that was said; of two as sure the first."""
+        """Rows of all mistakes, by descending probability of the predicted class; ties keep their order."""
         wrong = (self.scores.argmax(-1) != self.labels).nonzero().flatten()
         sure = self.scores[wrong].double().softmax(-1).amax(-1)
         return wrong[sure.argsort(descending=True, stable=True)]
 
 
 class RunFigures(Callback):
-    """Draws the run when it is over, from the one pass over the test set that ends it.
+    """Draws figures at the end of a run, from its final pass over the test set.
 
-    To W&B go, where it is not disabled,
-        test/confusion        its own chart of the confusion matrix
+    W&B, if it is not disabled, gets
+        test/confusion        W&B's chart of the confusion matrix
         test/mistakes         the ``SHOWN`` surest mistakes as pictures, each with label and prediction below
-        test/mistakes_table   the same in words: place in the test set, label, prediction, probabilities
+        test/mistakes_table   their positions in the test set, labels, predictions, probabilities
         rank/spectrum         singular values of each bond of a chain, of each class's sketch for other formats
         rank/spectrum_table   the same as numbers
 
-    No table becomes an artifact, which is what W&B makes of tables otherwise, and of those with pictures always: an
-    artifact's files lie in the home folder and are recorded by their full path, so that a run directory could neither
-    be moved to another machine before ``wandb sync`` nor be given away without naming its maker.
+    W&B makes tables into artifacts by default, and tables with pictures always. Here no table becomes one: an
+    artifact's files lie in the home folder and are recorded by their full path. The run directory could not be moved
+    to another machine before ``wandb sync``, and it would name its maker.
 
     Args:
-        sketch_size: K, rows and columns of the sketch whose singular values are drawn of formats without bonds.
-        seed: key of its random features; both as in ``RankCheck``, so that both speak of the same sketch.
+        sketch_size: K, rows and columns of the sketch whose singular values are drawn for formats without bonds.
+        seed: key of its random features. With the values of ``RankCheck`` it is the same sketch.
     """
 
     def __init__(self, sketch_size: int = 64, seed: int = 0) -> None:
@@ -107,7 +107,7 @@ class RunFigures(Callback):
             self._log(trainer, objects)
 
     def _show_confusion(self, found: Verdicts, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Classes by number, and by name where they have names."""
+        """Write the confusion matrix; classes have numbers, and names if the data have names."""
         classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
         numbers = [str(number) for number in range(classes)]
         counts = multiclass_confusion_matrix(predicted, found.labels, classes)
@@ -123,7 +123,7 @@ class RunFigures(Callback):
         return {"test/confusion": chart}
 
     def _show_mistakes(self, found: Verdicts, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """A table, and the images where there are any: data of floats are none."""
+        """Write a table of the surest mistakes, and their pictures if the data are images (uint8)."""
         mistakes = found.surest_mistakes()
         shown = mistakes[:SHOWN]
         index, labels, scores = (values[shown] for values in found)
@@ -172,12 +172,12 @@ class RunFigures(Callback):
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for the one beside it, in a line below a picture."""
+    """The name cut to ``LONGEST_NAME`` characters, for a line below a picture."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:
-    """The verdicts of all devices, each sample once: a device's shard comes before that of the next one."""
+    """The verdicts of all devices in the order of their shards, each sample once."""
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     own = [
         torch.cat(p) for p in zip(*(parts or [(nothing, nothing, torch.zeros(0, classes, device=device))]), strict=True)
