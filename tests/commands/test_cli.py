@@ -14,7 +14,7 @@ from conftest import assert_one_line
 
 from ttlightning import UserError
 from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
-from ttlightning.runs.run import create_run_directory
+from ttlightning.runs.run import Run
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
@@ -79,7 +79,7 @@ def assert_wandb_has(run: Path, result: dict, config: str) -> None:
 
 
 def test_a_second_run_never_touches_the_first(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     first = {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()}
     command("fit", *SMALL)
     assert {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()} == first
@@ -105,7 +105,7 @@ def test_configs_compose_and_overrides_come_last(command):
 
 def test_validate_test_and_predict_from_a_run_directory_alone(command):
     """The configuration comes from the checkpoint."""
-    command("fit", *SMALL, "--checkpoint.save_top_k=1")
+    command.finished(*SMALL, "--checkpoint.save_top_k=1")
     metrics = command.result("debug/0")["metrics"]
     file = next((command.folder / "runs/debug/0/checkpoints").glob("epoch*.ckpt"))
     for verb, key, path in (("test", "test/acc", "runs/debug/0"), ("validate", "val/acc", file)):
@@ -125,9 +125,9 @@ def test_validate_test_and_predict_from_a_run_directory_alone(command):
 
 
 def test_training_goes_on_from_a_checkpoint(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("fit", *SMALL, "--ckpt_path", "runs/debug/0", "--trainer.max_epochs=2")
-    command("fit", *SMALL, "--trainer.max_epochs=2")
+    command.finished(*SMALL, "--trainer.max_epochs=2")
     resumed, whole = command.result("debug/1"), command.result("debug/2")
     assert resumed["epochs"] == whole["epochs"] == 2
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -208,8 +208,8 @@ MISTAKES = [
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
-    (["fly"], "'fly'"),
-    ([], "subcommand"),
+    (["fly"], "the first word is 'fly', it must be a verb: fit, "),
+    ([], "the first word is '', it must be a verb"),
 ]
 
 
@@ -257,7 +257,7 @@ class Payload:
     ],
 )
 def test_checkpoints_that_cannot_be_used(command, damage, message):
-    command("fit", *SMALL, *(("--model.features.mode_size=10",) if damage == "other" else ()))
+    command.finished(*SMALL, *(("--model.features.mode_size=10",) if damage == "other" else ()))
     file = command.folder / "runs/debug/0/checkpoints/last.ckpt"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:2000])
@@ -277,15 +277,15 @@ def test_checkpoints_that_cannot_be_used(command, damage, message):
 def test_run_directories_count_up_and_are_claimed_one_at_a_time(tmp_path):
     (tmp_path / "eq" / "7").mkdir(parents=True)
     (tmp_path / "eq" / "notes").mkdir()
-    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "8"
-    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "9"
-    assert create_run_directory(tmp_path, "tt") == tmp_path / "tt" / "0"
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "8"
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "9"
+    assert Run.create(tmp_path, "tt").path == tmp_path / "tt" / "0"
 
 
 def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make a run directory"):
-        create_run_directory(tmp_path / "runs", "eq")
+        Run.create(tmp_path / "runs", "eq")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
+from ttlightning.runs.run import Run
 from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
@@ -39,7 +40,7 @@ SUMS_KEY: Final = "ttlightning_epoch_sums"
 def checkpoint_file(path: Path) -> Path:
     """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
     path = expanded(path)
-    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    file = Run(path).checkpoint if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
     return file
@@ -148,15 +149,19 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 """Entry: whether a value is of its kind, and what kind that is."""
 
 
-def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
+def check_fits(
+    content: dict[str, Any],
+    model: nn.Module,
+    file: Path,
+    way_out: str = "leave --config out to use the configuration inside the checkpoint",
+) -> None:
     """Raise ``UserError`` where the checkpoint belongs to a network of other shapes, naming the first difference."""
     ours, theirs = model.state_dict(), content["state_dict"]
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         here, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
         if here != there:
             raise UserError(
-                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
-                "leave --config out to use the configuration inside the checkpoint"
+                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; {way_out}"
             )
 
 

@@ -8,7 +8,6 @@ for class paths, functions, nested files and text inside of text alike.
 
 import contextlib
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -18,10 +17,10 @@ from typing import Any, Final
 
 import yaml
 from jsonargparse import set_parsing_settings
-from jsonargparse._common import denying_import_path_entry, parsing_settings
 
 from ttlightning.errors import UserError
 from ttlightning.runs.masking import MASK
+from ttlightning.system.parsing import denied_import, import_rules, may_be_imported, restored_import_rules
 
 OPTION: Final = "--trust"
 
@@ -53,7 +52,7 @@ DEEPEST: Final = 50
 # Whoever names it: nothing is made out of a value that may be anything, and jsonargparse's own list of refused modules
 # (os, subprocess, pickle, ...) is a refusal and not a warning.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-_BY_DEFAULT: Final[dict[str, bool]] = parsing_settings["import_path_verdicts"]
+_BY_DEFAULT: Final = import_rules()
 
 
 class NotTrusted(UserError):
@@ -137,7 +136,7 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
         UserError: where one is not there, or may never be named.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
-    with _verdicts(parsing_settings["import_path_verdicts"]):
+    with restored_import_rules():
         set_parsing_settings(import_path_allowlist=paths)
         yield
 
@@ -152,6 +151,11 @@ def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
     if not any(f"{name}.".startswith(f"{trusted}.") for trusted in names):
         raise NotTrusted(name, source)
     return _find(name)
+
+
+def listed_networks() -> list[str]:
+    """Names of this package's feature maps and formats."""
+    return _listed(LISTED[:1])
 
 
 def check_foreign(parser: Any, words: Sequence[str]) -> None:
@@ -182,7 +186,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
     A configuration that cannot be read for another reason is a matter of whoever reads it.
     """
     names: list[str] = []
-    with _verdicts(_BY_DEFAULT):
+    with restored_import_rules(_BY_DEFAULT):
         while True:
             try:
                 with trusting(names):
@@ -199,11 +203,11 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
     """jsonargparse decides where it knows that a value is a class or a function, the walk where it may be anything."""
-    with _verdicts(parsing_settings["import_path_verdicts"]):
+    with restored_import_rules():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
             name = value.get("class_path") if isinstance(value, dict) else None
-            if isinstance(name, str) and "." in name and denying_import_path_entry(name):
+            if isinstance(name, str) and "." in name and not may_be_imported(name):
                 raise NotTrusted(name)
         parser.parse_args([command, "--config", str(config)])
 
@@ -226,25 +230,14 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
         if isinstance(fault, NotTrusted):
             return fault.name
         fault = fault.__cause__ or fault.__context__
-    found = re.search(r"Importing '([^']+)' is not allowed", message)
-    return found and found[1]
-
-
-@contextlib.contextmanager
-def _verdicts(start: dict[str, bool]) -> Iterator[None]:
-    """Inside, jsonargparse decides by ``start`` and what is added; it can only add, so that they are put back here."""
-    before, parsing_settings["import_path_verdicts"] = parsing_settings["import_path_verdicts"], start
-    try:
-        yield
-    finally:
-        parsing_settings["import_path_verdicts"] = before
+    return denied_import(message)
 
 
 @cache
-def _listed() -> list[str]:
+def _listed(rows: tuple[tuple[str, str, tuple[str, ...]], ...] = LISTED) -> list[str]:
     """Every listed class, under the names by which it is known and where it is defined."""
     paths = []
-    for module, base, names in LISTED:
+    for module, base, names in rows:
         for name in names or _public(import_module(module)):
             found = getattr(import_module(module), name)
             if inspect.isclass(found) and issubclass(found, _find(base)):

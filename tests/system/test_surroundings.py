@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ttlightning.runs.masking import scrub
+from ttlightning.runs.run import Run
 from ttlightning.system.output import print_whole
 from ttlightning.system.paths import command as command_line
 from ttlightning.system.paths import expanded, home
@@ -41,7 +42,7 @@ def homeless(monkeypatch):
 def test_without_a_home_a_run_is_like_any_other(command, tmp_path):
     (tmp_path / "nobody").mkdir()
     (tmp_path / "nobody" / "sitecustomize.py").write_text(NOBODY)
-    path = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", str(Path(__file__).parents[1]))])
+    path = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", str(Path(__file__).parents[2]))])
     environment = {"HOME": "", "USER": "", "LOGNAME": "", "PYTHONPATH": path, "WANDB_MODE": "offline"}
     done = command.process(*FIT, "--figures=true", **environment, TTLIGHTNING_KERNEL="torch")
     assert done.stderr == ""
@@ -124,7 +125,7 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
 
 def test_every_script_outlives_its_reader():
     """What is started is started by ``run_script``; and one that was not always, in a process."""
-    scripts = Path(__file__).parents[1] / "scripts"
+    scripts = Path(__file__).parents[2] / "scripts"
     started = [file for file in scripts.glob("*.py") if "__main__" in file.read_text()]
     assert len(started) > 10
     for file in started:
@@ -168,7 +169,7 @@ def test_a_table_keeps_its_numbers_at_any_width(monkeypatch, capsys, width):
 def test_a_printed_command_can_be_given_to_a_shell(path):
     """As it is: two spaces are two spaces in the line on stderr, too."""
     callback = RunDirectory("eq", "", WandbOptions(), "disabled")
-    callback.path, callback._table, callback._lock = Path(path), object(), StringIO()
+    callback.run = Run(Path(path))
     fault = RuntimeError("stopped")
     callback.on_exception(SimpleNamespace(is_global_zero=True), None, fault)
     [note] = fault.__notes__
