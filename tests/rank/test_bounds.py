@@ -1,13 +1,22 @@
 """Bounds against each other, against the papers' numbers and against literal matricizations."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tensor_ring import TensorRing
 
-from ttlightning import EqualCoreTensorTrain, TensorTrain
+from ttlightning import (
+    CanonicalPolyadic,
+    EqualCoreTensorTrain,
+    HierarchicalTucker,
+    SharedHierarchicalTucker,
+    TensorTrain,
+)
 from ttlightning.rank import (
     can_be_written,
     cp_rank_bound_a24,
@@ -65,3 +74,39 @@ def test_numbers_of_any_size_can_be_shown():
     assert ratio(3, 2) == 1.5
     assert can_be_written(huge)
     assert not can_be_written(10**4000)
+
+
+def test_bounds_certificates_and_verifier_are_imported_without_torch():
+    modules = (
+        "bounds",
+        "full_matricization",
+        "certificates.staircase",
+        "certificates.sampled",
+        "verifier.verification",
+    )
+    code = (
+        f"import sys; {'; '.join(f'import ttlightning.rank.{name}' for name in modules)}; print('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_the_measures_need_neither_lightning_nor_torchvision_nor_scipy():
+    heavy = "{'lightning', 'torchvision', 'scipy', 'wandb'}"
+    code = f"import sys, ttlightning.rank.measures; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "generic", "published"),
+    [
+        (TensorTrain, 3 * 4**3, 3**4),
+        (EqualCoreTensorTrain, 3 * 4**3, 2**4),
+        (CanonicalPolyadic, 3, None),
+        (HierarchicalTucker, 3**4, None),
+        (SharedHierarchicalTucker, 3**4, None),
+        (TensorRing, None, None),
+    ],
+)
+def test_a_format_states_its_bounds(kind, generic, published):
+    format = kind(8, 4, 2, 3)
+    assert (format.generic_rank(), format.published_bound()) == (generic, published)

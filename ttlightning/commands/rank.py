@@ -1,4 +1,4 @@
-"""``rank``: what is proven of tensor trains of given sizes, and what exact arithmetic finds."""
+"""``rank``: proven bounds for tensor trains of given sizes, and ranks counted in exact arithmetic."""
 
 import csv
 import itertools
@@ -100,7 +100,7 @@ def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
 
 
 def check_memory(mode_size: int, rank: int, sites: int) -> None:
-    """``UserError`` where the literal matricization is too large."""
+    """``UserError`` if the complete matricization is too large."""
     rows, columns = matricization_shape(mode_size, sites)
     if rows * columns > LARGEST_MATRIX:
         states = min(mode_size, rank)
@@ -117,7 +117,7 @@ def check_memory(mode_size: int, rank: int, sites: int) -> None:
 def collect(
     sizes: Sequence[tuple[int, int, int]], measure: bool, seed: int, output: Path | None
 ) -> list[dict[str, Any]]:
-    """A row for every size; written to ``output`` one by one, so that a stopped command goes on where it was."""
+    """A row for every size. Rows are written to ``output`` one by one, so a stopped command can be continued."""
     known = _read(output, seed) if output is not None and output.exists() else {}
     todo = [size for size in sizes if size not in known or (measure and known[size]["measured"] == "")]
     found = {size: row for size, row in known.items() if size not in todo}
@@ -132,7 +132,7 @@ def collect(
 
 
 def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) -> dict[str, Any]:
-    """Everything that is known of one size."""
+    """Bounds, generic rank and, if asked for, the measured rank of one size."""
     rows, columns = matricization_shape(mode_size, sites)
     fits = rows * columns <= LARGEST_MATRIX
     generic = generic_odd_even_rank(mode_size, rank, sites)
@@ -161,7 +161,7 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rank over sites where orders differ, else over modes; a line for each of the other sizes."""
+    """Rank over sites if they differ, else over mode sizes; one line for each pair of the other sizes."""
     import matplotlib.pyplot as plt
 
     axis = "sites" if len({row["sites"] for row in rows}) > 1 else "mode_size"
@@ -177,7 +177,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 label = f"{name}: " + ", ".join(f"{o} {v}" for o, v in zip(others, group, strict=True))
                 axes.plot(*zip(*points, strict=True), style, color=f"C{index % 10}", label=label if index < 6 else None)
     axes.set(xlabel=COLUMNS[axis], ylabel="CP-rank, lower bound")
-    axes.yaxis.set_major_formatter("$10^{{{x:g}}}$")  # of the logarithm: a float ends at 1e308
+    axes.yaxis.set_major_formatter("$10^{{{x:g}}}$")  # the logarithm is drawn: a float ends at 1e308
     axes.legend(fontsize=6)
     try:
         figure.savefig(path, dpi=120)
@@ -196,7 +196,7 @@ def _form(value: Any) -> str:
 
 
 def _read(path: Path, seed: int) -> dict[tuple[int, int, int], dict[str, Any]]:
-    """Rows of an earlier run with the same seed."""
+    """Rows of an earlier command with the same seed."""
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)

@@ -1,10 +1,10 @@
-r"""Where the cores of a chain start.
+r"""Initial cores of a tensor train.
 
-The signal has to survive d products. Two starting points, both with mode size n, TT-rank r and random part ``gain``:
+The signal has to survive d products. Two initializations, with mode size n, TT-rank r and random part ``gain``:
 
 ``identity``  the slice of the last mode passes the state on unchanged, the other slices are small noise:
     F[n] = 1/sqrt(r) in every entry,  G_k[n] = 1,  every other F[i], G_k[i] ~ N(0, (gain/10)^2 / (n r)),  L ~ N(0, 1/r).
-    With a constant last feature f[n] = 1 the state starts as it was and every site adds a small term of its own.
+    With a constant last feature f[n] = 1 a site passes the state on and adds a small term of its own.
 
 ``gaussian``  every entry independent, the usual choice for a single layer:
     F ~ N(0, gain^2 / n),  G_k ~ N(0, gain^2 / (n r)),  L ~ N(0, gain^2 / (n r)).

@@ -1,8 +1,8 @@
 r"""Singular values: of a matrix, and of a tensor train at each of its bonds.
 
-Across bond k the tensor is a matrix, (i_1 ... i_k) x (i_{k+1} ... i_d, y). Its singular values are found without
-forming it: with the cores right of the bond orthogonal by QR from the right, and those left of it by the SVDs
-themselves, the large matrix and the small one in the middle have the same singular values [Oseledets 2011, Sec. 3].
+Across bond k the tensor is a matrix, (i_1 ... i_k) x (i_{k+1} ... i_d, y). Its singular values are computed without
+forming it. QR from the right makes the cores right of the bond orthogonal, the SVDs make the cores left of it
+orthogonal. Then the large matrix has the singular values of the small matrix between them [Oseledets 2011, Sec. 3].
 """
 
 import torch
@@ -25,16 +25,16 @@ def stable_rank(singular_values: Float[Tensor, "*batch size"]) -> Tensor:
 def entropy(singular_values: Float[Tensor, "*batch size"]) -> Tensor:
     r"""- sum_i p_i log p_i with p_i = s_i^2 / sum_j s_j^2, in nats, between 0 and log(rank); 0 for a zero matrix."""
     squares = _relative(singular_values).square()
-    whole = squares.sum(-1, keepdim=True)
-    p = torch.where(whole > 0, squares / whole, squares)
+    total = squares.sum(-1, keepdim=True)
+    p = torch.where(total > 0, squares / total, squares)
     return -torch.special.xlogy(p, p).sum(-1)
 
 
 def bond_spectra(cores: list[Float[Tensor, "left modes right"]]) -> list[Float[Tensor, " rank"]]:
     """Singular values at the d - 1 bonds, descending, each list scaled to a largest value of 1.
 
-    ``cores`` are (r_{k-1}, n, r_k) with r_0 = 1; an index left open at the right end (classes) counts as part of the
-    last mode. Float64 throughout. Zero tensors give zeros.
+    ``cores`` are (r_{k-1}, n, r_k) with r_0 = 1. An open index at the right end (the classes) belongs to the last mode.
+    Computed in float64. A zero tensor gives zeros.
     """
     exact = [core.detach().to(device="cpu", dtype=torch.float64) for core in cores]
     carried = exact[-1].flatten(1)

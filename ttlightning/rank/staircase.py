@@ -1,18 +1,18 @@
-r"""The staircase: the rank of a whole odd/even matricization from a few matrices of size r n.
+r"""The staircase: the rank of a complete odd/even matricization from a few matrices of size r n.
 
 With the interior cores G^(k) of the sites k = 2 .. d-1, and states a, c,
 
     T_m[(a, i), (j, c)] = (G^(2m)_j G^(2m+1)_i)[a, c]              m = 1 .. k-1,   d = 2k or 2k + 1.
 
-Let P° be the odd/even matricization of the chain whose ends are cut open, so that its first and last index is a state.
-A row of P° shares the state b_m with the next pair of sites, and nothing else: P° is a product of k - 1 factors, each a
-T_m acting on a state and one pair of indices, and as the identity on the other n^(k-2):
+Let P° be the odd/even matricization of the interior cores alone: its first and its last index is a state. Neighbouring
+pairs of sites share only the state b_m. So P° is a product of k - 1 factors, each a T_m that acts on a state and one
+pair of indices, and as the identity on the other n^(k-2):
 
     d = 2k:      |det P°| = prod_m |det T_m|^(n^(k-2)),     P° of size r n^(k-1)
     d = 2k + 1:  P° = (P°_2k (x) 1_r) (1 (x) H),            H[(b, c), i] = G^(2k)_i[b, c]
 
-so P° has full rank exactly where every T_m (and H) has. Where one has not, Sylvester's inequality says what is left;
-see ``rank_from_deficits``. The proof is in docs/theorem.md.
+so P° has full rank if and only if every T_m (and H) has. Otherwise Sylvester's inequality gives a lower bound, see
+``rank_from_deficits``. The proof is in docs/theorem.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,33 +45,33 @@ def pairs(sites: int) -> list[tuple[int, int]]:
 
 
 def open_matricization(interior: Sequence[Matrix], multiply: Callable[[Matrix, Matrix], Matrix] = np.matmul) -> Matrix:
-    """P° of the chain with open ends, as the product of its staircase factors: for small n, r, d only.
+    """P° as the product of its staircase factors, for small n, r and d.
 
     ``interior`` are the d - 2 cores (n, r, r), d even. Rows (a, i_3, i_5, ..), columns (i_2, i_4, .., c).
     """
     r = interior[0].shape[1]
-    found = np.array([[int(a == b) for b in range(r)] for a in range(r)], dtype=interior[0].dtype)
-    rows, columns = r, 1  # found: (rows, columns, state)
+    product = np.array([[int(a == b) for b in range(r)] for a in range(r)], dtype=interior[0].dtype)
+    rows, columns = r, 1  # product: (rows, columns, state)
     for even, odd in zip(interior[::2], interior[1::2], strict=True):
         n, n_following = len(even), len(odd)
         step = pair_matrix(even, odd, multiply).reshape(r, n_following, n * r)  # (b, i), (j, c)
-        grown = multiply(found.reshape(rows * columns, r), step.reshape(r, n_following * n * r))
+        grown = multiply(product.reshape(rows * columns, r), step.reshape(r, n_following * n * r))
         grown = grown.reshape(rows, columns, n_following, n, r).transpose(0, 2, 1, 3, 4)
         rows, columns = rows * n_following, columns * n
-        found = grown.reshape(rows, columns, r)
-    return found.reshape(rows, columns * r)
+        product = grown.reshape(rows, columns, r)
+    return product.reshape(rows, columns * r)
 
 
 def rank_from_deficits(
     mode_size: int, rank: int, sites: int, pair_ranks: Sequence[int], state_rank: int | None, first: int, last: int
 ) -> int:
-    r"""A lower bound on the rank of the odd/even matricization from the ranks of its pieces (Sylvester).
+    r"""A lower bound on the rank of the odd/even matricization from the ranks of T_m, H, F and L (Sylvester).
 
     d = 2k:      r n^(k-1) - sum_m (r n - rank T_m) n^(k-2) - (r - rank F) n^(k-1) - (r - rank L) n^(k-1)
     d = 2k + 1:  n^(k-1) rank H - r sum_m (r n - rank T_m) n^(k-2) - (r^2 - rank F rank L) n^(k-1)
 
     Args:
-        mode_size: n, slices of the interior cores that take part.
+        mode_size: n, the slices of the interior cores that take part.
         rank: r.
         sites: d.
         pair_ranks: rank T_m for m = 1 .. k-1.
@@ -79,11 +79,11 @@ def rank_from_deficits(
         first, last: ranks of the end cores F (n x r) and L_y (r x n).
     """
     k = sites // 2
-    whole = mode_size ** (k - 1)
-    missing = sum(rank * mode_size - found for found in pair_ranks) * mode_size ** (k - 2) if k > 1 else 0
+    points = mode_size ** (k - 1)
+    missing = sum(rank * mode_size - pair for pair in pair_ranks) * mode_size ** (k - 2) if k > 1 else 0
     if sites % 2:
         assert state_rank is not None
-        bound = whole * state_rank - rank * missing - (rank**2 - first * last) * whole
+        bound = points * state_rank - rank * missing - (rank**2 - first * last) * points
     else:
-        bound = whole * rank - missing - (2 * rank - first - last) * whole
+        bound = points * rank - missing - (2 * rank - first - last) * points
     return max(0, bound)

@@ -1,4 +1,4 @@
-"""What a certificate calls itself, and the sentences that it may say."""
+"""Title, version and kinds of certificates, and the statement of each kind."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,7 +7,7 @@ from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
 TITLE: Final = "ttlightning rank certificate"
 VERSION: Final = 2
-"""1, of ttlightning 0.1, said ``modes`` where this one says ``mode_size``."""
+"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``."""
 KINDS: Final = ("generic", "checkpoint", "sampled")
 
 
@@ -28,7 +28,7 @@ def checkpoint_statement(bounds: Sequence[int], sites: int) -> str:
 
 
 def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None) -> str:
-    """``units``: of a network that is shallow itself, which is a bound from above."""
+    """``units``: the width of a network that is shallow itself, an upper bound."""
     return (
         f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
         f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."

@@ -1,10 +1,10 @@
-r"""The odd/even matricization of a weight tensor, whole or sketched, from its scores alone.
+r"""The odd/even matricization of a weight tensor, complete or sketched, from its scores alone.
 
     P_y[(i_1, i_3, ...), (i_2, i_4, ...)] = W_y[i_1, i_2, i_3, ...]
 
-Rows are the odd sites, columns the even ones, counted from 1. An entry of R P C is the score at the features
-(u_1, v_1, u_2, v_2, ...) where u is one row of R, a product of odd-site features, and v one column of C. Any format
-will do: nothing here looks inside it.
+Rows are the odd sites, columns the even sites, counted from 1. An entry of R P C is the score at the features
+(u_1, v_1, u_2, v_2, ...): u is a row of R, a product of odd-site features, and v is a column of C. It works for every
+format, because it uses scores only.
 """
 
 from itertools import product
@@ -18,17 +18,17 @@ from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 
 NUMBERS_AT_ONCE = 4_000_000
-"""Features held in memory at once, 32 MB in float64."""
+"""Features in memory at once, 32 MB in float64."""
 LARGEST_MATRICIZATION = 100_000_000
-"""Entries of a literal matricization, all classes, 800 MB in float64."""
+"""Entries of the largest complete matricization, all classes, 800 MB in float64."""
 
 
 def sketch(format: ScoreTensor, size: int, generator: torch.Generator) -> Float[Tensor, "classes size size"]:
-    r"""R P_y C for each class: K random products of odd-site features against K of even-site features, float64.
+    r"""R P_y C for each class, float64: K random products of odd-site features, K of even-site features.
 
-    Every site's features are drawn uniformly from the sphere of radius sqrt(modes), so that R and C are isotropic. The
-    rank of the sketch is at most that of P_y, and min(K, rank P_y) with probability 1. All classes share one power of
-    two as a scale, which a rank, a stable rank and an entropy do not see.
+    The features of a site are uniform on the sphere of radius sqrt(n), so R and C are isotropic. The rank of the sketch
+    is at most the rank of P_y, and min(K, rank P_y) with probability 1. All classes are divided by one common power of
+    two, which changes no rank, stable rank or entropy.
     """
     odd, even = (format.sites + 1) // 2, format.sites // 2
     rows, columns = (_on_sphere(size, sites, format.mode_size, generator) for sites in (odd, even))
@@ -38,10 +38,10 @@ def sketch(format: ScoreTensor, size: int, generator: torch.Generator) -> Float[
 def equilibrate(
     matrices: Float[Tensor, "classes rows columns"], rounds: int = 3
 ) -> Float[Tensor, "classes rows columns"]:
-    r"""D_1 A D_2 with diagonal D_1, D_2 that bring rows and columns to norm 1 in turn.
+    r"""D_1 A D_2 with diagonal D_1, D_2 that scale rows and columns to norm 1 in turn.
 
-    It changes no rank. Rows of a sketch are products of many random numbers and differ by orders of magnitude, the
-    more the longer the chain: left as they are, a few of them would hide the others from floating-point arithmetic.
+    It changes no rank. Rows of a sketch are products of many random numbers and differ by orders of magnitude, more so
+    for longer chains. Without scaling, rounding errors of the largest rows would be larger than the smallest rows.
     """
     tiny = torch.finfo(matrices.dtype).tiny
     for _ in range(rounds):
@@ -54,7 +54,7 @@ def matricization(format: ScoreTensor) -> Float[Tensor, "classes rows columns"]:
     r"""P_y itself for each class, (n^ceil(d/2), n^floor(d/2)), float64: the scores at one-hot features.
 
     Raises:
-        UserError: where it does not fit in memory.
+        UserError: if it does not fit in memory.
     """
     odd, even = (format.sites + 1) // 2, format.sites // 2
     entries = format.classes * format.mode_size**format.sites
@@ -79,9 +79,9 @@ def _on_sphere(
 
 
 class _Scaled(nn.Module):
-    """A format's scaled scores as a module's forward, so that torch can call it with other tensors for its own.
+    """A format's scaled scores as a module's forward, for ``functional_call`` with float64 weights.
 
-    A copy of the format will not do: a profiler, or a user, has hooks on it that cannot be copied.
+    A copy of the format is no substitute, because hooks of a profiler or a user cannot be copied.
     """
 
     def __init__(self, format: ScoreTensor) -> None:
@@ -99,7 +99,7 @@ def _scores_on_grid(
     columns: Float[Tensor, "columns even modes"],
     common_scale: bool = True,
 ) -> Float[Tensor, "classes rows columns"]:
-    """Scores of every row's odd-site features interleaved with every column's even-site features."""
+    """Scores at the features of every row (odd sites) interleaved with those of every column (even sites)."""
     exact = _Scaled(format)
     tensors = {**dict(exact.named_parameters()), **dict(exact.named_buffers())}
     tensors = {name: tensor.detach().to(device="cpu", dtype=torch.float64) for name, tensor in tensors.items()}

@@ -1,8 +1,8 @@
-r"""Witnesses: cores with small integers whose odd/even matricization one can read off.
+r"""Witnesses: tensor trains with small integer cores whose odd/even matricization is known.
 
-One tensor of some rank settles almost all of them: the rank is large unless polynomials in the cores vanish, and they
-do not vanish at the witness. All are chains with equal cores, over the integers, with as many or fewer states than r;
-``padded`` brings them to a larger size.
+One tensor of some rank proves that almost every tensor has at least that rank: the rank is smaller only where certain
+polynomials in the cores vanish, and they do not vanish at the witness. All witnesses have equal cores over the integers
+and at most r states; ``padded`` extends them to a larger size.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Witness(NamedTuple):
 def published(mode_size: int, rank: int) -> Witness:
     """[A24]: q = min(n, r-1). Restricted to i_k <= q, the odd/even matricization is the identity of size q^(d/2).
 
-    One of the r states says that nothing is pending; the others remember the letter that the next one must repeat.
+    One of the r states means that no letter is pending. Each other state remembers the letter that must come next.
     """
     q = min(mode_size, rank - 1)
     if q < 1:
@@ -47,7 +47,7 @@ def published(mode_size: int, rank: int) -> Witness:
 
 
 def star(mode_size: int) -> Witness:
-    """n = r: G_1 = E_11, G_i = E_i1 + E_1i. An entry is 1 where its word splits into letters 1 and pairs aa, a > 1."""
+    """n = r: G_1 = E_11, G_i = E_i1 + E_1i. An entry is 1 if its word splits into letters 1 and pairs aa, a > 1."""
     interior = np.zeros((mode_size, mode_size, mode_size), int)
     for i in range(mode_size):
         interior[i, i, 0] = interior[i, 0, i] = 1
@@ -86,8 +86,8 @@ def graded(mode_size: int, rank: int, weights: Integers | None = None, shift: in
     where n = r s + t and l_h is s + 1 for t of the h, and s for the others. T falls apart into r blocks of size n.
 
     Args:
-        weights: z, (r, r), integers; by default hashed. Powers of one number will not do: all terms of det T are then
-            the same power, and cancel.
+        weights: z, (r, r), integers; hashed by default. Powers of one number fail: all terms of det T are then the
+            same power, and cancel.
         shift: the first h that has s + 1 slices.
     """
     if not 1 <= mode_size <= rank**2:
@@ -106,7 +106,7 @@ def graded(mode_size: int, rank: int, weights: Integers | None = None, shift: in
 
 
 def graded_slices(mode_size: int, rank: int, shift: int = 0) -> list[tuple[int, int]]:
-    """The (h, q - 1) of the slices of the graded witness, in their order."""
+    """The pairs (h, q - 1) of the slices of the graded witness, in order."""
     s, t = divmod(mode_size, rank)
     lengths = [s + ((h - shift) % rank < t) for h in range(rank)]
     return [(h, q) for h in range(rank) for q in range(lengths[h])]
@@ -131,7 +131,7 @@ def padded(witness: Witness, mode_size: int, rank: int) -> Witness:
 
 
 def as_format(witness: Witness, sites: int) -> EqualCoreTensorTrain:
-    """The witness as a format of one class, in float64; exact as long as its entries are below 2^53."""
+    """The witness as a format of one class, in float64; exact if its entries are below 2^53."""
     mode_size, rank = witness.first.shape
     format = EqualCoreTensorTrain(sites, mode_size, 1, rank).double()
     with torch.no_grad():

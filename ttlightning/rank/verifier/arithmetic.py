@@ -1,7 +1,7 @@
-"""The verification's own arithmetic modulo p: nothing here is shared with ``modular.py``, which made what it checks.
+"""The verifier's own arithmetic modulo p. It shares no code with ``finite_field.py``, which makes the certificates.
 
-Weights become residues by Python's exact fractions; sums are written out by the definition; ranks come from a plain
-Gaussian elimination, on NumPy's 64-bit integers where p < 2^31 and on Python's for larger primes.
+Weights become residues by Python's exact fractions. Sums are computed by their definition. Ranks come from a plain
+Gaussian elimination, on NumPy's 64-bit integers for p < 2^31 and on Python's integers for larger primes.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ Slices = list[Rows]
 
 
 def times(matrix: NDArray[np.int64], points: NDArray[np.int64], p: int) -> NDArray[np.int64]:
-    """For every point (rows of ``points``) the matrix times it, one term after the other."""
-    found = np.zeros((len(points), len(matrix)), dtype=np.int64)
+    """points x matrix^T mod p, one term of the sums after the other."""
+    sums = np.zeros((len(points), len(matrix)), dtype=np.int64)
     for index in range(matrix.shape[1]):
-        found += points[:, index, None] * matrix[None, :, index] % p
-    return found % p
+        sums += points[:, index, None] * matrix[None, :, index] % p
+    return sums % p
 
 
 def pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
@@ -40,21 +40,21 @@ def pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
 def staircase_ranks(
     interior: Sequence[Slices], sites: int, first: Rows, last: Sequence[Rows], p: int
 ) -> dict[str, Any]:
-    """Ranks of T_m, H, F and every L_y, each different matrix once."""
+    """Ranks of T_m, H, F and every L_y; equal matrices are counted once."""
     known: dict[tuple[int, int], int] = {}
-    found = []
+    pairs = []
     for m in range(1, sites // 2):
         even, odd = interior[2 * m - 2], interior[2 * m - 1]
         key = id(even), id(odd)
         if key not in known:
             known[key] = rank_modulo(pair_matrix(even, odd, p), p)
-        found.append(known[key])
+        pairs.append(known[key])
     state = None
     if sites % 2:
         core = interior[-1]
         state = rank_modulo([[entry for row in each for entry in row] for each in core], p)  # H transposed
     return {
-        "pairs": found,
+        "pairs": pairs,
         "state": state,
         "first": rank_modulo(first, p),
         "last": [rank_modulo(each, p) for each in last],
@@ -62,7 +62,7 @@ def staircase_ranks(
 
 
 def rank_modulo(rows: Rows, p: int) -> int:
-    """By whichever elimination the prime allows."""
+    """Rank over F_p, by the elimination that fits the prime."""
     return eliminate_small(np.array(rows, dtype=np.int64), p) if p < 2**31 else eliminate(rows, p)
 
 
@@ -86,7 +86,7 @@ def eliminate(rows: Rows, p: int) -> int:
 
 
 def eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
-    """The same on 64-bit integers, p < 2^31."""
+    """Rank over F_p by Gaussian elimination on 64-bit integers, p < 2^31."""
     matrix, rank = matrix.copy(), 0
     for column in range(matrix.shape[1]):
         candidates = np.flatnonzero(matrix[rank:, column])
@@ -96,7 +96,7 @@ def eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
         matrix[[rank, pivot]] = matrix[[pivot, rank]]
         tail = matrix[rank, column:] * pow(int(matrix[rank, column]), -1, p) % p
         below = matrix[rank + 1 :, column:]
-        for start in range(0, len(below), 256):  # in pieces that stay in the cache
+        for start in range(0, len(below), 256):  # 256 rows stay in the cache
             piece = below[start : start + 256]
             piece -= piece[:, :1] * tail % p
             piece += (piece >> 63) & p
@@ -107,7 +107,7 @@ def eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
 
 
 def is_prime(number: int) -> bool:
-    """Miller and Rabin with the bases that are enough below 2^64."""
+    """The test of Miller and Rabin; these bases decide every number below 2^64."""
     if number < 2 or number % 2 == 0:
         return number == 2
     odd, twos = number - 1, 0
@@ -149,7 +149,7 @@ def hashed_core(mode_size: int, rank: int, p: int, label: str) -> Slices:
 
 
 def sum_modes(vectors: Rows, slices: Slices, p: int) -> Slices:
-    """For every feature vector, the sum of the slices that it weighs."""
+    """For every feature vector v, the sum of v_i times slice i."""
     rows, columns = len(slices[0]), len(slices[0][0])
     return [
         [

@@ -1,8 +1,8 @@
-r"""What a certificate claims, before anything is counted: the form of every field, and that the claims fit each other.
+r"""The form of a certificate's fields, and whether its claims are consistent; nothing is counted.
 
-A file comes from anywhere. Each of its fields has one form, and each size is held against the table of ``limits.py``
-first. Then the bound that the claimed ranks give is compared with the claimed bound, and of a generic certificate with
-the closed form. Only what agrees with itself is worth counting (``verification.py``).
+A file may come from anywhere. Each field has one form, and each size is compared with the table of ``limits.py``. Then
+the claimed bound is compared with the bound that the claimed ranks give, and that of a generic certificate with the
+closed form. A consistent certificate is counted in ``verification.py``.
 """
 
 import json
@@ -29,7 +29,7 @@ FIELDS: Final = {
     "checkpoint": (*HEAD, "weights_sha256", "slices", "cp_rank_at_least"),
     "sampled": (*HEAD, "weights_sha256", "size", "seed", "cp_rank_at_least"),
 }
-"""The fields of each kind; all but a generic one may also say where its ``checkpoint`` lies."""
+"""The fields of each kind. A certificate of a network may also have the path of its ``checkpoint``."""
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed")
 
 
@@ -38,15 +38,15 @@ class Rejected(Exception):
 
 
 class NoCertificate(UserError):
-    """The file is no certificate that this program can judge."""
+    """The file is no certificate that this version can read."""
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
     """The content of a certificate file.
 
     Raises:
-        NoCertificate: where it is no JSON file of a certificate of a known version and kind.
-        UserError: where there is no such file.
+        NoCertificate: if the file is no JSON file with a certificate of a known version and kind.
+        UserError: if the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -69,7 +69,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 
 def check_claims(content: dict[str, Any]) -> None:
-    """Raise ``Rejected`` unless every field has its form and no claim is against another; nothing is counted."""
+    """Raise ``Rejected`` unless every field has its form and the claims are consistent."""
     kind = content["kind"]
     for name in FIELDS[kind]:
         if name not in content:
@@ -86,7 +86,7 @@ def check_claims(content: dict[str, Any]) -> None:
         if name in content and type(content[name]) is not str:
             raise Rejected(f"{name} is {short(content[name])}, not a text")
     if "checkpoint" in content:
-        _check_place(content["checkpoint"])
+        _check_path(content["checkpoint"])
     _check_bounds(content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
 
@@ -119,7 +119,7 @@ def _check_staircase(content: dict[str, Any]) -> None:
 
 
 def _check_sampled(content: dict[str, Any]) -> None:
-    """All but the statement, which speaks of the network's format."""
+    """Check all fields but the statement, which depends on the network's format."""
     classes, size = len(content["cp_rank_at_least"]), content["size"]
     ranks = content["ranks"]
     if type(ranks) is not list or len(ranks) != len(content["primes"]):
@@ -130,13 +130,13 @@ def _check_sampled(content: dict[str, Any]) -> None:
 
 
 def closed_form(n: int, r: int, d: int) -> int:
-    """The rank of almost every tensor train, once more."""
+    """The rank of almost every tensor train; the verifier's own copy of the formula."""
     pairs = min(n, r * r) ** ((d - 1) // 2)
     return pairs if d % 2 else min(n, r) * pairs
 
 
 def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
-    """What Sylvester's inequality leaves of the full rank, written out on its own."""
+    """The lower bound from Sylvester's inequality; the verifier's own copy of the formula."""
     k, first, last = sites // 2, ranks["first"], ranks["last"][y]
     power = n ** (k - 1)
     full = r * power
@@ -148,18 +148,18 @@ def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
     return max(0, power * ranks["state"] - lost - (r * r - first * last) * power)
 
 
-def agree(name: str, content: dict[str, Any], found: Any) -> None:
-    """Raise ``Rejected`` where a field, whose form is known to be right, is not what was found."""
-    if content[name] != found:
-        claimed, right = difference(content[name], found)
+def agree(name: str, content: dict[str, Any], expected: Any) -> None:
+    """Raise ``Rejected`` if a field, whose form has been checked, has another value than ``expected``."""
+    if content[name] != expected:
+        claimed, right = difference(content[name], expected)
         raise Rejected(f"{name} is {claimed}, but should be {right}")
 
 
-def difference(claimed: Any, found: Any) -> tuple[str, str]:
-    """Two different values in short; of lists of one length the first entries that differ."""
-    if isinstance(claimed, list) and isinstance(found, list) and len(claimed) == len(found):
-        return difference(*next(pair for pair in zip(claimed, found, strict=True) if pair[0] != pair[1]))
-    return short(claimed), short(found)
+def difference(claimed: Any, expected: Any) -> tuple[str, str]:
+    """Two different values in short; of two lists of the same length, the first entries that differ."""
+    if isinstance(claimed, list) and isinstance(expected, list) and len(claimed) == len(expected):
+        return difference(*next(pair for pair in zip(claimed, expected, strict=True) if pair[0] != pair[1]))
+    return short(claimed), short(expected)
 
 
 def short(value: Any) -> str:
@@ -182,11 +182,11 @@ def _check_primes(primes: Any) -> None:
         raise Rejected("primes must be different ones")
 
 
-def _check_place(path: str) -> None:
-    """Where a checkpoint lies, as ``certify`` says it: a path from the certificate's folder."""
-    place = PurePosixPath(path)
-    named = 0 < len(path) <= 4096 and path.isprintable() and place.parts
-    if not named or place.is_absolute() or path.startswith("~"):
+def _check_path(path: str) -> None:
+    """Check the path of a checkpoint, which must be relative to the certificate's folder."""
+    parsed = PurePosixPath(path)
+    named = 0 < len(path) <= 4096 and path.isprintable() and parsed.parts
+    if not named or parsed.is_absolute() or path.startswith("~"):
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
 
 
@@ -207,7 +207,7 @@ def _check_slices(slices: Any, sites: int, mode_size: int) -> None:
 
 
 def _check_ranks(content: dict[str, Any], slices: int, rank: int, mode_size: int, classes: int) -> None:
-    """The ranks of the pieces of a staircase: no more than the sizes allow."""
+    """Check that no rank of a staircase's matrices is larger than its size allows."""
     sites, ranks = content["sites"], content["ranks"]
     if type(ranks) is not list or len(ranks) != len(content["primes"]):
         raise Rejected("ranks must be an object for each prime")
@@ -243,11 +243,11 @@ def _reject(reason: str | None) -> None:
 
 
 def _once(items: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object that says nothing twice."""
-    found = dict(items)
-    if len(found) != len(items):
+    """A JSON object without a repeated name."""
+    entries = dict(items)
+    if len(entries) != len(items):
         raise ValueError("a name stands twice")
-    return found
+    return entries
 
 
 def _no_number(text: str) -> None:

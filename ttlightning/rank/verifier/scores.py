@@ -1,7 +1,8 @@
-"""The scores of a sampled certificate, once more: what ``exact.py`` computed, by other means and ``recount.py``.
+"""The exact scores of a sampled certificate, counted again with the arithmetic of the verifier.
 
-Of every format the scores at all choices of feature vectors, in the order of the sites: the first site's choice is the
-slowest. Weights become residues one by one; int64 with a remainder after every product, p < 2^31.
+Each function gives, class by class, the scores at all choices of feature vectors, in the order of the sites: the first
+site's choice is the slowest. Every weight becomes a residue by itself. Products are int64 with a remainder after each,
+p < 2^31.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,25 +20,24 @@ Numbers = NDArray[np.int64]
 
 
 def choices(size: int, mode_size: int, sites: int) -> list[int] | None:
-    """How many feature vectors each site chooses from, so that odd and even sites have ``size`` choices together.
+    """Number of feature vectors of each site: powers of two whose product is ``size`` over odd and over even sites.
 
-    Powers of two up to ``mode_size``, shared out over the odd and over the even sites, the last ones first. None where
-    that cannot be.
+    None is above ``mode_size``; the last sites get theirs first. Returns None if there is no such distribution.
     """
-    found = [1] * sites
+    counts = [1] * sites
     for start in (sites, sites - 1):
-        places, left = range(start - 1, -1, -2), size
+        same_parity, left = range(start - 1, -1, -2), size
         while left > 1:
-            free = [place for place in places if 2 * found[place] <= mode_size]
+            free = [site for site in same_parity if 2 * counts[site] <= mode_size]
             if left % 2 or not free:
                 return None
-            place = min(free, key=found.__getitem__)  # the first of those with the fewest
-            found[place], left = 2 * found[place], left // 2
-    return found
+            site = min(free, key=counts.__getitem__)  # the first site with the fewest
+            counts[site], left = 2 * counts[site], left // 2
+    return counts
 
 
 def chain_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
-    """Of every class, from the last site to the first: what is to come after site k, for every choice further on."""
+    """A tensor train from the last site to the first: the state right of site k, for every choice further right."""
     sites = len(vectors)
     first = [matrix(weights["first"], p)]
     interior = [[matrix(each, p) for each in core] for core in weights["interior"]]
@@ -52,7 +52,7 @@ def chain_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) 
 
 
 def canonical_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
-    """Of every class, by the definition: for each unit the product of all sites' inner products; then their sum."""
+    """A sum of units by its definition: the product of all sites' inner products for each unit, then the sum."""
     inner = [_at(vectors[site], factor, p) for site, factor in enumerate(weights["factors"])]  # (count, rank) each
     mixed = np.array(matrix(weights["weights"], p), dtype=np.int64)
     for y in range(mixed.shape[1]):
@@ -66,15 +66,15 @@ def canonical_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: i
 
 
 def tree_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -> Iterator[Numbers]:
-    """Of every class, a node at a time and of a node an entry at a time, from the leaves to the root."""
+    """A tree from the leaves to the root, one entry of one node at a time."""
     leaves = weights["leaves"]
     tables = [_at(each, leaves[0 if len(leaves) == 1 else site], p) for site, each in enumerate(vectors)]
     for level in range(len(weights) - 2):
         nodes = weights[f"nodes.{level}"]
         joined = []
-        for place in range(len(tables) // 2):
-            node = nodes[0 if len(nodes) == 1 else place]
-            left, right = tables[2 * place : 2 * place + 2]
+        for position in range(len(tables) // 2):
+            node = nodes[0 if len(nodes) == 1 else position]
+            left, right = tables[2 * position : 2 * position + 2]
             entries = [_pairs(left, right, each, p) for each in node.permute(2, 0, 1)]
             joined.append(np.stack([each.ravel() for each in entries], axis=1))
         tables = joined
@@ -84,7 +84,7 @@ def tree_scores(weights: dict[str, "Tensor"], vectors: Sequence[Rows], p: int) -
 
 
 def _at(vectors: Rows, core: "Tensor", p: int) -> Numbers:
-    """What a site sees of each of its vectors: (count, modes) times (modes, rank)."""
+    """The core of a site at each of its vectors: (count, modes) times (modes, rank)."""
     return times(np.array(matrix(core.T, p), dtype=np.int64), np.array(vectors, dtype=np.int64), p)
 
 

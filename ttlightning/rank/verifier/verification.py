@@ -1,10 +1,8 @@
-r"""Counting again: does a certificate say the truth?
+r"""Verifying a certificate: every rank that it claims is counted again.
 
-Nothing here computes with the code that made the certificate. Weights become residues by Python's exact fractions, the
-generic cores are drawn again, T_m, H and the sampled scores are summed by the definition, and ranks come from a plain
-Gaussian elimination: NumPy's 64-bit integers where p < 2^31, Python's for larger primes. What a certificate claims is
-held against itself first (``claims.py``); then every rank that it claims is counted from the inputs in the file (sizes,
-primes, seed, slices, hash of the weights).
+No code is shared with ``rank/certificates``; the arithmetic is in ``arithmetic.py``. First the claims are checked for
+form and consistency (``claims.py``). Then every claimed rank is counted from the inputs in the file: sizes, primes,
+seed, slices, hash of the weights.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["NoCertificate", "Rejected", "read_certificate", "verify"]
 
 SCORES: Final = {"first": chain_scores, "factors": canonical_scores, "leaves": tree_scores}
-"""How the scores of a network are counted, by a parameter that only its format has."""
+"""A parameter that only one family of formats has: the function that counts its scores."""
 
 
 def classes_of(weights: dict[str, "Tensor"]) -> int:
@@ -44,13 +42,13 @@ def verify(
     sha256: str | None = None,
     sites: int | None = None,
 ) -> None:
-    """Raise ``Rejected`` unless the certificate is what its inputs give.
+    """Raise ``Rejected`` unless counting confirms the certificate.
 
     Args:
         content: a certificate, see ``read_certificate``.
-        weights: the parameters of the format of the network that it speaks of, by name (not for a generic one).
-        sha256: the hash of all that network's weights.
-        sites: that network's sites, which equal cores do not tell by themselves.
+        weights: the parameters of the network's format, by name (not for a generic certificate).
+        sha256: hash of all weights of the network.
+        sites: the network's sites, which the shapes of equal cores do not determine.
     """
     check_claims(content)
     if content["kind"] == "generic":
@@ -122,18 +120,18 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
         _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
 
 
-def _compare(claimed: Any, found: Any, p: int) -> None:
-    """The ranks modulo one prime: as claimed, or ``Rejected``."""
-    if isinstance(found, list):
-        claimed, found = {"scores": claimed}, {"scores": found}
-    for name, value in found.items():
+def _compare(claimed: Any, counted: Any, p: int) -> None:
+    """Raise ``Rejected`` unless the counted ranks modulo one prime are the claimed ones."""
+    if isinstance(counted, list):
+        claimed, counted = {"scores": claimed}, {"scores": counted}
+    for name, value in counted.items():
         if claimed[name] != value:
-            said, right = difference(claimed[name], value)
-            raise Rejected(f"the rank of {name} modulo {p} is {said}, but counting gives {right}")
+            wrong, right = difference(claimed[name], value)
+            raise Rejected(f"the rank of {name} modulo {p} is {wrong}, but counting gives {right}")
 
 
 def _check_shapes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
-    """The parameters are those of one of the formats, with the certificate's sizes; a staircase is for chains only."""
+    """Raise ``Rejected`` unless the parameters are those of a known format with the certificate's sizes."""
     n, r, d = content["mode_size"], content["rank"], content["sites"]
     shapes = {name: tuple(value.shape) for name, value in weights.items()}
     classes = classes_of(weights)

@@ -1,4 +1,4 @@
-"""What a run shows when it is over: confusions, mistakes, singular values, as files and as objects of W&B.
+"""Figures of a finished run: confusion matrix, mistakes and singular values, as files and as objects of W&B.
 
 <run>/figures/  confusion.csv  confusion.png  mistakes.csv  mistakes.png  spectrum.csv  spectrum.png
 """
@@ -26,45 +26,45 @@ from ttlightning.training.loggers import Record
 from ttlightning.training.trainer import run_of
 
 SHOWN: Final = 32
-"""Mistakes that are shown."""
+"""Mistakes in the figure and the table."""
 
 LONGEST_NAME: Final = 7
-"""Characters of a class's name below a picture; the tables have all."""
+"""Characters of a class's name below a picture; the tables have the full name."""
 
 
 class Verdicts(NamedTuple):
-    """What a test said of each sample, in the order of the test set."""
+    """Label and scores of each sample, in the order of the test set."""
 
     index: Int[Tensor, " samples"]
-    """place in the test set"""
+    """position in the test set"""
     labels: Int[Tensor, " samples"]
     scores: Float[Tensor, "samples classes"]
-    """up to a constant of each sample"""
+    """up to one additive constant for each sample"""
 
     def surest_mistakes(self) -> Int[Tensor, " mistakes"]:
-        """Rows of all mistakes, by falling probability of the class that was said; of two as sure the first."""
+        """Rows of all mistakes, by descending probability of the predicted class; ties keep their order."""
         wrong = (self.scores.argmax(-1) != self.labels).nonzero().flatten()
         sure = self.scores[wrong].double().softmax(-1).amax(-1)
         return wrong[sure.argsort(descending=True, stable=True)]
 
 
 class RunFigures(Callback):
-    """Draws the run when it is over, from the one pass over the test set that ends it.
+    """Draws figures at the end of a run, from its final pass over the test set.
 
-    To W&B go, where it is not disabled,
-        test/confusion        its own chart of the confusion matrix
+    W&B, if it is not disabled, gets
+        test/confusion        W&B's chart of the confusion matrix
         test/mistakes         the ``SHOWN`` surest mistakes as pictures, each with label and prediction below
-        test/mistakes_table   the same in words: place in the test set, label, prediction, probabilities
+        test/mistakes_table   their positions in the test set, labels, predictions, probabilities
         rank/spectrum         singular values of each bond of a chain, of each class's sketch for other formats
         rank/spectrum_table   the same as numbers
 
-    No table becomes an artifact, which is what W&B makes of tables otherwise, and of those with pictures always: an
-    artifact's files lie in the home folder and are recorded by their full path, so that a run directory could neither
-    be moved to another machine before ``wandb sync`` nor be given away without naming its maker.
+    W&B makes tables into artifacts by default, and tables with pictures always. Here no table becomes one: an
+    artifact's files lie in the home folder and are recorded by their full path. The run directory could not be moved
+    to another machine before ``wandb sync``, and it would name its maker.
 
     Args:
-        sketch_size: K, rows and columns of the sketch whose singular values are drawn of formats without bonds.
-        seed: key of its random features; both as in ``RankCheck``, so that both speak of the same sketch.
+        sketch_size: K, rows and columns of the sketch whose singular values are drawn for formats without bonds.
+        seed: key of its random features. With the values of ``RankCheck`` it is the same sketch.
     """
 
     def __init__(self, sketch_size: int = 64, seed: int = 0) -> None:
@@ -112,7 +112,7 @@ class RunFigures(Callback):
 def show_confusion(
     found: Verdicts, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Write the confusion matrix, classes by number, and by name where they have names; the chart for W&B."""
+    """Write the confusion matrix, with the classes' names if there are any; return W&B's chart of it."""
     classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
     numbers = [str(number) for number in range(classes)]
     counts = multiclass_confusion_matrix(predicted, found.labels, classes)
@@ -131,7 +131,7 @@ def show_confusion(
 def show_mistakes(
     found: Verdicts, images: Tensor, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Write the table of the surest mistakes, and their images where the data are images; both for W&B."""
+    """Write the surest mistakes as a table, and as pictures if the data are images (uint8); return both for W&B."""
     mistakes = found.surest_mistakes()
     shown = mistakes[:SHOWN]
     index, labels, scores = (values[shown] for values in found)
@@ -169,13 +169,13 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _record(trainer: Trainer) -> Record | None:
-    """The trainer's W&B record; None where there is none, or W&B is disabled."""
+    """The trainer's W&B record; None if it has none, or W&B is disabled."""
     records = (logger for logger in trainer.loggers if isinstance(logger, Record))
     return next((record for record in records if not record.experiment.disabled), None)
 
 
 def _send(record: Record | None, trainer: Trainer, objects: dict[str, Any]) -> None:
-    """Log to W&B without making artifacts: a table that is bound to the run does not become one."""
+    """Log to W&B without artifacts: a table that is bound to the run becomes none."""
     if record is None:
         return
     run = record.experiment
@@ -192,12 +192,12 @@ def _send(record: Record | None, trainer: Trainer, objects: dict[str, Any]) -> N
 
 
 def _short(name: str) -> str:
-    """A name that leaves room for the one beside it, in a line below a picture."""
+    """The name cut to ``LONGEST_NAME`` characters, for a line below a picture."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:
-    """The verdicts of all devices, each sample once: a device's shard comes before that of the next one."""
+    """The verdicts of all devices in the order of their shards, each sample once."""
     nothing = torch.zeros(0, dtype=torch.int64, device=device)
     own = [
         torch.cat(p) for p in zip(*(parts or [(nothing, nothing, torch.zeros(0, classes, device=device))]), strict=True)

@@ -1,4 +1,4 @@
-"""How a run is filed with Weights & Biases, so that its own pages compare runs without a click: tags and axes."""
+"""Options of Weights & Biases, and the tags and axes that sort and compare runs on its pages."""
 
 import math
 import os
@@ -13,10 +13,10 @@ from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 
 LONGEST_TAG: Final = 64
-"""Characters of a tag that W&B takes."""
+"""Characters of the longest tag that W&B accepts."""
 
 PATIENCE: Final = 30.0
-"""Seconds that W&B has to answer in."""
+"""Seconds that W&B has for its answer."""
 
 MODES: Final = ("offline", "online", "disabled")
 OLD_MODES: Final = {"dryrun": "offline", "run": "online"}
@@ -27,7 +27,7 @@ AXES: Final = {
     "train/acc": "epoch",
     "val/*": "epoch",
 }
-"""What a chart has at the bottom: steps, but epochs for what is measured once an epoch."""
+"""x-axis of each chart: steps, or epochs for values that are logged once an epoch."""
 
 
 @dataclass
@@ -35,14 +35,14 @@ class WandbOptions:
     """How Weights & Biases records the run.
 
     Args:
-        mode: offline writes to the run directory only, online needs an account; default ``$WANDB_MODE``, else offline,
-            and online for a run that ``wandb agent`` has started.
-        project: the project that runs belong to.
+        mode: offline writes to the run directory only, online needs an account. Default: ``$WANDB_MODE``, else online
+            for a run that ``wandb agent`` has started, else offline.
+        project: the project of the run.
         entity: user or team; by default the account's own.
-        tags: words to filter runs by, beside those of data set, network and seed.
+        tags: words to filter runs by, besides the tags of data set, network and seed.
 
     Raises:
-        UserError: a tag that is empty or too long.
+        UserError: if a tag is empty or too long.
     """
 
     mode: Literal["offline", "online", "disabled"] | None = None
@@ -58,13 +58,13 @@ class WandbOptions:
                 )
 
     def chosen_mode(self) -> Literal["offline", "online", "disabled"] | str:
-        """The mode that the options, the environment or a sweep's agent asks for."""
+        """The mode from the options, the environment or a sweep's agent, in this order."""
         sweep = "WANDB_SWEEP_ID" in os.environ
         return self.mode or _mode_of_environment() or ("online" if sweep else "offline")
 
 
 def _mode_of_environment() -> str | None:
-    """``$WANDB_MODE`` in whatever case; ``UserError`` where it is none of W&B's. It is set the way W&B reads it."""
+    """``$WANDB_MODE`` in any case, rewritten in W&B's spelling; ``UserError`` if it is none of W&B's modes."""
     given = os.environ.get("WANDB_MODE")
     if not given:
         return None
@@ -76,7 +76,7 @@ def _mode_of_environment() -> str | None:
 
 
 def init_timeout() -> float:
-    """Seconds that W&B has to answer in before a run starts: ``$WANDB_INIT_TIMEOUT``, else 30."""
+    """Seconds that W&B has for its answer before a run starts: ``$WANDB_INIT_TIMEOUT``, else 30."""
     given = os.environ.get("WANDB_INIT_TIMEOUT") or str(PATIENCE)
     try:
         seconds = float(given)
@@ -88,7 +88,7 @@ def init_timeout() -> float:
 
 
 def wandb_mistake(fault: Exception, mode: str) -> str:
-    """Why W&B has begun no run: it did not answer, or a variable of its own is none that it takes."""
+    """Why W&B has not started a run: no answer, or an invalid value in one of its variables."""
     lines = str(fault).splitlines()
     if isinstance(fault, wandb.Error):
         return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
@@ -97,13 +97,13 @@ def wandb_mistake(fault: Exception, mode: str) -> str:
 
 
 def new_identifier() -> str:
-    """Of a W&B run; a sweep's agent has chosen it already."""
+    """An identifier for a W&B run: the one that a sweep's agent has chosen, else a random one."""
     given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
     return given or secrets.token_hex(4)
 
 
 def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[str]:
-    """The user's tags, and those that say data set, network, sizes and seed: each once."""
+    """The user's tags, then the tags of data set, network, sizes and seed, without repetition."""
     format: ScoreTensor = module.format
     sizes = [f"d={format.sites}", f"n={format.mode_size}", f"r={format.rank}", f"seed={module.seed}"]
     own = [trainer.datamodule.describe()["name"], format.name, *filter(None, [format.kind]), *sizes]
@@ -111,10 +111,10 @@ def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[st
 
 
 def define_axes(run: Any) -> None:
-    """Charts of epochs over epochs and of steps over steps; neither is a chart of its own.
+    """Set the x-axis of every chart; the axes get no charts of their own.
 
-    The summary keeps the last value of everything, which is that of the network that is kept and tested. (A largest
-    one beside it would turn the entry into two, which a sweep's ``metric`` cannot read.)
+    The summary keeps the last value of each metric, which belongs to the network that is kept and tested. A second
+    entry for the largest value would be unreadable for a sweep's ``metric``.
     """
     for axis in sorted(set(AXES.values())):
         run.define_metric(axis, hidden=True)
