@@ -9,7 +9,6 @@ digits, rank 2.
 """
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import matplotlib.pyplot as plt
 from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.rank import generic_odd_even_rank
 from ttlightning.runs.files import write_json
+from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
 
 CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
@@ -32,12 +32,11 @@ def job(config: str, rank: int, epochs: int, quick: bool) -> Job:
     return Job(name, (*words, *(["--data.dataset=mnist5k"] if quick else [])), seed=0)
 
 
-def collect(run: Path) -> dict[str, Any]:
+def collect(run: Run) -> dict[str, Any]:
     """Accuracy and ranks over the epochs of a run."""
-    checks = [json.loads(line) for line in (run / "rank" / "checks.jsonl").read_text().splitlines()]
-    with (run / "metrics.csv").open() as file:
-        accuracy = [float(row["val/acc"]) for row in csv.DictReader(file) if row.get("val/acc")]
-    result = json.loads((run / "result.json").read_text())
+    checks = [json.loads(line) for line in run.checks_file.read_text().splitlines()]
+    accuracy = [float(row["val/acc"]) for row in run.metrics if row.get("val/acc")]
+    result = run.result
     return {
         "certified": [min(check["certified"]) if "certified" in check else None for check in checks],
         "smallest": [min(check["smallest_singular_value"]) for check in checks],

@@ -44,7 +44,7 @@ def table(configs: Sequence[str], outcomes: Sequence[Outcome]) -> str:
     ]
     for config in configs:
         experiment = experiment_of(config)
-        results = [outcome.result() for outcome in outcomes if outcome.job.experiment == experiment and outcome.run]
+        results = [outcome.run.result for outcome in outcomes if outcome.job.experiment == experiment and outcome.run]
         if not results:
             continue
         kind = "equal cores" if "eq" in experiment else "different cores"
@@ -64,9 +64,9 @@ def table(configs: Sequence[str], outcomes: Sequence[Outcome]) -> str:
 
 def record(config: str, outcome: Outcome) -> dict[str, Any]:
     """What of a run goes into the JSON beside the table."""
-    result = outcome.result()
+    result = outcome.run.result
     kept = {name: result[name] for name in ("seed", "dataset", "epochs", "parameters", "metrics", "weights_sha256")}
-    content = (outcome.run / "result.json").read_bytes()
+    content = outcome.run.result_file.read_bytes()
     return {"config": config, **kept, "result_sha256": hashlib.sha256(content).hexdigest()}
 
 

@@ -12,7 +12,6 @@ Data: MNIST where it is, else mnist5k, which the stops are tried on.
 import argparse
 import csv
 import itertools
-import json
 import multiprocessing
 import os
 import shlex
@@ -35,6 +34,7 @@ from ttlightning.commands.configs import available_configs, find_config
 from ttlightning.commands.main import main
 from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.machine import cpu_name
+from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
 
 SMALL = ["fit", "--config", "debug.yaml", "--trainer.max_epochs=4", "--trainer.enable_progress_bar=false",
@@ -44,7 +44,6 @@ STOPS = (
     (0.75, signal.SIGTERM), (0.95, signal.SIGKILL),
 )  # fmt: skip
 """When a run of three epochs is stopped, as a part of all rows of its table, and how: before and after checkpoints."""
-FILES = ("metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml")
 
 Row = tuple[str, str, int, str]  # property, how it was tried, trials, result
 Section = tuple[list[Row], Any]  # rows of the table, and what is behind them
@@ -52,9 +51,11 @@ Section = tuple[list[Row], Any]  # rows of the table, and what is behind them
 
 def outcome(run: Path) -> dict[str, Any]:
     """Everything of a run that must come out the same."""
-    result = json.loads((run / "result.json").read_text())
+    made = Run(run)
+    result = made.result
     del result["seconds"], result["rank_check_seconds"]
-    return {"result": result} | {name: (run / name).read_text() for name in FILES}
+    files = (made.metrics_file, made.checks_file, made.certificate_file, made.config_file)
+    return {"result": result} | {file.name: file.read_text() for file in files}
 
 
 def command(root: Path, *words: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +94,7 @@ def fit(root: Path, *words: str) -> None:
 
 def rows(run: Path) -> int:
     """Rows of the table so far: how far a run has come, seen from outside."""
-    table = run / "metrics.csv"
+    table = Run(run).metrics_file
     return table.read_bytes().count(b"\n") if table.exists() else 0
 
 
@@ -114,7 +115,7 @@ def stop(root: Path, run: Path, words: list[str], world: int, row: int, number: 
     processes = ranks(root, words, world)
     while processes[0].is_alive() and rows(run) < row:
         time.sleep(0.0005)
-    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint = Run(run).checkpoint
     written = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
     for process in processes if number == signal.SIGKILL else processes[-1:]:
         if process.is_alive():
@@ -133,11 +134,11 @@ def stopped_and_resumed(folder: Path, words: list[str], world: int) -> dict[str,
     last, run, stops, now = rows(whole / "r/0"), stopped / "r/0", [], words
     for part, number in STOPS:
         stops.append(stop(stopped, run, now, world, max(1, int(part * last)), number))
-        if (run / "config.yaml").exists():
+        if (state := Run(run).state) != "new":
             now = ["fit", "--ckpt_path", str(run)]
-        if (run / "result.json").exists():
+        if state == "finished":
             break
-    if not (run / "result.json").exists():
+    if Run(run).state != "finished":
         finish(stopped, now, world)
     one, two = outcome(whole / "r/0"), outcome(run)
     differ = [name for name in one if one[name] != two[name]]
@@ -222,8 +223,7 @@ def threads(folder: Path) -> Section:
 
 
 def steps(run: Path) -> list[float]:
-    with (run / "metrics.csv").open(newline="") as table:
-        return [float(row["train/loss_step"]) for row in csv.DictReader(table) if row["train/loss_step"]]
+    return [float(row["train/loss_step"]) for row in Run(run).metrics if row["train/loss_step"]]
 
 
 def worlds(folder: Path) -> Section:
@@ -247,7 +247,7 @@ def worlds(folder: Path) -> Section:
             command(root, "predict", "--ckpt_path", f"{root}/w/0", "--output", f"{root}/p.csv", "--trainer.devices=1",
                 "--trainer.strategy=auto")  # fmt: skip
             losses[virtual, world] = steps(root / "w/0")
-            weights[virtual, world] = json.loads((root / "w/0/result.json").read_text())["weights_sha256"]
+            weights[virtual, world] = Run(root / "w/0").result["weights_sha256"]
             with (root / "p.csv").open(newline="") as table:
                 said[virtual, world] = [row["predicted"] for row in csv.DictReader(table)]
     table, apart = [], {}
@@ -297,7 +297,7 @@ def full_disk(folder: Path) -> Section:
         untouched = sorted(place.rglob("*")) == before
     finally:
         subprocess.run(["umount", str(place)], check=True)
-    complete = torch.load(room / "debug/0/checkpoints/last.ckpt", weights_only=True)["epoch"]
+    complete = torch.load(Run(room / "debug/0").checkpoint, weights_only=True)["epoch"]
     fit(room, "fit", "--ckpt_path", f"{room}/debug/0")
     fit(folder / "never-full", *words)
     same = verdict([outcome(room / "debug/0") == outcome(folder / "never-full/debug/0")])

@@ -83,7 +83,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for experiment in dict.fromkeys(outcome.job.experiment for outcome in outcomes):
-        results = [outcome.result() for outcome in outcomes if outcome.job.experiment == experiment and outcome.run]
+        results = [outcome.run.result for outcome in outcomes if outcome.job.experiment == experiment and outcome.run]
         if not results:
             continue
         metrics = [[r["metrics"][name] for r in results if name in r["metrics"]] for name in ACCURACIES]

@@ -11,7 +11,6 @@ epoch.
 """
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import yaml
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
@@ -29,8 +27,9 @@ from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import read_dataset
 from ttlightning.data.patches import Patching
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.runs.checkpoints import checkpoint_file, read_checkpoint, weights_sha256
+from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
 from ttlightning.runs.files import write_json
+from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
 from ttlightning.training.classifier import Classifier
 
@@ -83,15 +82,15 @@ def job(dataset: str, network: Network, seed: int, quick: bool) -> Job:
     return Job(f"toy_{dataset}_{network.name}" + ("_quick" if quick else ""), tuple(words), seed)
 
 
-def trained(run: Path, network: Network) -> Classifier:
+def trained(run: Run, network: Network) -> Classifier:
     """The network of a run, with its trained weights."""
-    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    model = run.config["model"]
     format = partial(getattr(formats, network.format), **model["format"]["init_args"])
     features = partial(PatchFeatureMap, **model["features"]["init_args"])
     classifier = Classifier(2 * network.repeat, 1, 2, features, format, pixel_mean=model["pixel_mean"])
-    classifier.load_state_dict(read_checkpoint(checkpoint_file(run))["state_dict"])
-    if weights_sha256(classifier.state_dict()) != json.loads((run / "result.json").read_text())["weights_sha256"]:
-        sys.exit(f"{checkpoint_file(run)} does not hold the weights that {run / 'result.json'} speaks of")
+    classifier.load_state_dict(read_checkpoint(run.checkpoint)["state_dict"])
+    if weights_sha256(classifier.state_dict()) != run.result["weights_sha256"]:
+        sys.exit(f"{run.checkpoint} does not hold the weights that {run.result_file} speaks of")
     return classifier
 
 
@@ -101,14 +100,14 @@ def probability(classifier: Classifier, points: Tensor, repeat: int) -> np.ndarr
     return classifier(Patching(1, repeat=repeat)(points.reshape(-1, 1, 2, 1))).softmax(-1)[:, 1].numpy()
 
 
-def collect(run: Path) -> dict[str, Any]:
+def collect(run: Run) -> dict[str, Any]:
     """What the table and the figure say of a run."""
-    result = json.loads((run / "result.json").read_text())
+    result = run.result
     found = {name: result[name] for name in ("dataset", "seed", "epochs", "parameters", "weights_sha256")}
     return found | {"test_accuracy": result["metrics"]["test/acc"], "train_accuracy": result["metrics"]["train/acc"]}
 
 
-def draw(runs: dict[tuple[str, Network], Path], found: dict[str, dict[str, Any]], path: Path) -> None:
+def draw(runs: dict[tuple[str, Network], Run], found: dict[str, dict[str, Any]], path: Path) -> None:
     datasets, networks = (list(dict.fromkeys(key[part] for key in runs)) for part in (0, 1))
     tests = [read_dataset(dataset, Path()).test for dataset in datasets]
     areas = [[(p.min() - MARGIN, p.max() + MARGIN) for p in test.images.flatten(1).T] for test in tests]

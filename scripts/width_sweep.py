@@ -24,7 +24,8 @@ import matplotlib.pyplot as plt
 from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.runs.files import read_json, write_json
+from ttlightning.runs.files import write_json
+from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
 
 FORMATS = {
@@ -95,15 +96,15 @@ def plan(options: argparse.Namespace, found: dict[str, tuple[str, ...]]) -> list
     ]
 
 
-def collect(points: list[Point], runs: list[Path]) -> list[dict[str, Any]]:
+def collect(points: list[Point], runs: list[Run]) -> list[dict[str, Any]]:
     """For every network, the run with the lowest training loss."""
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     for point, run in zip(points, runs, strict=True):
-        result = read_json(run / "result.json")
+        result = run.result
         metrics = result["metrics"]
         row = {
             "data": point.data,
-            "data_sha256": read_json(run / "provenance.json")["dataset"]["sha256"],
+            "data_sha256": run.provenance["dataset"]["sha256"],
             "format": point.format,
             "rank": point.rank,
             "parameters": result["parameters"],
@@ -112,7 +113,7 @@ def collect(points: list[Point], runs: list[Path]) -> list[dict[str, Any]]:
             "train_acc": metrics["train/acc"],
             "test_acc": metrics["test/acc"],
             "weights_sha256": result["weights_sha256"],
-            "result_sha256": hashlib.sha256((run / "result.json").read_bytes()).hexdigest(),
+            "result_sha256": hashlib.sha256(run.result_file.read_bytes()).hexdigest(),
         }
         best = rows.setdefault((point.data, point.format, point.rank), row)
         if row["train_loss"] < best["train_loss"]:

@@ -1,14 +1,18 @@
 """Dense oracles: the complete weight tensor of each format, by code that the formats do not share."""
 
 import torch
+from tensor_ring import PlainTensorRing
 
-from ttlightning import CanonicalPolyadic, ScoreTensor, TensorTrain
+from ttlightning import CanonicalPolyadic, ScoreTensor
 
 
 def dense(format: ScoreTensor) -> torch.Tensor:
-    """The complete weight tensor (n, ..., n, classes) of a format."""
-    if isinstance(format, TensorTrain):
-        return dense_chain(format.cores())
+    """The complete weight tensor (n, ..., n, classes) of a format, the test's own tensor ring included."""
+    if (cores := format.cores()) is not None:
+        return dense_chain(cores)
+    if isinstance(format, PlainTensorRing):
+        opened = dense_chain([torch.eye(format.rank).double().unsqueeze(0), *format.ring.transpose(1, 2)])
+        return torch.einsum("x...l,lxy->...y", opened, format.closing)
     if isinstance(format, CanonicalPolyadic):
         return dense_canonical(format.factors, format.weights)
     leaves = list(format.leaves.expand(format.sites, -1, -1))

@@ -32,15 +32,16 @@ def test_the_lock_has_every_dependency_with_hashes_and_no_address():
     assert wanted <= set(locked)
 
 
-def test_the_wheel_has_the_configs_inside(tmp_path):
+def test_the_wheel_has_configs_and_template_inside(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
     configs = {f"ttlightning/configs/{f.relative_to(ROOT / 'configs')}" for f in (ROOT / "configs").rglob("*.yaml")}
-    modules = {str(f.relative_to(ROOT)) for f in (ROOT / "ttlightning").rglob("*.py")}
+    code = {str(f.relative_to(ROOT)) for end in ("py", "jinja") for f in (ROOT / "ttlightning").rglob(f"*.{end}")}
     assert configs
-    assert configs | modules <= inside
+    assert "ttlightning/comparison/page.html.jinja" in code
+    assert configs | code <= inside
 
 
 def test_the_mathematics_imports_no_trainer():

@@ -14,7 +14,7 @@ from conftest import assert_one_line
 
 from ttlightning import UserError
 from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
-from ttlightning.runs.run import create_run_directory
+from ttlightning.runs.run import Run
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
@@ -208,8 +208,8 @@ MISTAKES = [
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
-    (["fly"], "'fly'"),
-    ([], "subcommand"),
+    (["fly"], "the first word is 'fly', it must be a verb: fit, "),
+    ([], "the first word is '', it must be a verb"),
 ]
 
 
@@ -277,15 +277,15 @@ def test_checkpoints_that_cannot_be_used(command, damage, message):
 def test_run_directories_count_up_and_are_claimed_one_at_a_time(tmp_path):
     (tmp_path / "eq" / "7").mkdir(parents=True)
     (tmp_path / "eq" / "notes").mkdir()
-    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "8"
-    assert create_run_directory(tmp_path, "eq") == tmp_path / "eq" / "9"
-    assert create_run_directory(tmp_path, "tt") == tmp_path / "tt" / "0"
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "8"
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "9"
+    assert Run.create(tmp_path, "tt").path == tmp_path / "tt" / "0"
 
 
 def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make a run directory"):
-        create_run_directory(tmp_path / "runs", "eq")
+        Run.create(tmp_path / "runs", "eq")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER
 from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.full_matricization import full_matricizations
 from ttlightning.runs.trained_formats import read_format
@@ -189,5 +190,4 @@ def test_ranks_beyond_any_float_are_shown(command):
 
 def test_the_help_names_the_verbs(command):
     said = " ".join(command("--help", code=0).stdout.split())
-    assert "rank: bounds and generic ranks" in said
-    assert "verify: check certificates" in said
+    assert all(f" {verb} {text}" in said for verb, text in (WITH_TRAINER | WITHOUT_TRAINER).items())

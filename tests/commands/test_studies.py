@@ -1,6 +1,5 @@
 """Many runs: each made once, those that were begun go on, a fault stops nobody else."""
 
-import json
 import math
 import os
 import signal
@@ -9,15 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from ttlightning import UserError
 from ttlightning.commands import studies
-from ttlightning.commands.studies import Job, configuration, essence, find_run, make_runs, percent
-from ttlightning.runs.run import lock_run
+from ttlightning.commands.studies import Job, configuration, make_runs, percent
+from ttlightning.runs.identity import Changes, first_difference, run_name
+from ttlightning.runs.run import Run, runs_root
 
 WORDS = ("--config=debug.yaml",)
 
@@ -31,12 +30,10 @@ def fits(tmp_path, monkeypatch):
 
     def start(words, environment):
         calls.append((tuple(words), dict(environment)))
-        if words[0] == "--ckpt_path":
-            code = f"open({words[1] + '/result.json'!r}, 'w').write('{{}}')"
-        elif any("fail" in word for word in words):
+        if any("fail" in word for word in words):
             code = "import sys; print('noise'); sys.exit('ttlightning: something is wrong')"
         else:
-            code = f"import pathlib; {finish(tmp_path, words, result=True)}"
+            code = finish(words, result=True)
         return subprocess.Popen([sys.executable, "-c", code], stdout=-3, stderr=-1, text=True)
 
     monkeypatch.setattr(studies, "start_fit", start)
@@ -44,27 +41,34 @@ def fits(tmp_path, monkeypatch):
     return start
 
 
-def finish(tmp_path: Path, words, result: bool) -> str:
+def finish(words, result: bool) -> str:
     """Python that leaves the run of these words behind."""
-    config = configuration(words)
-    folder = tmp_path / "runs" / config["experiment"]
-    code = f"import pathlib; d = pathlib.Path({str(folder)!r}); d.mkdir(parents=True, exist_ok=True); "
-    code += "d = d / str(len(list(d.iterdir()))); d.mkdir(); "
-    code += f"(d / 'config.yaml').write_text({yaml.safe_dump(config)!r}); "
+    assert words[0] == "--run"
+    code = f"import pathlib; d = pathlib.Path({words[1]!r}); d.mkdir(parents=True, exist_ok=True); "
+    code += f"(d / 'config.yaml').write_text({yaml.safe_dump(configuration(words))!r}); "
     return code + ("(d / 'result.json').write_text('{}')" if result else "")
+
+
+def begin(experiment: str, seed: int) -> Run:
+    """The run of a job, begun."""
+    name = run_name(configuration(("--experiment", experiment, *WORDS)), seed)
+    path = runs_root() / experiment / name
+    exec(finish(("--run", str(path), "--experiment", experiment, *WORDS, f"--seed_everything={seed}"), result=False))
+    return Run(path)
 
 
 def test_each_run_is_made_once(fits, tmp_path, capsys):
     jobs = [Job("a", WORDS, 0), Job("a", WORDS, 1), Job("b", (*WORDS, "--model.format.init_args.rank=3"), 0)]
     first = make_runs(jobs, 2)
-    assert [outcome.run.relative_to(tmp_path / "runs").parts[0] for outcome in first] == ["a", "a", "b"]
-    assert len({outcome.run for outcome in first}) == 3
+    assert [outcome.run.path.relative_to(tmp_path / "runs").parts[0] for outcome in first] == ["a", "a", "b"]
+    assert len({outcome.run.path for outcome in first}) == 3
+    assert [outcome.run.path.name[:2] for outcome in first] == ["0-", "1-", "0-"]
     assert len(fits.calls) == 3
-    assert make_runs(jobs, 2) == first
+    assert [outcome.run.path for outcome in make_runs(jobs, 2)] == [outcome.run.path for outcome in first]
     assert len(fits.calls) == 3
     assert "b, seed 0: there" in capsys.readouterr().err
     other = make_runs([Job("a", (*WORDS, "--data.batch_size=32"), 0)], 1)  # the same name, another configuration
-    assert other[0].run not in [outcome.run for outcome in first]
+    assert other[0].run.path not in [outcome.run.path for outcome in first]
     assert len(fits.calls) == 4
     assert not list((tmp_path / "runs").glob(".*"))
 
@@ -72,29 +76,29 @@ def test_each_run_is_made_once(fits, tmp_path, capsys):
 def test_what_changes_no_result_makes_no_other_run(fits):
     [first] = make_runs([Job("a", WORDS, 0)], 1)
     [second] = make_runs([Job("a", (*WORDS, "--wandb.tags=[x]", "--figures=false"), 0)], 1)
-    assert first.run == second.run
+    assert first.run.path == second.run.path
+    assert len(fits.calls) == 1
 
 
-def test_a_run_that_was_begun_goes_on(fits, tmp_path):
-    exec(finish(tmp_path, ("--experiment", "a", *WORDS, "--seed_everything=4"), result=False))
-    begun = tmp_path / "runs" / "a" / "0"
+def test_a_run_that_was_begun_goes_on(fits):
+    begun = begin("a", 4)
     [outcome] = make_runs([Job("a", WORDS, 4)], 1)
-    assert outcome.run == begun
-    assert [words for words, _ in fits.calls] == [("--ckpt_path", str(begun))]
+    assert outcome.run.path == begun.path
+    again = ("--run", str(begun), "--experiment", "a", *WORDS, "--seed_everything=4")
+    assert [words for words, _ in fits.calls] == [again]
 
 
-def test_a_run_that_another_process_makes_is_waited_for(fits, tmp_path):
-    exec(finish(tmp_path, ("--experiment", "a", *WORDS, "--seed_everything=0"), result=False))
-    begun = tmp_path / "runs" / "a" / "0"
-    lock = lock_run(begun)
+def test_a_run_that_another_process_makes_is_waited_for(fits):
+    begun = begin("a", 0)
+    begun.claim()
 
     def end():
-        (begun / "result.json").write_text("{}")
-        lock.close()
+        begun.result_file.write_text("{}")
+        begun.lock.release()
 
     threading.Timer(0.3, end).start()
     [outcome] = make_runs([Job("a", WORDS, 0)], 1)
-    assert outcome.run == begun
+    assert outcome.run.path == begun.path
     assert fits.calls == []
 
 
@@ -107,7 +111,7 @@ def test_two_studies_at_once_make_a_run_once(fits, tmp_path):
     for thread in both:
         thread.join()
     assert len(fits.calls) == 1
-    assert found[0].run == found[1].run
+    assert found[0].run.path == found[1].run.path
 
 
 def test_a_fault_is_reported_and_the_others_go_on(fits):
@@ -181,31 +185,19 @@ def test_a_signal_reaches_the_runs_and_begins_no_other(fits, monkeypatch, capsys
     assert capsys.readouterr().err == f"stopped by {number.name}; the same command goes on\n"
 
 
-def test_the_newest_of_the_finished_runs_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv("TTLIGHTNING_RUNS", str(tmp_path))
-    config = configuration(("--experiment", "a", *WORDS))
-    for number, finished in ((2, True), (10, True), (11, False)):
-        run = tmp_path / "a" / str(number)
-        run.mkdir(parents=True)
-        (run / "config.yaml").write_text(yaml.safe_dump(config))
-        if finished:
-            (run / "result.json").write_text("{}")
-    assert find_run("a", 0, config) == tmp_path / "a" / "10"
-    assert find_run("a", 1, config) is None
-    assert find_run("b", 0, config) is None
-
-
-def test_a_configuration_is_that_of_the_run(command, monkeypatch):
-    """The words of a job, and config.yaml of the run that they make."""
-    words = (*WORDS, "--data.dataset=mnist", "--experiment=x", "--seed_everything=2")
-    command("fit", *words)
-    theirs = yaml.safe_load((command.folder / "runs/x/0/config.yaml").read_text())
-    ours = configuration((*words[:-1], "--seed_everything=5"))
-    assert essence(theirs) == essence(ours)
-    assert theirs != ours
+def test_the_configuration_and_the_path_are_those_of_the_run(command, monkeypatch):
+    """The words of a job, and config.yaml of the run that they make; in a process, made once."""
     monkeypatch.setenv("TTLIGHTNING_RUNS", str(command.folder / "runs"))
-    assert find_run("x", 2, ours) == command.folder / "runs/x/0"
-    assert json.loads((find_run("x", 2, ours) / "result.json").read_text())["seed"] == 2
+    for name, value in command.environment.items():
+        monkeypatch.setenv(name, value)
+    [outcome] = make_runs([Job("x", (*WORDS, "--data.dataset=mnist"), 2)])
+    assert outcome.fault == ""
+    ours = configuration(("--experiment=x", *WORDS, "--data.dataset=mnist", "--seed_everything=5"))
+    assert outcome.run.path == command.folder / "runs" / "x" / run_name(ours, 2)
+    assert first_difference(outcome.run.config, ours, {Changes.SEED}) is None
+    assert outcome.run.config["seed_everything"] == outcome.run.result["seed"] == 2
+    assert outcome.run.result["experiment"] == "x"
+    assert sorted(file.name for file in (command.folder / "runs").rglob(".*")) == []
 
 
 def test_percent():

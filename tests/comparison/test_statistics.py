@@ -1,6 +1,7 @@
 """Groups, and their numbers against numbers by hand and scipy's."""
 
 import math
+import random
 import warnings
 
 import pytest
@@ -8,7 +9,7 @@ from comparisons import config, record, table_of
 from scipy import stats
 
 from ttlightning.comparison.records import settings, value_text
-from ttlightning.comparison.statistics import compare, estimate, holm, telling
+from ttlightning.comparison.statistics import compare, estimate, holm, paired_p_value, telling
 from ttlightning.comparison.tables import csv_table, markdown
 from ttlightning.errors import UserError
 
@@ -23,6 +24,18 @@ def test_intervals_by_hand():
     assert estimate([0.5, 0.5]) == (0.5, 0.0, 2)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 12, 40])
+def test_interval_and_p_value_are_those_of_scipy_stats(count):
+    """To 1e-12: p-values from 0.5 down to 1e-30 and less."""
+    generator = random.Random(count)
+    for shift in (0.0, 0.01, 0.1, 1.0):
+        differences = [shift + generator.gauss(0, 0.01) for _ in range(count)]
+        known = stats.ttest_1samp(differences, 0)
+        low, high = known.confidence_interval(0.95)
+        assert paired_p_value(differences) == pytest.approx(known.pvalue, rel=1e-12, abs=0)
+        assert estimate(differences).interval == pytest.approx((high - low) / 2, rel=1e-12, abs=0)
+
+
 def test_paired_test_is_scipys():
     a, b, c = [0.90, 0.92, 0.97, 0.91], [0.85, 0.91, 0.93, 0.90], [0.70, 0.75, 0.60]
     records = [record(value, seed) for seed, value in enumerate(a)]
@@ -30,13 +43,13 @@ def test_paired_test_is_scipys():
     records += [record(value, seed, rank=6) for seed, value in enumerate(c)]
     first, second, third = compare(records).pairs
     known = stats.ttest_rel(a, b)
-    assert first.p_value == known.pvalue
+    assert first.p_value == pytest.approx(known.pvalue, rel=1e-12)
     low, high = known.confidence_interval(0.95)
     assert first.difference.mean - first.difference.interval == pytest.approx(low)
     assert first.difference.mean + first.difference.interval == pytest.approx(high)
     assert (first.first, first.second, first.seeds) == ("eq (format.rank 4)", "eq (format.rank 5)", 4)
     assert second.seeds == third.seeds == 3
-    assert second.p_value == stats.ttest_rel(a[:3], c).pvalue
+    assert second.p_value == pytest.approx(stats.ttest_rel(a[:3], c).pvalue, rel=1e-12)
     assert [pair.corrected for pair in (first, second, third)] == holm([p.p_value for p in (first, second, third)])
 
 

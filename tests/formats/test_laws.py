@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import dense, dense_scores
+from tensor_ring import PlainTensorRing, TensorRing
 
 from ttlightning import (
     CanonicalPolyadic,
@@ -15,6 +16,7 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
+from ttlightning.testing import check_format
 
 TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 FORMATS = [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic, *TREES]
@@ -39,6 +41,16 @@ def random_features(format: ScoreTensor, generator: torch.Generator, batch: int 
     return torch.randn(batch, format.sites, format.mode_size, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("kind", [*FORMATS, PlainTensorRing, TensorRing])
+@pytest.mark.parametrize(
+    ("sites", "mode_size", "classes", "rank"), [(2, 1, 1, 1), (2, 4, 3, 2), (4, 3, 2, 3), (7, 2, 2, 2), (8, 2, 3, 1)]
+)
+def test_every_law(kind, sites, mode_size, classes, rank):
+    """The package's own formats, and one that only the tests have, by the test that users import."""
+    sites = 8 if kind in TREES and sites == 7 else sites
+    check_format(lambda *sizes: kind(*sizes, rank), sites, mode_size, classes, dense)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @given(shape=shapes, seed=seeds)
 def test_scores_are_those_of_the_dense_tensor(kind, shape, seed):
@@ -46,28 +58,6 @@ def test_scores_are_those_of_the_dense_tensor(kind, shape, seed):
     features = random_features(format, generator)
     expected = dense_scores(dense(format), features)
     torch.testing.assert_close(format(features), expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@given(shape=shapes, seed=seeds)
-def test_one_hot_features_read_an_entry(kind, shape, seed):
-    format, generator = random_format(kind, shape, seed)
-    index = torch.randint(format.mode_size, (format.sites,), generator=generator)
-    one_hot = torch.nn.functional.one_hot(index, format.mode_size).double().unsqueeze(0)
-    entry = dense(format)[tuple(index)]
-    torch.testing.assert_close(format(one_hot)[0], entry, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@given(shape=shapes, seed=seeds, scale=st.floats(-3, 3))
-def test_linear_in_every_site(kind, shape, seed, scale):
-    format, generator = random_format(kind, shape, seed)
-    features, other = random_features(format, generator), random_features(format, generator)
-    for site in range(format.sites):
-        changed, combined = features.clone(), features.clone()
-        changed[:, site] = other[:, site]
-        combined[:, site] = features[:, site] + scale * other[:, site]
-        torch.testing.assert_close(format(combined), format(features) + scale * format(changed), rtol=1e-9, atol=1e-10)
 
 
 @given(shape=shapes, seed=seeds)
@@ -78,15 +68,6 @@ def test_equal_cores_are_different_cores_that_happen_to_be_equal(shape, seed):
     different.load_state_dict({"first": equal.first, "interior": interior, "last": equal.last})
     features = random_features(equal, generator)
     assert torch.equal(equal(features), different(features))
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@given(shape=shapes, seed=seeds)
-def test_permuting_samples_permutes_scores(kind, shape, seed):
-    format, generator = random_format(kind, shape, seed)
-    features = random_features(format, generator, batch=5)
-    order = torch.randperm(5, generator=generator)
-    torch.testing.assert_close(format(features[order]), format(features)[order], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -106,16 +87,6 @@ def test_gradients(kind, sites):
     assert torch.autograd.gradcheck(scores, (features, *parameters))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_backward_twice_is_the_same(kind):
-    """A graph that is kept gives the same bits again; further derivatives: test_derivatives.py."""
-    torch.manual_seed(0)
-    features = torch.randn(3, 4, 2, requires_grad=True)
-    scores = kind(4, 2, 2, rank=3)(features).square().sum()
-    first, second = (torch.autograd.grad(scores, features, retain_graph=True)[0] for _ in range(2))
-    assert torch.equal(first, second)
-
-
 @pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("at_once", [1, 2 * 9 * 5, 3 * 9 * 5])
 def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
@@ -133,11 +104,6 @@ def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
     monkeypatch.setattr("ttlightning.formats.hierarchical.PAIRS_AT_ONCE", at_once)
     for found, right in zip(scores_and_gradients(), expected, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-def test_no_samples_have_no_scores(kind):
-    assert kind(4, 2, 3, rank=2)(torch.zeros(0, 4, 2)).shape == (0, 3)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import Killed, contents, kill
+from conftest import Killed, assert_one_line, contents, kill
 
 from ttlightning import UserError
 from ttlightning.runs import beginning
-from ttlightning.runs.beginning import first_difference, trains_alike
+from ttlightning.runs.beginning import makes_same_steps
+from ttlightning.runs.identity import first_difference
+from ttlightning.runs.run import Run
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--figures=false",
          "--trainer.log_every_n_steps=1")  # fmt: skip
@@ -181,6 +184,66 @@ def test_lightnings_own_checkpoint_within_an_epoch_that_something_has_begun(comm
     assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
 
 
+def files(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_run_at_a_path(command, at_step):
+    """Made there, continued there to the same bits, and nothing is written where it must not be."""
+    command("fit", *SMALL, "--run=a/b", "--trainer.max_epochs=2")
+    whole = command.folder / "a/b"
+    assert "run" not in yaml.safe_load((whole / "config.yaml").read_text())
+    assert json.loads((whole / "result.json").read_text())["experiment"] == "debug"
+    for words, stop in (((), 2), (("--last_checkpoint.every_n_steps=1",), STEPS + 4)):
+        at_step(stop, kill)
+        with pytest.raises(Killed):
+            command("fit", *SMALL, "--run", "c", "--trainer.max_epochs=2", *words)
+        before = files(command.folder)
+        done = command("fit", *SMALL, "--run=c", "--trainer.max_epochs=3", *words, code=2)
+        assert_one_line(done.stderr, "c was begun with another configuration, it has trainer.max_epochs: 2")
+        assert files(command.folder) == before
+        again = ("--config=debug.yaml", *SMALL[1:], "--trainer.max_epochs=2", "--wandb.tags=[x]") if words else ()
+        command("fit", "--run=c", *again, *words)
+        mine, theirs = contents(command.folder / "c"), contents(whole)
+        assert yaml.safe_load(mine.pop("config.yaml"))["wandb"]["tags"] == []
+        assert theirs.pop("config.yaml")
+        assert mine == theirs
+        assert_one_line(command("fit", "--run=c", code=2).stderr, "c is finished, there is nothing to go on with")
+        shutil.rmtree(command.folder / "c")
+    assert not (command.folder / "runs").exists()
+    (command.folder / "notes").mkdir()
+    (command.folder / "notes/x").touch()
+    assert_one_line(command("fit", *SMALL, "--run=notes", code=2).stderr, "notes holds files but no run")
+    assert_one_line(command("test", *SMALL, "--run=a/b", code=2).stderr, "run")
+
+
+def test_a_new_run_at_a_path_from_a_checkpoint(command, at_step):
+    """It goes on when it is asked for in the same words, and is another run without the checkpoint."""
+    command("fit", *SMALL, "--run=a")
+    words = ("fit", *SMALL, "--run=b", "--ckpt_path=a", "--trainer.max_epochs=2")
+    at_step(STEPS + 2, kill)
+    with pytest.raises(Killed):
+        command(*words)
+    done = command("fit", *SMALL, "--run=b", "--trainer.max_epochs=2", code=2)
+    assert_one_line(done.stderr, "b was begun with another configuration, it has ckpt_path: a/checkpoints/last.ckpt")
+    command(*words)
+    command("fit", *SMALL, "--run=whole", "--trainer.max_epochs=2")
+    one, two = (json.loads((command.folder / run / "result.json").read_text()) for run in ("b", "whole"))
+    assert one["weights_sha256"] == two["weights_sha256"]
+    assert_one_line(command("fit", *SMALL, "--run=c", "--ckpt_path=a", code=2).stderr, "nothing is left to train")
+    assert not (command.folder / "c").exists()
+
+
+def test_two_processes_in_one_directory(command):
+    run = Run(command.folder / "a")
+    run.path.mkdir()
+    run.claim()
+    done = command("fit", *SMALL, "--run=a", code=2)
+    assert_one_line(done.stderr, "a is being written by another process; wait for it, or stop it first")
+    run.lock.release()
+    assert list(run.path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("ready", "end", "fits"), [(6, False, True), (7, False, False), (7, True, True)])
 def test_a_checkpoint_between_accumulated_batches(ready, end, fits):
     progress = {"is_last_batch": end, "current": {"ready": ready}}
@@ -208,12 +271,13 @@ CYCLE = {"model": {"scheduler": {"class_path": "OneCycleLR", "init_args": {"tota
     (BASE, BASE | CYCLE, False),
 ])  # fmt: skip
 def test_which_configurations_train_alike(first, second, alike):
-    assert trains_alike(first, second) is alike
-    assert trains_alike(second, first) is alike
+    assert makes_same_steps(first, second) is alike
+    assert makes_same_steps(second, first) is alike
 
 
 def test_the_first_difference():
     assert first_difference(BASE, BASE | {"ckpt_path": "x"}) is None
     assert first_difference(BASE | {"data": {"root": "a", "order": "snake"}}, BASE) == "data.order: snake"
-    assert first_difference(BASE, BASE | {"figures": True}) == "figures: nothing"
+    assert first_difference(BASE, BASE | {"test_after_fit": True}) == "test_after_fit: nothing"
+    assert first_difference(BASE, BASE | {"figures": True}) is None
     assert beginning.NEWEST == "last"

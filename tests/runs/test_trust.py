@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import assert_one_line
+from conftest import Killed, assert_one_line, kill
 
 from ttlightning import UserError
-from ttlightning.commands.studies import configuration, trust_again
 from ttlightning.runs.checkpoints import CONFIG_KEY
 from ttlightning.runs.trust import DEEPEST, LONGEST, ForeignConfig, read_mapping, take_trusted
 
@@ -211,11 +210,16 @@ def test_a_stopped_run_says_what_must_be_trusted(command, folder, monkeypatch):
     assert (folder / "runs/debug/0/result.json").exists()
 
 
-def test_a_study_takes_up_its_own_runs(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    assert trust_again(configuration(SMALL)) == ()
-    config = configuration((*SMALL, "--model.format=ownmodule.OwnFormat"))
-    assert trust_again(config) == ("--trust", "ownmodule.OwnFormat")
+def test_a_run_goes_on_with_the_words_that_began_it(command, folder, at_step):
+    """As a study does it: what the user names himself is trusted; the run directory alone is not."""
+    words = ("fit", *SMALL, "--model.format=ownmodule.OwnFormat", "--run=a")
+    at_step(1, kill)
+    with pytest.raises(Killed):
+        command(*words)
+    refused = command("fit", "--run=a", code=2)
+    assert_one_line(refused.stderr, "names ownmodule.OwnFormat, which would be run")
+    command(*words)
+    assert (command.folder / "a/result.json").exists()
 
 
 def test_nothing_is_made_out_of_any_value_of_the_users_own_config(command, folder):

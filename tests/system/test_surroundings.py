@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ttlightning.runs.masking import scrub
+from ttlightning.runs.run import Run
 from ttlightning.system.output import print_whole
 from ttlightning.system.paths import command as command_line
 from ttlightning.system.paths import expanded, home
@@ -168,7 +169,7 @@ def test_a_table_keeps_its_numbers_at_any_width(monkeypatch, capsys, width):
 def test_a_printed_command_can_be_given_to_a_shell(path):
     """As it is: two spaces are two spaces in the line on stderr, too."""
     callback = RunDirectory("eq", "", WandbOptions(), "disabled")
-    callback.path, callback._table, callback._lock = Path(path), object(), StringIO()
+    callback.run = Run(Path(path))
     fault = RuntimeError("stopped")
     callback.on_exception(SimpleNamespace(is_global_zero=True), None, fault)
     [note] = fault.__notes__

@@ -10,7 +10,7 @@ import torch
 from ttlightning import Classifier, PatchDataModule, UserError
 from ttlightning.data.sampler import Shard
 from ttlightning.runs.checkpoints import SUMS_KEY
-from ttlightning.runs.run import create_run_directory
+from ttlightning.runs.run import Run
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--model.patch_dropout=0.1", "--data.batch_size=24",
          "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu")  # fmt: skip
@@ -88,5 +88,5 @@ def test_sums_of_an_epoch_are_kept_for_any_number_of_processes(world, monkeypatc
 def test_many_runs_that_start_at_one_moment(tmp_path):
     """Sixteen threads ask at once; making the folder is what decides."""
     with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(lambda _: create_run_directory(tmp_path, "eq"), range(64)))
+        made = list(pool.map(lambda _: Run.create(tmp_path, "eq").path, range(64)))
     assert sorted(int(path.name) for path in made) == list(range(64))

@@ -17,7 +17,7 @@ from conftest import Killed, contents, kill
 
 from ttlightning import UserError
 from ttlightning.runs.files import write_whole
-from ttlightning.runs.run import lock_run
+from ttlightning.runs.run import Run
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.loggers import MetricsTable
 
@@ -140,7 +140,7 @@ def test_a_run_without_a_checkpoint_and_another_configuration(command, at_step):
     with pytest.raises(Killed):
         command("fit", *LONG)
     done = command("fit", *LONG, "--seed_everything=5", "--ckpt_path=runs/debug/0", code=2)
-    assert "runs/debug/0 has no checkpoint, and another configuration" in done.stderr
+    assert "runs/debug/0 was begun with another configuration, it has seed_everything: 0" in done.stderr
 
 
 def test_another_configuration_makes_a_new_run(command, at_step):
@@ -230,10 +230,14 @@ def test_a_process_that_dies_while_it_writes_leaves_the_older_file(tmp_path):
 
 
 def test_a_lock_keeps_a_second_process_out(tmp_path):
-    (tmp_path / "config.yaml").touch()
-    with lock_run(tmp_path), pytest.raises(UserError, match="is being written by another process"):
-        lock_run(tmp_path)
-    lock_run(tmp_path).close()
+    first, second = Run(tmp_path), Run(tmp_path)
+    first.claim()
+    with pytest.raises(UserError, match="is being written by another process"):
+        second.claim()
+    first.lock.release()
+    second.claim()
+    second.lock.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_keeps_its_first_rows(tmp_path):

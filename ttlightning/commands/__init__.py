@@ -1,15 +1,30 @@
-"""The verbs that need no Trainer: ``python -m ttlightning rank``, ``certify``, ``verify``, ``rerun``, ``compare``."""
+"""The verbs of the command line. The code of a verb is imported when the verb runs."""
 
-from collections.abc import Callable, Sequence
 from typing import Final
 
-from ttlightning.commands import certify, compare, rank, rerun, verify
-
-VERBS: Final[dict[str, tuple[str, Callable[[Sequence[str]], int]]]] = {
-    "rank": ("Bounds and generic ranks over ranges of mode size, TT-rank and number of sites.", rank.main),
-    "certify": ("Certify a rank: of almost every tensor train, or of a trained network.", certify.main),
-    "compare": ("Finished runs side by side: means over seeds, paired tests, curves, a page.", compare.main),
-    "rerun": ("Run a finished run again, and say whether it came out the same.", rerun.main),
-    "verify": ("Check certificates with other code than that which made them.", verify.main),
+WITH_TRAINER: Final = {
+    "fit": "Train a network, then score it on the test set.",
+    "validate": "Score a trained network on the validation set.",
+    "test": "Score a trained network on the test set.",
+    "predict": "Write the class probabilities of images to a CSV file.",
 }
-"""Name: what it does, and the function that does it and returns the exit code."""
+"""Verbs of LightningCLI, and what they do."""
+
+WITHOUT_TRAINER: Final = {
+    "rank": "Bounds and generic ranks over ranges of mode size, TT-rank and number of sites.",
+    "certify": "Certify a rank: of almost every tensor train, or of a trained network.",
+    "verify": "Check certificates with code that shares nothing with the code that made them.",
+    "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
+    "rerun": "Run a finished run again, and say whether it came out the same.",
+}
+"""Verbs with a module of their own in this package, and what they do; ``main`` of the module runs the verb."""
+
+
+def overview() -> str:
+    """The text of ``python -m ttlightning --help``."""
+    lines = ["usage: python -m ttlightning VERB [options]", ""]
+    for title, verbs in (("With a trainer", WITH_TRAINER), ("Without", WITHOUT_TRAINER)):
+        lines += [f"{title}:", *(f"  {verb:<10}{text}" for verb, text in verbs.items()), ""]
+    lines.append("python -m ttlightning VERB --help shows the options of a verb.")
+    lines.append("A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME.")
+    return "\n".join(lines)

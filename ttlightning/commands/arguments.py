@@ -1,6 +1,6 @@
-"""What the words of a command stand for: a config's name its path, a run directory its checkpoint, ``last`` a run.
+"""Expand config names and run directories in the arguments of a command.
 
-A checkpoint has its configuration inside, and a run directory has it beside: it is used where no config is named.
+A checkpoint holds its configuration, and a run directory has it in a file: it is used where no config is named.
 """
 
 from collections.abc import Sequence
@@ -10,57 +10,67 @@ from ttlightning.commands.configs import find_config
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST
 from ttlightning.runs.checkpoints import CONFIG_KEY, checkpoint_file, read_checkpoint
-from ttlightning.runs.run import latest_run, runs_root
+from ttlightning.runs.run import Run, runs_of, runs_root
 from ttlightning.runs.trust import ForeignConfig, config_text
 from ttlightning.system.paths import expanded
 
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
-    """Arguments with every config's name replaced by its path, and a run by its last checkpoint.
+    """Replace config names by paths, and run directories by their last checkpoints.
 
-    Configs come first, in their order: an option wins over all of them, wherever it stands. A run without a checkpoint
-    stays as it is: ``fit`` starts it again.
+    Configs come first, in their order: an option wins over all of them, wherever it stands. ``--ckpt_path last``
+    becomes the newest run; with a config, the command line finds it once the configuration is complete. ``fit`` keeps
+    a run directory that has no checkpoint yet: it starts that run again.
+
+    Raises:
+        UserError: where a config, a checkpoint or its configuration does not exist.
     """
-    done: list[str] = []
-    configs: list[Path] = []
-    experiment = place = None
+    completed: list[str] = []
+    configs: list[str] = []
+    values: dict[str, str] = {}
+    """option: its last value"""
     words = iter(args)
     for word in words:
-        name, equals, value = word.partition("=")
-        if name not in ("--config", "-c", "--ckpt_path", "--experiment"):
-            done.append(word)
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-c", "--ckpt_path", "--experiment", "--run"):
+            completed.append(word)
             continue
-        if not equals:
-            value = next(words, "")
-        if name == "--ckpt_path":
-            place, wanted = len(done) + 1, value
-            done += [name, value]
-        elif name == "--experiment":
-            experiment = value
-            done += [name, value]
+        value = value if equals else next(words, "")
+        if option in ("--config", "-c"):
+            configs.append(str(find_config(value)))
         else:
-            configs.append(find_config(value))
-    named = [word for config in configs for word in ("--config", str(config))]
-    verb = 0 if done[:1] and done[0].startswith("-") else 1
-    if place is None or (wanted == NEWEST and configs):  # which run has this configuration is known when it is read
-        return [*done[:verb], *named, *done[verb:]]
-    if wanted == NEWEST:
-        wanted = str(latest_run(runs_root(), experiment))
-    path = expanded(wanted)
-    if done[:1] == ["fit"] and (path / "config.yaml").is_file() and not (path / "checkpoints" / "last.ckpt").is_file():
-        done[place] = str(path)
-        file = path / "config.yaml"
-        named = named or ["--config", ForeignConfig(config_text(file), file)]
-        return [*done[:verb], *named, *done[verb:]]
-    done[place] = str(checkpoint_file(path))
-    if not configs:
-        content = read_checkpoint(Path(done[place]))
-        if CONFIG_KEY not in content:
-            raise UserError(f"{done[place]} has no configuration inside; name one with --config")
-        named = ["--config", ForeignConfig(content[CONFIG_KEY], Path(done[place]))]
-    return [*done[:verb], *named, *done[verb:]]
+            values[option] = value
+    is_fit = completed[:1] == ["fit"]
+    source, run = values.get("--ckpt_path"), values.get("--run")
+    foreign: ForeignConfig | None = None
+    if source is not None and not (source == NEWEST and configs):
+        path = runs_of(runs_root(), values.get("--experiment"))[0].path if source == NEWEST else expanded(source)
+        if is_fit and Run(path).config_file.is_file() and not Run(path).checkpoint.is_file():
+            values["--ckpt_path"], foreign = str(path), _config_of(Run(path))
+        else:
+            file = checkpoint_file(path)
+            values["--ckpt_path"], foreign = str(file), None if configs else _config_inside(file)
+    elif is_fit and run is not None and Run(expanded(run)).config_file.is_file():
+        foreign = _config_of(Run(expanded(run)))
+    named = [word for config in configs or ([] if foreign is None else [foreign]) for word in ("--config", config)]
+    options = [word for option, value in values.items() for word in (option, value)]
+    verb = 0 if completed[:1] and completed[0].startswith("-") else 1
+    return [*completed[:verb], *named, *completed[verb:], *options]
+
+
+def _config_of(run: Run) -> ForeignConfig:
+    """The configuration in a run directory."""
+    return ForeignConfig(config_text(run.config_file), run.config_file)
+
+
+def _config_inside(file: Path) -> ForeignConfig:
+    """The configuration in a checkpoint."""
+    content = read_checkpoint(file)
+    if CONFIG_KEY not in content:
+        raise UserError(f"{file} has no configuration inside; name one with --config")
+    return ForeignConfig(content[CONFIG_KEY], file)
 
 
 def experiment_name(configs: Sequence[str | Path]) -> str:
-    """What an experiment is called that nobody has named: after its configs."""
+    """Name of an experiment after its configs: ``eq+more`` for ``eq.yaml`` and ``more.yaml``."""
     return "+".join(Path(str(path)).stem for path in configs) or "default"

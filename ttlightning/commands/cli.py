@@ -1,8 +1,6 @@
 """The command line: fit, validate, test and predict through LightningCLI."""
 
 import difflib
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,15 +15,23 @@ from lightning_utilities.core.enums import StrEnum
 from rich.console import Console
 
 from ttlightning import formats
-from ttlightning.commands import VERBS
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.errors import UserError
-from ttlightning.runs.beginning import NEWEST, Beginning, how_to_begin, newest_run
+from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
 from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.masking import masked, refuse_masked
-from ttlightning.runs.run import check_experiment_name, runs_root
-from ttlightning.runs.trust import NotTrusted, check_foreign, names_to_trust, refused_name, take_trusted, trusting
+from ttlightning.runs.run import Run, check_experiment_name, check_utf8, runs_root
+from ttlightning.runs.trust import (
+    NotTrusted,
+    check_foreign,
+    config_text,
+    names_to_trust,
+    refused_name,
+    take_trusted,
+    trusting,
+)
+from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.progress import EpochProgress, describe_result
@@ -69,25 +75,15 @@ class Parser(LightningArgumentParser):
         raise UserError(" ".join(message.split()) + self._way_out(message))
 
     def _way_out(self, message: str) -> str:
-        """The names that come nearest to one that is unknown."""
-        if renamed := renamed_since_0_1(message):
+        """What a user can do about a message: the known names next to an unknown one, or the values that fit."""
+        if (renamed := renamed_since_0_1(message)) or "since version 0.2" in message:
             return renamed
-        unknown = re.search(r"(?:unrecognized arguments: --|(?:[Kk]ey|option) ['\"])([\w.]+)", message)
-        if "since version 0.2" in message:
-            return ""
         if "ReduceLROnPlateau" in message:
             return f"; {FOLLOWS_A_METRIC}"
-        if unknown is None:
-            return ""
-        if unknown[1] == "model.format":
+        if option_of_wrong_value(message) == "model.format":
             return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
-        keys = {action.dest for parser in self._parsers() for action in parser._actions}
-        near = difflib.get_close_matches(unknown[1], keys, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(unknown_option(message) or "", option_names(self), n=3, cutoff=0.5)
         return f"; did you mean {', '.join(near)}?" if near else ""
-
-    def _parsers(self) -> list[LightningArgumentParser]:
-        commands = self._subcommands_action
-        return [self] if commands is None else list(commands._name_parser_map.values())
 
 
 class CLI(LightningCLI):
@@ -105,11 +101,6 @@ class CLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        verbs = "; ".join(f"{name}: {text[0].lower()}{text[1:-1]}" for name, (text, _) in VERBS.items())
-        trust = "A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME."
-        return super().init_parser(**kwargs, epilog=f"Without a trainer, {verbs}. {trust}")
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--seed_everything", type=int, default=0, help="Key of every random choice.")
@@ -131,6 +122,12 @@ class CLI(LightningCLI):
         for part in ("data", "model", "rank_check"):
             parser.link_arguments("seed_everything", f"{part}.seed")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument("--run", type=str | None, help="Directory of the run, which is made or goes on.")
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         check_foreign(parser, args)
         self.config = parser.parse_args([str(word) for word in args])
@@ -146,8 +143,8 @@ class CLI(LightningCLI):
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
             run = newest_run(runs_root(), options.experiment, config, self.subcommand)
-            last = run / "checkpoints" / "last.ckpt"
-            options.ckpt_path = str(run if self.subcommand == "fit" and not last.exists() else checkpoint_file(run))
+            begins_again = self.subcommand == "fit" and not run.checkpoint.is_file()
+            options.ckpt_path = str(run if begins_again else checkpoint_file(run.path))
         if options.ckpt_path is not None:
             options.ckpt_path = str(expanded(options.ckpt_path))
         refuse_masked(options.as_dict())
@@ -164,35 +161,25 @@ class CLI(LightningCLI):
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         plugins = asked.plugins or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
-        try:
-            trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
-        except RuntimeError as fault:
-            if "stateful callback" in str(fault):  # two whose states a checkpoint could not tell apart
-                raise UserError(f"trainer.callbacks: {' '.join(str(fault).split())}") from fault
-            raise
+        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
         if self.subcommand != "fit":
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
         return trainer
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
         """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
-        config, self.begin = self._dump(options), Beginning()
-        if options.ckpt_path is not None:
-            self.begin = how_to_begin(Path(options.ckpt_path), yaml.safe_load(config))
-        if self.begin.run is not None:
-            config = (self.begin.run / "config.yaml").read_text()
+        config = self._dump(options)
+        source, into = options.ckpt_path, options.run
+        into = into and Run(check_utf8(expanded(into), "name another folder with --run"))
+        self.begin = how_to_begin(yaml.safe_load(config), source and Path(source), into)
+        if self.begin.goes_on:
+            config = config_text(self.begin.run.config_file)
         file = self.begin.state or self.begin.weights
         options.ckpt_path = file and str(file)
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
         recording = WandbOptions(**options.wandb.as_dict())
         self.run_directory = RunDirectory(
-            options.experiment,
-            config,
-            recording,
-            recording.chosen_mode(),
-            self.begin.run,
-            self.begin.data_sha256,
-            self.hidden,
+            options.experiment, config, recording, recording.chosen_mode(), self.begin, self.hidden
         )
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
@@ -203,13 +190,8 @@ class CLI(LightningCLI):
         Raises:
             UserError: where a value has no form that a file could give back.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="(?s).*Unable to serialize instance")
-            try:
-                text = self._parser(self.subcommand).dump(options, skip_none=False, format="yaml")
-            except Warning as fault:
-                raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
-        found = masked(yaml.safe_load(text))
+        text = complete_yaml(self._parser(self.subcommand), options)
+        found = masked({key: value for key, value in yaml.safe_load(text).items() if key != "run"})
         self.hidden = found.names
         return yaml.safe_dump(found.content, sort_keys=False)
 
@@ -258,7 +240,9 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
-            Console().print(describe_result(result, self.run_directory.path), soft_wrap=True, highlight=False)
+            Console().print(
+                describe_result(result, self.trainer.run and self.trainer.run.path), soft_wrap=True, highlight=False
+            )
 
 
 def run(args: Sequence[str]) -> None:

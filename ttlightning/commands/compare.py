@@ -1,14 +1,12 @@
 """``compare``: finished runs side by side, as a table, a page and curves."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from ttlightning.commands.parser import VerbParser, check_new_file
-from ttlightning.comparison.figure import check_figure, figure_file
-from ttlightning.comparison.page import page
 from ttlightning.comparison.records import Record
 from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import Comparison, compare
@@ -35,13 +33,7 @@ def main(args: Sequence[str]) -> int:
     files = check_files(options)
     records = collect(options.runs, options.wandb, curves="html" in files or "figure" in files)
     comparison = compare(records, options.mixed_data)
-    writers: dict[str, Callable[[Comparison], bytes]] = {
-        "markdown": lambda found: markdown(found).encode(),
-        "csv": lambda found: csv_table(found).encode(),
-        "html": lambda found: page(found).encode(),
-        "figure": lambda found: figure_file(found, files["figure"].suffix),
-    }
-    contents = {name: writers[name](comparison) for name in files}
+    contents = {name: rendered(name, comparison, path.suffix) for name, path in files.items()}
     print(markdown(comparison), end="")
     for name, content in contents.items():
         write_whole(files[name], content)
@@ -49,23 +41,38 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
+def rendered(name: str, comparison: Comparison, suffix: str) -> bytes:
+    """Content of the file ``name`` in ``FILES``. Page and figure need matplotlib, which the table does not wait for."""
+    if name == "html":
+        from ttlightning.comparison.page import page
+
+        return page(comparison).encode()
+    if name == "figure":
+        from ttlightning.comparison.figure import figure_file
+
+        return figure_file(comparison, suffix)
+    return (markdown if name == "markdown" else csv_table)(comparison).encode()
+
+
 def check_files(options: Namespace) -> dict[str, Path]:
-    """The files to write; ``UserError`` where one of them cannot be."""
+    """The files to write; ``UserError`` if one of them cannot be written."""
     files = {name: options[name] for name in FILES if options[name] is not None}
     for name, path in files.items():
         check_new_file(path, f"--{name}")
         if list(files.values()).count(path) > 1:
             raise UserError(f"{path} is asked for twice; name another file with --{name}")
     if "figure" in files:
+        from ttlightning.comparison.figure import check_figure
+
         check_figure(files["figure"])
     return files
 
 
 def collect(words: Sequence[str], project: str | None, curves: bool) -> list[Record]:
-    """The records of all runs; those that are not finished are said in a line.
+    """The records of all finished runs; one line on stderr names the others.
 
     Raises:
-        UserError: where there is none.
+        UserError: if no run is finished.
     """
     if not words and project is None:
         raise UserError("compare needs runs: directories such as runs/eq/0, folders such as runs/eq, or --wandb")

@@ -3,17 +3,21 @@
 import errno
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from importlib import import_module
+from importlib.metadata import version
+from typing import Final, NoReturn
 
-from ttlightning.commands import VERBS
+from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER, overview
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.runs.masking import without_secrets
 from ttlightning.system import signals
 from ttlightning.system.output import show_own_warnings_in_one_line
 from ttlightning.system.processes import is_first_process
 
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+DISK_REFUSES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 """Error numbers of a disk that is full, read-only or broken."""
+
+HELP: Final = ("-h", "--help")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -32,11 +36,21 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(args: list[str]) -> None:
     show_own_warnings_in_one_line()
     try:
-        if args and args[0] in VERBS:
-            sys.exit(VERBS[args[0]][1](args[1:]))
-        with signals.importing():
-            from ttlightning.commands.cli import run  # Lightning takes seconds to import
-        run(args)
+        verb = args[0] if args else ""
+        if verb in HELP:
+            print(overview())
+        elif verb in WITHOUT_TRAINER:
+            with signals.importing():
+                module = import_module(f"ttlightning.commands.{verb}")
+            sys.exit(module.main(args[1:]))
+        elif verb in WITH_TRAINER or verb.startswith("-"):
+            _announce(verb, args)
+            with signals.importing():
+                cli = import_module("ttlightning.commands.cli")
+            cli.run(args)
+        else:
+            known = ", ".join(WITH_TRAINER | WITHOUT_TRAINER)
+            raise UserError(f"the first word is {verb!r}, it must be a verb: {known}; --help says what they do")
     except Fault as fault:
         _end(fault, 1)
     except Exception as fault:
@@ -46,6 +60,13 @@ def _run(args: list[str]) -> None:
         if isinstance(fault, UserError):
             _end(fault, 2)
         raise
+
+
+def _announce(verb: str, args: Sequence[str]) -> None:
+    """Print a first line, since Lightning takes seconds to import; none if the output is text such as a config."""
+    is_text = not verb.isalpha() or any(word in HELP or word.startswith("--print") for word in args)
+    if "lightning" not in sys.modules and not is_text and is_first_process():
+        print(f"{verb:<11} ttlightning {version('ttlightning')}, importing PyTorch Lightning", flush=True)
 
 
 def _end(reason: BaseException, code: int) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 from jsonargparse import ArgumentParser
 
 from ttlightning.errors import UserError
+from ttlightning.system.parsing import unknown_option
 
 RENAMED: Final = {
     "modes": "mode_size",
@@ -21,12 +22,10 @@ RENAMED: Final = {
 
 
 def renamed_since_0_1(message: str) -> str:
-    """What to say after a parser's message that does not know a key of version 0.1; nothing for other keys."""
-    unknown = re.findall(r"(?:unrecognized arguments: --|[Oo]ption '(?:[\w.]+\.)?)([\w-]+)", message)
-    unknown += re.findall(r"unrecognized arguments: --[\w.]+\.([\w-]+)", message)
-    names = [f"{name} is called {RENAMED[name]}" for name in unknown if name in RENAMED]
+    """What to add to a parser's message about a key or option of version 0.1; nothing for other messages."""
+    name = (unknown_option(message) or "").rpartition(".")[2]
     is_said = "since version 0.2" in message  # by the parser of a part
-    return f"; since version 0.2 {names[0]}" if names and not is_said else ""
+    return f"; since version 0.2 {name} is called {RENAMED[name]}" if name in RENAMED and not is_said else ""
 
 
 class VerbParser(ArgumentParser):

@@ -1,11 +1,9 @@
-"""``rerun``: run a finished run again, and say whether it came out the same, to the bit or at all.
+"""``rerun``: fit a finished run's configuration again, and say whether the result is the same, to the bit or at all.
 
-A new run is made from the old one's ``config.yaml``. The two are compared by what is in their directories: the SHA-256
-of the weights, and every value in ``metrics.csv``.
+The two runs are compared by the SHA-256 of their weights and by every logged value.
 """
 
 import contextlib
-import csv
 import itertools
 import math
 import os
@@ -16,28 +14,29 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
-import yaml
 from jsonargparse import Namespace
 
 from ttlightning.commands.parser import VerbParser
 from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
-from ttlightning.runs.files import read_json, write_json
+from ttlightning.runs.files import write_json
+from ttlightning.runs.identity import SAME_RUN, Changes, first_difference
 from ttlightning.runs.masking import refuse_masked
 from ttlightning.runs.provenance import changes_bits, differences, provenance, unknown
-from ttlightning.runs.run import create_run_directory, runs_root
-from ttlightning.runs.trust import config_text, option_for, read_mapping, take_trusted, trusting
+from ttlightning.runs.run import Run, runs_root
+from ttlightning.runs.trust import take_trusted, trusting
 from ttlightning.system import signals
 from ttlightning.system.paths import command, expanded
 
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
 DIFFERENT: Final = "different"
+Rows = Sequence[dict[str, str]]
 EXIT_CODES: Final = {BITWISE: 0, METRICS: 3, DIFFERENT: 1}
 
 
 class Comparison(NamedTuple):
-    """How two runs of one configuration came out."""
+    """The verdict on two runs of one configuration."""
 
     verdict: str
     step: int | None = None
@@ -65,48 +64,50 @@ def main(args: Sequence[str]) -> int:
     words, names = take_trusted(args)
     options = parser.parse_args(words)
     with trusting(names):
-        return check(options) if options.check_only else rerun(options, names)
+        return check(options) if options.check_only else rerun(options)
 
 
 def check(options: Namespace) -> int:
-    """Compare what the run was made from with what is here; 1 where something differs that can change the weights."""
-    run: Path = options.run
-    config, _ = read_run(run, options.root)
+    """Compare the run's provenance with what is here; 1 where something differs that can change the weights."""
+    run = Run.open(options.run, finished=True)
     before = read_provenance(run)
-    now = here(config, before, fetch=False)
+    now = here(data_options(run, options.root), before, fetch=False)
     show(before, now)
     return int(any(difference.changes_bits for difference in differences(before, now)))
 
 
-def rerun(options: Namespace, trusted: Sequence[str] = ()) -> int:
-    """Run again in a new directory, and compare."""
-    from ttlightning.commands.studies import check_config  # needs the command line, which needs this
+def rerun(options: Namespace) -> int:
+    """Fit the run's configuration into a new run of its experiment, and compare the two."""
+    from ttlightning.commands.studies import configuration_of  # needs the command line, which needs this
 
-    run: Path = options.run
-    config, result = read_run(run, options.root)
-    refuse_masked(config, f"start it with it: {command('fit', '--config', run / 'config.yaml')} --{{}} ...")
-    check_config(yaml.safe_dump(config, sort_keys=False), run / "config.yaml")
+    run = Run.open(options.run, finished=True)
+    data = data_options(run, options.root)
+    refuse_masked(run.config, f"start it with it: {command('fit', '--config', run.config_file)} --{{}} ...")
+    complete = configuration_of(run)
+    if (other := first_difference(run.config, complete, SAME_RUN | {Changes.RECORD})) is not None:
+        print(f"differs     configuration: the run has {other} (this version completes it otherwise)", flush=True)
     before = read_provenance(run)
-    show(before, here(config, before, fetch=True))
-    again = create_run_directory(runs_root(), config["experiment"])
-    (again / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    # The directory is one whose run was stopped before it began: fit fills it.
-    trust = option_for(trusted).split()
-    code = start(sys.executable, "-m", "ttlightning", "fit", "--ckpt_path", str(again), *trust)
+    show(before, here(data, before, fetch=True))
+    again = Run.create(runs_root(), run.config["experiment"])
+    root = "null" if data["root"] is None else str(data["root"])
+    fit = ("fit", "--config", str(run.config_file), f"--data.root={root}", "--run", str(again))
+    code = start(sys.executable, "-m", "ttlightning", *fit)
     if code:
+        with contextlib.suppress(OSError):  # it is kept where fit has begun
+            again.path.rmdir()
         print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
         return code
     outcome = compare(run, again)
-    now = read_json(again / "provenance.json")
+    now = again.provenance
     changed, silent = differences(before, now), unknown(before, now)
     record = {
         "rerun_of": str(run),
         **outcome._asdict(),
-        "weights_sha256": [result["weights_sha256"], read_json(again / "result.json")["weights_sha256"]],
+        "weights_sha256": [run.result["weights_sha256"], again.result["weights_sha256"]],
         "differences": {d.name: [d.then, d.now] for d in changed},
         "unknown": silent,
     }
-    write_json(again / "rerun.json", record)
+    write_json(again.rerun_file, record)
     print(f"verdict     {outcome}: {run} and {again}")
     if outcome.verdict != BITWISE:
         print(
@@ -116,7 +117,7 @@ def rerun(options: Namespace, trusted: Sequence[str] = ()) -> int:
 
 
 def cause(known: Sequence[str], silent: Sequence[str]) -> str:
-    """Why the weights can have come out otherwise, as far as the two records say."""
+    """The possible causes of other weights, as far as the two provenances name them."""
     if known:
         return f"what differed beforehand and can change the weights: {', '.join(known)}"
     if silent:
@@ -125,7 +126,7 @@ def cause(known: Sequence[str], silent: Sequence[str]) -> str:
 
 
 def start(*words: str) -> int:
-    """Exit code of a command in a session of its own, to which the signals that come here are passed on, each once."""
+    """Run a command in a session of its own, passing each signal on to it once; its exit code."""
     early: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
@@ -143,46 +144,42 @@ def start(*words: str) -> int:
     return code if code >= 0 else 128 - code
 
 
-def read_run(run: Path, root: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Configuration and result of a finished run, the data looked for in ``root`` or where this machine has them.
+def data_options(run: Run, root: Path | None) -> dict[str, Any]:
+    """The run's data options, with the folder ``root``, or where this machine keeps data if it lacks the run's folder.
 
     Raises:
-        UserError: where the run is not finished, or is no run.
+        UserError: where the configuration is not that of a run.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run} is not a run directory: it has no config.yaml; name one such as runs/eq/0")
-    if not (run / "result.json").is_file():
-        raise UserError(
-            f"{run} is not finished, it has no result.json; it goes on with: {command('fit', '--ckpt_path', run)}"
-        )
+    config = run.config
     try:
-        config = read_mapping(config_text(run / "config.yaml"), run / "config.yaml")
-        place = config["data"]["root"]
-    except (KeyError, TypeError) as fault:
-        raise UserError(f"{run / 'config.yaml'} is not a run's configuration") from fault
+        data = dict(config["data"])
+        kept = data["root"]
+    except (KeyError, TypeError, ValueError) as fault:
+        raise UserError(f"{run.config_file} is not a run's configuration") from fault
     if root is not None:
-        config["data"]["root"] = str(root)
-    elif place is not None and not os.path.isdir(os.path.expanduser(place)):  # noqa: PTH111, PTH112, ~ may be nowhere
-        config["data"]["root"] = None  # another machine's folder: data are known by their content
-    return config, read_json(run / "result.json")
+        data["root"] = str(root)
+    elif kept is not None and not os.path.isdir(os.path.expanduser(kept)):  # noqa: PTH111, PTH112, ~ may be nowhere
+        data["root"] = None  # another machine's folder: data are known by their content
+    return data
 
 
-def read_provenance(run: Path) -> dict[str, Any]:
-    """What a run says it was made from, of this version or an older one; ``UserError`` where it does not say it."""
-    record = read_json(run / "provenance.json")
+def read_provenance(run: Run) -> dict[str, Any]:
+    """The provenance that a run recorded, in this version or an older one; ``UserError`` where it is not complete."""
+    record = run.provenance
     kinds = {"dataset": dict, "world_size": int, "threads": int}
     if wrong := [name for name, kind in kinds.items() if not isinstance(record.get(name), kind)]:
-        raise UserError(f"{run / 'provenance.json'} is not what a run leaves: it has no {wrong[0]}")
+        raise UserError(f"{run.provenance_file} is not what a run leaves: it has no {wrong[0]}")
     return record
 
 
-def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str, Any]:
-    """The provenance that a rerun would have here; what follows from the configuration is as before.
+def here(data: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str, Any]:
+    """The provenance that a rerun would have here; world size and threads follow from the configuration.
 
     Args:
+        data: data options of the run.
+        before: provenance of the run.
         fetch: whether to download data that are not here.
     """
-    data = config["data"]
     root = expanded(data["root"]) if data["root"] else default_root()
     name: DatasetName = data["dataset"]
     fallback: DatasetName | None = data["offline_fallback"]
@@ -198,7 +195,7 @@ def here(config: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[st
 
 
 def show(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """A line for each difference, what can change the weights first; a line for what cannot be compared."""
+    """Print a line for each difference, those that can change the weights first, and a line for unknown entries."""
     found, silent = differences(before, now), unknown(before, now)
     if not found:
         print("environment and data are as they were, as far as they are recorded")
@@ -209,10 +206,10 @@ def show(before: dict[str, Any], now: dict[str, Any]) -> None:
         print(f"unknown     the run's provenance.json does not speak of {', '.join(silent)}", flush=True)
 
 
-def compare(first: Path, second: Path) -> Comparison:
-    """How two finished runs of one configuration came out."""
-    one, two = (read_json(run / "result.json") for run in (first, second))
-    different = list(_different_values(first / "metrics.csv", second / "metrics.csv"))
+def compare(first: Run, second: Run) -> Comparison:
+    """The outcomes of two finished runs of one configuration, compared by metrics and weights."""
+    one, two = first.result, second.result
+    different = list(_different_values(first.metrics, second.metrics))
     same_metrics = not different and one["metrics"] == two["metrics"]
     if same_metrics:
         same_weights = one["weights_sha256"] == two["weights_sha256"]
@@ -223,15 +220,13 @@ def compare(first: Path, second: Path) -> Comparison:
     return Comparison(DIFFERENT, different[0][0], name, largest)
 
 
-def _different_values(first: Path, second: Path) -> Iterator[tuple[int, str, float]]:
+def _different_values(first: Rows, second: Rows) -> Iterator[tuple[int, str, float]]:
     """(step, name, relative difference) of every value in two tables that is not the same text."""
-    with contextlib.ExitStack() as files:
-        tables = (csv.DictReader(files.enter_context(path.open(newline=""))) for path in (first, second))
-        for one, two in itertools.zip_longest(*tables, fillvalue={}):
-            for name in sorted({*one, *two}):
-                a, b = one.get(name) or "", two.get(name) or ""
-                if a != b:
-                    yield int(float(one.get("step") or two["step"])), name, _relative(a, b)
+    for one, two in itertools.zip_longest(first, second, fillvalue={}):
+        for name in sorted({*one, *two}):
+            a, b = one.get(name) or "", two.get(name) or ""
+            if a != b:
+                yield int(float(one.get("step") or two["step"])), name, _relative(a, b)
 
 
 def _relative(a: str, b: str) -> float:

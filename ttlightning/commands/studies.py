@@ -1,12 +1,11 @@
-"""Studies: many runs of `fit`, side by side on the cores or GPUs there are, each made once.
+"""Studies: many runs of `fit`, side by side on the available cores or GPUs, each made once.
 
-A run is known by its experiment's name, its seed and its configuration. One that has a result is not made again, one
-that was begun goes on where it stopped, and two processes never make the same one.
+The path of a run follows from its experiment's name, its seed and its configuration. A finished run is not made again,
+a run that was begun goes on where it stopped, and two processes never make the same run.
 """
 
 import collections
 import contextlib
-import fcntl
 import functools
 import os
 import queue
@@ -27,29 +26,18 @@ from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
 from ttlightning.errors import UserError, exit_code
-from ttlightning.runs.files import read_json
-from ttlightning.runs.run import check_experiment_name, lock, lock_run, runs_root
-from ttlightning.runs.trust import (
-    ForeignConfig,
-    check_foreign,
-    config_text,
-    names_to_trust,
-    option_for,
-    read_mapping,
-    take_trusted,
-    trusting,
-)
+from ttlightning.runs.identity import run_name
+from ttlightning.runs.lock import Lock
+from ttlightning.runs.run import Run, check_experiment_name, runs_root
+from ttlightning.runs.trust import ForeignConfig, check_foreign, config_text, take_trusted, trusting
 from ttlightning.system import signals
 from ttlightning.training.quiet import quieten_libraries
-
-INCIDENTAL: Final = ("ckpt_path", "wandb", "figures", "seed_everything")
-"""Entries of a configuration that are compared otherwise, or that say nothing of a result."""
 
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
-"""For each file of ``_alone``, which of this process's threads is inside."""
+"""A lock between the threads of this process for each file of ``_alone``."""
 
 
 class Job(NamedTuple):
@@ -65,26 +53,23 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it."""
+    """The outcome of a job."""
 
     job: Job
-    run: Path | None
-    """its directory, if it has a result"""
+    run: Run | None
+    """the run, if it has a result"""
     fault: str = ""
-    """the last line that it said, if it has none"""
-
-    def result(self) -> dict[str, Any]:
-        return read_json(self.run / "result.json")
+    """the last line of its output, if it has none"""
 
 
 def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outcome]:
-    """Make what is not there yet, ``side_by_side`` at a time, and say on stderr how it goes; the outcomes in order.
+    """Make the missing runs, ``side_by_side`` at a time, and report progress on stderr; the outcomes in order.
 
-    By default as many as there are GPUs, else cores. With GPUs each run has one for itself; on a CPU the runs share
-    the cores equally. Ctrl-C, SIGTERM and SIGUSR1 stop the runs with a checkpoint each and end the program.
+    The default is one run for each GPU, else for each core. With GPUs each run has one for itself; on a CPU the runs
+    share the cores equally. Ctrl-C, SIGTERM and SIGUSR1 stop each run with a checkpoint and end the program.
 
     Raises:
-        UserError: before anything runs, where an option is none of ``fit``.
+        UserError: before anything runs, where ``fit`` does not know an option.
     """
     configurations = {job[:2]: None for job in jobs}
     for experiment, words in configurations:
@@ -105,62 +90,40 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     return outcomes
 
 
-def require(outcomes: Sequence[Outcome]) -> list[Path]:
-    """The run directories, where every job has a result; else the program ends with the faults and exit code 1."""
+def require(outcomes: Sequence[Outcome]) -> list[Run]:
+    """The runs, if every job has a result; else the program ends with the faults and exit code 1."""
     if faults := faults_of(outcomes):
         sys.exit(faults)
     return [outcome.run for outcome in outcomes]
 
 
 def faults_of(outcomes: Sequence[Outcome]) -> str | None:
-    """A line for each job that has no result; None where there is none."""
+    """A line for each job without a result; None where all have one."""
     return "\n".join(f"{outcome.job}: {outcome.fault}" for outcome in outcomes if outcome.run is None) or None
 
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
-    """What ``config.yaml`` of ``fit`` with these words would hold; ``UserError`` where fit would not take them."""
+    """``config.yaml`` of ``fit`` with these arguments, parsed; ``UserError`` where fit would refuse them."""
     words, names = take_trusted(words)
-    with _READING, trusting(names):
-        reader, complete = _reader(), complete_arguments(["fit", *words])
-        check_foreign(reader.parser, complete)
-        options = reader.parser.parse_args([str(word) for word in complete]).fit
+    with trusting(names):
+        return _read(complete_arguments(["fit", *words]))
+
+
+def configuration_of(run: Run) -> dict[str, Any]:
+    """A run's configuration as this version completes it.
+
+    Raises:
+        UserError: where this version refuses it, or it names what is neither listed nor trusted.
+    """
+    return _read(["fit", "--config", ForeignConfig(config_text(run.config_file), run.config_file)])
+
+
+def _read(words: Sequence[str]) -> dict[str, Any]:
+    with _READING:
+        reader = _reader()
+        check_foreign(reader.parser, words)
+        options = reader.parser.parse_args([str(word) for word in words]).fit
         return yaml.safe_load(reader._dump(options))
-
-
-def check_config(text: str, source: Path) -> None:
-    """Raise ``UserError`` where the configuration of a run names what is neither listed nor trusted."""
-    with _READING:
-        check_foreign(_reader().parser, ["fit", ForeignConfig(text, source)])
-
-
-def trust_again(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The option with which ``fit --ckpt_path`` takes up a run of this configuration, which is the user's own."""
-    with _READING:
-        return tuple(option_for(names_to_trust(_reader().parser, "fit", yaml.safe_dump(dict(config)))).split())
-
-
-def find_run(experiment: str, seed: int, config: Mapping[str, Any]) -> Path | None:
-    """The run of this name, seed and configuration: the newest that has a result, else the newest."""
-    found = []
-    for file in (runs_root() / experiment).glob("*/config.yaml"):
-        if not file.parent.name.isdigit():
-            continue
-        try:
-            theirs = read_mapping(config_text(file), file)
-        except UserError:  # whatever it is, not this configuration
-            continue
-        if theirs.get("seed_everything") == seed and essence(theirs) == essence(config):
-            found.append(((file.parent / "result.json").is_file(), int(file.parent.name), file.parent))
-    return max(found)[2] if found else None
-
-
-def essence(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a configuration makes it another study's: without seeds, and without what changes no result."""
-    kept = {name: value for name, value in config.items() if name not in INCIDENTAL}
-    for part in ("data", "model", "rank_check"):
-        if isinstance(kept.get(part), dict):
-            kept[part] = {name: value for name, value in kept[part].items() if name != "seed"}
-    return kept
 
 
 def percent(values: Sequence[float]) -> str:
@@ -170,7 +133,7 @@ def percent(values: Sequence[float]) -> str:
 
 
 class _Crew:
-    """So many workers, each with the part of the machine that is its own."""
+    """Workers, each with its own share of the machine."""
 
     def __init__(self, size: int, gpus: Sequence[str]) -> None:
         threads = {"OMP_NUM_THREADS": str(max(1, _cores() // size))} if "OMP_NUM_THREADS" not in os.environ else {}
@@ -183,18 +146,18 @@ class _Crew:
         self.stopped: signal.Signals | None = None
 
     def make(self, job: Job, config: Mapping[str, Any], of: int) -> Outcome:
-        """One job to its end, unless it is there."""
-        with _alone(runs_root() / f".{job.experiment}-{job.seed}.lock"):
-            run, started = find_run(job.experiment, job.seed, config), time.perf_counter()
-            while run is not None and not (run / "result.json").is_file() and not self.stopped and _is_written(run):
+        """Make one run, unless it is finished."""
+        name = run_name(config, job.seed)
+        run = Run(runs_root() / job.experiment / name)
+        with _alone(runs_root() / f".{job.experiment}-{name}.lock"):
+            started = time.perf_counter()
+            while run.state != "finished" and not self.stopped and run.is_being_written():
                 time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
-            if run is None or not (run / "result.json").is_file():
-                again = ("--ckpt_path", str(run), *trust_again(config)) if run else ()
-                words = again or ("--experiment", job.experiment, *job.words)
-                code, said = self._start(words if run else (*words, f"--seed_everything={job.seed}"))
+            if run.state != "finished":
+                place = ("--run", str(run), "--experiment", job.experiment)
+                code, said = self._start((*place, *job.words, f"--seed_everything={job.seed}"))
                 if code:
                     return self._report(job, Outcome(job, None, said or f"exit code {code}"), of)
-                run = find_run(job.experiment, job.seed, config)
             seconds = time.perf_counter() - started
             return self._report(job, Outcome(job, run), of, f"done, {seconds:.0f} s" if seconds > 1 else "there")
 
@@ -246,33 +209,18 @@ def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subproce
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Inside, no other thread or process is inside for this file; it is there for as long.
+    """Inside, no other thread and no other process is inside for this file.
 
-    Where the file system has no locks, ``runs.lock`` warns, and only threads of this process are kept out.
+    On a file system without locks, which ``runs.lock`` warns of, only threads of this process are kept out.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    lock = Lock(file)
     with _THREADS[file]:
-        while True:
-            claim = file.open("w")
-            lock(claim, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_ino == os.fstat(claim.fileno()).st_ino:
-                    break
-            claim.close()  # the one before has taken the file away
+        lock.acquire(wait=True)
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
-            claim.close()
-
-
-def _is_written(run: Path) -> bool:
-    """Whether a process is at work in this run directory."""
-    try:
-        lock_run(run).close()
-    except UserError:
-        return True
-    return False
+            lock.release()
 
 
 def _cores() -> int:

@@ -1,30 +1,20 @@
-"""A finished run as a comparison sees it: its settings, and what came out."""
+"""A finished run as a comparison sees it: its settings and its results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ttlightning.runs import identity
+from ttlightning.runs.identity import SAME_GROUP
+
 ACCURACIES: Final = ("train/acc", "val/acc", "test/acc")
 CURVES: Final = ("val/acc", "train/loss")
-"""Logged values of which every epoch is kept."""
-
-_TRAINER: Final = (
-    "accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "enable_checkpointing",
-    "enable_progress_bar", "enable_model_summary", "enable_autolog_hparams", "num_sanity_val_steps", "default_root_dir",
-    "deterministic", "benchmark", "inference_mode", "use_distributed_sampler", "sync_batchnorm", "profiler",
-    "detect_anomaly", "barebones", "plugins", "model_registry",
-)  # fmt: skip
-NOT_THE_EXPERIMENT: Final = (
-    "seed_everything", "experiment", "test_after_fit", "weights_only", "provenance", "wandb", "rank_check", "figures",
-    "checkpoint", "last_checkpoint", "data.root", "data.dataset", "data.offline_fallback", "data.evaluation_batch_size",
-    "data.steps_per_execution", "data.microbatches", *(f"trainer.{name}" for name in _TRAINER),
-)  # fmt: skip
-"""Keys of a configuration that change no result, or only its rounding; the data are known by their content instead."""
+"""Logged values that are kept for every epoch."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run, wherever it was read."""
+    """A finished run, read from its directory or from W&B."""
 
     place: str
     """its directory, or its path at W&B"""
@@ -35,7 +25,7 @@ class Record:
     """name of the data that it was trained on"""
     dataset_sha256: str
     fallback_for: str | None
-    """name of the data that the configuration asked for, where it had to do with others"""
+    """name of the data that the configuration asked for, where its fallback was used"""
     metrics: Mapping[str, float]
     parameters: int
     weights_sha256: str
@@ -49,24 +39,17 @@ class Record:
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration as short key: hashable value, without what is not part of the experiment.
+    """The settings of a run's experiment: short key to hashable value, without keys that tell no groups apart.
 
-    ``model.format.init_args.rank`` becomes ``format.rank``, ``model.format.class_path`` becomes ``format``. Of a
-    checkpoint that the run began at only that there was one is kept: its path says nothing.
+    ``model.format.init_args.rank`` becomes ``format.rank``, ``model.format.class_path`` becomes ``format``. The path of
+    a checkpoint that the run began with becomes ``given``.
     """
-    found = _short(config)
-    if found.get("ckpt_path") is not None:
-        found["ckpt_path"] = "given"
-    ignored = tuple(f"{key}." for key in NOT_THE_EXPERIMENT)
-    return {key: value for key, value in found.items() if not f"{key}.".startswith(ignored)}
+    found = {_short(key): _hashable(v) for key, v in identity.settings(config, SAME_GROUP).items() if v != {}}
+    return found | ({"ckpt_path": "given"} if found.get("ckpt_path") is not None else {})
 
 
-def _short(part: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in part.items():
-        place = prefix if key in ("init_args", "class_path") or (key == "model" and not prefix) else f"{prefix}{key}."
-        found |= _short(value, place) if isinstance(value, Mapping) else {place.removesuffix("."): _hashable(value)}
-    return found
+def _short(key: str) -> str:
+    return ".".join(part for part in key.removeprefix("model.").split(".") if part not in ("init_args", "class_path"))
 
 
 def _hashable(value: Any) -> Any:

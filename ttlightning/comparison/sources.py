@@ -1,6 +1,5 @@
-"""Where ``compare`` finds runs: their directories, folders of those, and Weights & Biases."""
+"""Where ``compare`` finds runs: run directories, folders of run directories, and Weights & Biases."""
 
-import csv
 import glob
 import math
 import os
@@ -9,34 +8,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import wandb
-from wandb.apis.normalize import normalize_exceptions
-
-from ttlightning.commands.rerun import read_run
 from ttlightning.comparison.records import ACCURACIES, CURVES, Record
 from ttlightning.errors import UserError
-from ttlightning.runs.files import read_json
 from ttlightning.runs.masking import scrub
+from ttlightning.runs.run import Run, is_run
 
 WANDB_PATIENCE: Final = 30
 """Seconds that W&B has to answer a question in."""
 
 
 def find_runs(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Run directories that the words stand for, each once, and those among them that are not finished.
+    """Finished and unfinished run directories that the words name, each once.
 
     Args:
-        words: run directories, folders of those, or patterns with ``*``, ``?`` and ``[...]`` for either. A run that is
-            named counts as finished: reading it says what is missing.
+        words: run directories, folders of runs, or patterns with ``*``, ``?`` and ``[...]`` for both. A run that is
+            named itself counts as finished: reading it says what is missing.
 
     Raises:
-        UserError: where a word stands for nothing.
+        UserError: where a word names nothing.
     """
     found: dict[Path, Path] = {}
     named: set[Path] = set()
     for word in words:
         path = Path(os.path.expanduser(word))  # noqa: PTH111, Path's own ends in an error for ~nobody
-        if _is_run(path):
+        if is_run(path):
             named.add(path.resolve())
         folders = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)), key=_natural)]  # noqa: PTH207
         inside = [run for folder in folders for run in _runs_in(folder)]
@@ -45,19 +40,15 @@ def find_runs(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
             raise UserError(f"{word} {what}; name a run such as runs/eq/0, its folder runs/eq, or 'runs/eq*/[0-2]'")
         for run in inside:
             found.setdefault(run.resolve(), run)
-    unfinished = [run for key, run in found.items() if key not in named and not (run / "result.json").is_file()]
+    unfinished = [run for key, run in found.items() if key not in named and not Run(run).result_file.is_file()]
     return [run for run in found.values() if run not in unfinished], unfinished
 
 
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.yaml", "result.json"))
-
-
 def _runs_in(folder: Path) -> list[Path]:
-    """The folder itself, if it is a run; else the runs in it, by number."""
-    if _is_run(folder) or not folder.is_dir():
+    """The folder itself, if it is a run; else the runs in it, sorted by number."""
+    if is_run(folder) or not folder.is_dir():
         return [folder] if folder.is_dir() else []
-    return sorted((run for run in folder.iterdir() if _is_run(run)), key=lambda run: _natural(run.name))
+    return sorted((run for run in folder.iterdir() if is_run(run)), key=lambda run: _natural(run.name))
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
@@ -69,22 +60,14 @@ def read_record(run: Path, curves: bool) -> Record:
     """The record of a finished run's directory.
 
     Args:
-        curves: whether to read its ``metrics.csv``.
+        curves: whether to read its table of metrics.
 
     Raises:
         UserError: where it is not finished, or a file is missing or cannot be read.
     """
-    config, result = read_run(run, None)
-    provenance = read_json(run / "provenance.json")
-    return _record(scrub(str(run)), config, provenance, result, _rows(run) if curves else ())
-
-
-def _rows(run: Path) -> list[dict[str, str]]:
-    try:
-        with (run / "metrics.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, csv.Error, UnicodeDecodeError) as fault:
-        raise UserError(f"{run / 'metrics.csv'} cannot be read: {fault}") from fault
+    finished = Run.open(run, finished=True)
+    rows = finished.metrics if curves else ()
+    return _record(scrub(str(run)), finished.config, finished.provenance, finished.result, rows)
 
 
 def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
@@ -95,8 +78,11 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
     """
     if not re.fullmatch(r"[^/\s]+/[^/\s]+", project):
         raise UserError(f"--wandb is {project!r}, it must be entity/project")
+    import wandb  # takes a second, and only this needs it
+    from wandb.apis.normalize import normalize_exceptions  # whatever W&B raises becomes a wandb.Error
+
     try:
-        answers = _ask_wandb(project, curves)
+        answers = normalize_exceptions(_ask_wandb)(project, curves)
     except wandb.Error as fault:
         reason = (str(fault).splitlines() or [type(fault).__name__])[0].rstrip(".")
         raise UserError(
@@ -120,9 +106,10 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
     return records, others
 
 
-@normalize_exceptions  # whatever W&B raises becomes a wandb.Error
 def _ask_wandb(project: str, curves: bool) -> list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
     """Path, configuration, summary and history of every run; of one that is not finished only the path."""
+    import wandb
+
     answers = []
     for run in wandb.Api(timeout=WANDB_PATIENCE).runs(project):
         place = f"{project}/{run.id}"
@@ -141,10 +128,10 @@ def _record(
     result: Mapping[str, Any],
     rows: Iterable[Mapping[str, Any]],
 ) -> Record:
-    """A record of what the files say, every value of the kind that it must be.
+    """The record of a run, every value converted to its type.
 
     Raises:
-        UserError: where something is missing or is something else.
+        UserError: where a value is missing or has another type.
     """
     try:
         metrics = {name: float(result["metrics"][name]) for name in ACCURACIES if name in result["metrics"]}

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from scipy import stats
-
 from ttlightning.comparison.records import ACCURACIES, Record, settings, value_text
 from ttlightning.errors import UserError
 
@@ -221,8 +219,19 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Estimate(mean, None, count)
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    from scipy.special import stdtrit  # a comparison of single runs needs no SciPy
+
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Estimate(mean, quantile * statistics.stdev(values) / math.sqrt(count), count)
+
+
+def paired_p_value(differences: Sequence[float]) -> float:
+    """p = 2 F(-|t|), t = mean / (s / sqrt(n)), F Student's distribution function with n - 1 degrees of freedom."""
+    from scipy.special import stdtr
+
+    count = len(differences)
+    t = statistics.fmean(differences) / (statistics.stdev(differences) / math.sqrt(count))
+    return float(2 * stdtr(count - 1, -abs(t)))
 
 
 def compare_pairs(groups: Sequence[Group]) -> list[Pair]:
@@ -240,12 +249,11 @@ def _pair(first: Group, second: Group) -> Pair:
         return pair._replace(reason="different data")
     if len(common) < 2:
         return pair._replace(reason="too few common seeds")
-    a, b = [one[seed] for seed in common], [two[seed] for seed in common]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
+    differences = [one[seed] - two[seed] for seed in common]
     pair = pair._replace(difference=estimate(differences))
     if max(differences) - min(differences) < SAME:  # the statistic would be a quotient by zero, or by rounding
         return pair._replace(reason="the same difference at every seed: no spread to test against")
-    return pair._replace(p_value=float(stats.ttest_rel(a, b).pvalue))
+    return pair._replace(p_value=paired_p_value(differences))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
+from ttlightning.runs.run import Run
 from ttlightning.runs.seals import Damaged, check_seal
 from ttlightning.system.paths import expanded
 
@@ -39,7 +40,7 @@ SUMS_KEY: Final = "ttlightning_epoch_sums"
 def checkpoint_file(path: Path) -> Path:
     """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
     path = expanded(path)
-    file = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    file = Run(path).checkpoint if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
     return file

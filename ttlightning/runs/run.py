@@ -1,117 +1,203 @@
-"""A run directory: where a run keeps its configuration, provenance, metrics, result and checkpoints.
+"""A run on the disk: the one place that knows the files of a run directory, and what their presence means.
 
-<root>/<experiment>/<n>/  config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/
+<root>/<experiment>/<name>/
+    config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/  figures/
 """
 
-import errno
-import fcntl
-import functools
+import csv
 import os
 import re
-import warnings
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final, Literal
 
 from ttlightning.errors import UserError
-from ttlightning.system.paths import expanded
+from ttlightning.runs.files import read_json
+from ttlightning.runs.lock import Lock
+from ttlightning.runs.trust import config_text, read_mapping
+from ttlightning.system.paths import command, expanded
 
-NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system says that has no locks."""
+State = Literal["new", "begun", "finished"]
+LOCK_FILE: Final = ".lock"
 
 
-def runs_root() -> Path:
-    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory.
+class Run:
+    """A run directory: names of its files, its state, its contents and its lock.
 
-    Raises:
-        UserError: where its path is not UTF-8, which W&B's files and the command line's options must be.
+    Args:
+        path: the directory; it need not exist.
     """
-    root = expanded(os.environ.get("TTLIGHTNING_RUNS") or "runs")
-    try:
-        str(root.absolute()).encode()
-    except UnicodeEncodeError as fault:
-        raise UserError(
-            f"runs would lie in {os.fsencode(root.absolute())!r}, which is not UTF-8; set $TTLIGHTNING_RUNS"
-        ) from fault
-    return root
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.provenance_file = path / "provenance.json"
+        self.metrics_file = path / "metrics.csv"
+        self.result_file = path / "result.json"
+        self.rerun_file = path / "rerun.json"
+        self.checkpoint = path / "checkpoints" / "last.ckpt"
+        self.checks_file = path / "rank" / "checks.jsonl"
+        self.certificate_file = path / "rank" / "certificate.json"
+        self.figures = path / "figures"
+        self.lock = Lock(path / LOCK_FILE)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def create(cls, root: Path, experiment: str) -> "Run":
+        """Make the directory ``root/experiment/n`` with the first n above the existing numbers.
+
+        Making the directory claims the number, so two runs that start at one moment get two directories.
+
+        Raises:
+            UserError: where ``root`` cannot be written.
+        """
+        parent = root / experiment
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            number = max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=-1) + 1
+            while True:
+                try:
+                    (parent / str(number)).mkdir()
+                    return cls(parent / str(number))
+                except FileExistsError:
+                    number += 1
+        except OSError as fault:
+            raise UserError(
+                f"cannot make a run directory in {parent}: {fault.strerror}; "
+                "set $TTLIGHTNING_RUNS to a folder you can write"
+            ) from fault
+
+    @classmethod
+    def open(cls, path: Path | str, finished: bool = False) -> "Run":
+        """The run at ``path``.
+
+        Raises:
+            UserError: where there is none, or ``finished`` is asked for and the run has no result.
+        """
+        run = cls(expanded(path))
+        if not run.config_file.is_file():
+            raise UserError(f"{path} is not a run directory: it has no config.yaml; name one such as runs/eq/0")
+        if finished and not run.result_file.is_file():
+            goes_on = command("fit", "--ckpt_path", path)
+            raise UserError(f"{path} is not finished, it has no result.json; it goes on with: {goes_on}")
+        return run
+
+    @classmethod
+    def of_checkpoint(cls, source: Path) -> "Run | None":
+        """The run that ``source``, its directory or its last checkpoint, belongs to."""
+        run = cls(source if source.is_dir() else source.parent.parent)
+        return run if run.config_file.is_file() and source in (run.path, run.checkpoint) else None
+
+    @property
+    def state(self) -> State:
+        """``new`` (no directory, or an empty one), ``begun`` (with a configuration) or ``finished`` (with a result).
+
+        Raises:
+            UserError: where the path holds something else.
+        """
+        if self.result_file.is_file():
+            return "finished"
+        if self.config_file.is_file():
+            return "begun"
+        if self.path.is_dir():
+            leftover = (LOCK_FILE, f"{self.config_file.name}.partial")  # of a process that was killed
+            if all(file.name in leftover for file in self.path.iterdir()):
+                return "new"
+            raise UserError(f"{self.path} holds files but no run: name a folder that is empty or does not exist")
+        if self.path.exists():
+            raise UserError(f"{self.path} is a file: name a folder that is empty or does not exist")
+        return "new"
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.yaml``, the complete configuration."""
+        return read_mapping(config_text(self.config_file), self.config_file)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """``provenance.json``: code, packages, machine and data of the run."""
+        return read_json(self.provenance_file)
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """``result.json`` of a finished run."""
+        return read_json(self.result_file)
+
+    @property
+    def certificate(self) -> dict[str, Any]:
+        """``rank/certificate.json``, for the weights of the last checkpoint."""
+        return read_json(self.certificate_file)
+
+    @property
+    def metrics(self) -> list[dict[str, str]]:
+        """Rows of ``metrics.csv``: column to text, empty where nothing was logged."""
+        try:
+            with self.metrics_file.open(newline="") as file:
+                return list(csv.DictReader(file))
+        except (OSError, csv.Error, UnicodeDecodeError) as fault:
+            raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
+
+    @property
+    def checkpoint_if_any(self) -> Path | None:
+        """The last checkpoint, or None before the first one is written."""
+        return self.checkpoint if self.checkpoint.is_file() else None
+
+    def claim(self) -> None:
+        """Lock the run for this process, until ``lock.release()`` or the end of the process.
+
+        Raises:
+            UserError: where another process has it.
+        """
+        if not self.lock.acquire(wait=False):
+            raise UserError(f"{self.path} is being written by another process; wait for it, or stop it first")
+
+    def is_being_written(self) -> bool:
+        """Whether a process holds the lock."""
+        if not self.path.is_dir():
+            return False
+        probe = Lock(self.path / LOCK_FILE)
+        is_free = probe.acquire(wait=False)
+        probe.release()
+        return not is_free
+
+    def age_key(self) -> tuple[int, int]:
+        """Sorts runs by when they began: the time of ``config.yaml``, written once; of equal times, by number."""
+        return self.config_file.stat().st_mtime_ns, int(self.path.name) if self.path.name.isdigit() else -1
 
 
-def create_run_directory(root: Path, experiment: str) -> Path:
-    """Make and return ``root/experiment/n`` with the first n above those that exist.
-
-    Making the directory is what claims the number, so that two runs started at one moment get two directories.
-
-    Raises:
-        UserError: where ``root`` cannot be written.
-    """
-    parent = root / experiment
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        number = max((int(p.name) for p in parent.iterdir() if p.name.isdigit()), default=-1) + 1
-        while True:
-            try:
-                (parent / str(number)).mkdir()
-                return parent / str(number)
-            except FileExistsError:
-                number += 1
-    except OSError as fault:
-        raise UserError(
-            f"cannot make a run directory in {parent}: {fault.strerror}; "
-            "set $TTLIGHTNING_RUNS to a folder you can write"
-        ) from fault
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds a run, or what is left of one."""
+    run = Run(folder)
+    return run.config_file.is_file() or run.result_file.is_file()
 
 
-def latest_run(root: Path, experiment: str | None) -> Path:
-    """The run of ``experiment`` with the highest number; of all experiments, the one that was begun last.
+def runs_of(root: Path, experiment: str | None = None) -> list[Run]:
+    """Begun and finished runs of ``experiment``, else of all experiments; the newest first.
 
     Raises:
         UserError: where there is none.
     """
-    found = [
-        config.parent for config in root.glob(f"{experiment or '*'}/*/config.yaml") if config.parent.name.isdigit()
-    ]
-    if not found:
+    configs = root.glob(f"{experiment or '*'}/*/{Run(root).config_file.name}")
+    runs = sorted((Run(config.parent) for config in configs), key=Run.age_key, reverse=True)
+    if not runs:
         raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
-    return max(found, key=lambda run: int(run.name) if experiment else (run / "config.yaml").stat().st_mtime_ns)
+    return runs
 
 
-def lock_run(run: Path) -> IO[bytes]:
-    """Claim the run, by a lock on its ``config.yaml``: until the returned file is closed, or the process ends.
+def runs_root() -> Path:
+    """``$TTLIGHTNING_RUNS``, else ``runs`` in the working directory; ``UserError`` as by ``check_utf8``."""
+    return check_utf8(expanded(os.environ.get("TTLIGHTNING_RUNS") or "runs"), "set $TTLIGHTNING_RUNS")
 
-    Raises:
-        UserError: where another process has it.
-    """
-    config = run / "config.yaml"
-    file = config.open("r+b" if os.access(config, os.W_OK) else "rb")  # NFS locks only what is open to be written
+
+def check_utf8(path: Path, way_out: str) -> Path:
+    """``path``; ``UserError`` where it is not UTF-8, which W&B's files and the command line's options must be."""
     try:
-        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        file.close()
-        raise UserError(f"{run} is being written by another process; wait for it, or stop it first") from fault
-    return file
-
-
-def lock(file: IO[Any], operation: int) -> None:
-    """``flock``; on a file system that has no locks (some network and cluster ones), a warning and no lock.
-
-    Raises:
-        BlockingIOError: where another process has the lock and the operation is not to wait for it.
-    """
-    try:
-        fcntl.flock(file, operation)
-    except OSError as fault:
-        if fault.errno not in NO_LOCKS:
-            raise
-        _warn_that_there_are_no_locks(fault.strerror)
-
-
-@functools.cache
-def _warn_that_there_are_no_locks(reason: str) -> None:
-    """Once a process."""
-    warnings.warn(
-        f"the file system of the runs has no locks ({reason}): nothing keeps two processes from writing to one run, "
-        "so start each only once",
-        stacklevel=4,
-    )
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as fault:
+        raise UserError(f"runs would lie in {os.fsencode(path.absolute())!r}, which is not UTF-8; {way_out}") from fault
+    return path
 
 
 def check_experiment_name(name: str) -> str:

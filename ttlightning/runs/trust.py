@@ -8,7 +8,6 @@ for class paths, functions, nested files and text inside of text alike.
 
 import contextlib
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
@@ -18,10 +17,10 @@ from typing import Any, Final
 
 import yaml
 from jsonargparse import set_parsing_settings
-from jsonargparse._common import denying_import_path_entry, parsing_settings
 
 from ttlightning.errors import UserError
 from ttlightning.runs.masking import MASK
+from ttlightning.system.parsing import denied_import, import_rules, may_be_imported, restored_import_rules
 
 OPTION: Final = "--trust"
 
@@ -53,7 +52,7 @@ DEEPEST: Final = 50
 # Whoever names it: nothing is made out of a value that may be anything, and jsonargparse's own list of refused modules
 # (os, subprocess, pickle, ...) is a refusal and not a warning.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-_BY_DEFAULT: Final[dict[str, bool]] = parsing_settings["import_path_verdicts"]
+_BY_DEFAULT: Final = import_rules()
 
 
 class NotTrusted(UserError):
@@ -137,7 +136,7 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
         UserError: where one is not there, or may never be named.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
-    with _verdicts(parsing_settings["import_path_verdicts"]):
+    with restored_import_rules():
         set_parsing_settings(import_path_allowlist=paths)
         yield
 
@@ -182,7 +181,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
     A configuration that cannot be read for another reason is a matter of whoever reads it.
     """
     names: list[str] = []
-    with _verdicts(_BY_DEFAULT):
+    with restored_import_rules(_BY_DEFAULT):
         while True:
             try:
                 with trusting(names):
@@ -199,11 +198,11 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
     """jsonargparse decides where it knows that a value is a class or a function, the walk where it may be anything."""
-    with _verdicts(parsing_settings["import_path_verdicts"]):
+    with restored_import_rules():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
             name = value.get("class_path") if isinstance(value, dict) else None
-            if isinstance(name, str) and "." in name and denying_import_path_entry(name):
+            if isinstance(name, str) and "." in name and not may_be_imported(name):
                 raise NotTrusted(name)
         parser.parse_args([command, "--config", str(config)])
 
@@ -226,18 +225,7 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
         if isinstance(fault, NotTrusted):
             return fault.name
         fault = fault.__cause__ or fault.__context__
-    found = re.search(r"Importing '([^']+)' is not allowed", message)
-    return found and found[1]
-
-
-@contextlib.contextmanager
-def _verdicts(start: dict[str, bool]) -> Iterator[None]:
-    """Inside, jsonargparse decides by ``start`` and what is added; it can only add, so that they are put back here."""
-    before, parsing_settings["import_path_verdicts"] = parsing_settings["import_path_verdicts"], start
-    try:
-        yield
-    finally:
-        parsing_settings["import_path_verdicts"] = before
+    return denied_import(message)
 
 
 @cache

@@ -32,7 +32,9 @@ def expanded(path: str | Path) -> Path:
     except RuntimeError as fault:
         start = Path(path).parts[0]
         cause = (
-            f"$HOME is not set, user {os.getuid()} has no entry" if start == "~" else f"no user has that name: {start}"
+            f"$HOME is not set, user {getattr(os, 'getuid', str)()} has no entry"
+            if start == "~"
+            else f"no user has that name: {start}"
         )
         raise UserError(
             f"{path}: there is no home folder that ~ could stand for ({cause}); write the whole path"

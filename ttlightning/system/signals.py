@@ -13,6 +13,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,11 @@ from typing import Any, Final
 from ttlightning.errors import Stopped, exit_code
 from ttlightning.system.processes import is_first_process
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS: Final = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if hasattr(signal, name)  # Windows has no SIGUSR1
+)
 
 SAME_WISH: Final = 1.0
 """Seconds within which signals are one wish: a launcher passes on what its whole process group has been sent."""
@@ -42,10 +47,9 @@ class _Listener:
         self.held: list[str] = []
         self.last_words: Callable[[], str] = str
         self._seen = False
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        self._writer = writer
-        self._wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        reader, self._writer = socket.socketpair()  # select takes no pipes on Windows
+        self._writer.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._handlers = {number: signal.signal(number, self.take) for number in SIGNALS}
         threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
 
@@ -53,7 +57,7 @@ class _Listener:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
-        os.close(self._writer)
+        self._writer.close()
 
     def take(self, number: int, frame: Any) -> None:
         """The handler: Python calls it between two of its own instructions, in the main thread."""
@@ -67,7 +71,7 @@ class _Listener:
             raise Stopped(self.asked)
         say(f"{self.asked.name}: stopping {self.held[-1]}; once more stops at once")
 
-    def _watch(self, reader: int) -> None:
+    def _watch(self, reader: socket.socket) -> None:
         """Sees signals also while the main thread is inside a library's call, where no handler runs."""
         first: tuple[signal.Signals, float] | None = None
         while True:
@@ -76,9 +80,9 @@ class _Listener:
                 if first and not self._seen and not self.held:
                     end_at_once(f"stopped by {first[0].name}", first[0])
                 continue
-            numbers = os.read(reader, 64)
+            numbers = reader.recv(64)
             if not numbers:  # closed
-                os.close(reader)
+                reader.close()
                 return
             for number in numbers:
                 if number not in SIGNALS or signal.getsignal(number) != self.take:
@@ -99,7 +103,8 @@ def _forked() -> None:
         signal.set_wakeup_fd(-1)  # the signals of this process are not the other one's
 
 
-os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def listen(importing: bool = False) -> bool:

@@ -25,7 +25,7 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     """Raise ``UserError`` if an option of ``fit`` could not be honoured.
 
     Args:
-        checkpoint: the options of the checkpoints that are kept beside ``last.ckpt``.
+        checkpoint: the options of the checkpoints that are kept beside the last one.
     """
     if datamodule.microbatches > 1 and trainer.precision == "16-mixed":
         raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
@@ -46,7 +46,7 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
             )
     if wish := next((name for name in CHECKPOINT_WISHES if checkpoint[name] and checkpoint["save_top_k"] == 0), None):
         raise UserError(
-            f"checkpoint.{wish} is {checkpoint[wish]}, but nothing is kept beside last.ckpt: add "
+            f"checkpoint.{wish} is {checkpoint[wish]}, but nothing is kept beside the last one: add "
             "--checkpoint.save_top_k 1"
         )
 

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
 
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -10,29 +9,28 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from ttlightning.errors import Fault, UserError
 from ttlightning.system import signals
 
-_Own = TypeVar("_Own", UserError, Fault)
-
 
 @contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
-    """Inside, a ``MisconfigurationException`` becomes a ``UserError``, and a lost process of the run a ``Fault``.
+    """Inside, what Lightning and torch raise becomes a ``UserError`` or a ``Fault``, where it is one.
 
     Raises:
-        Stopped: where a signal was the cause.
+        UserError: for options that do not go together.
+        Fault: where another process of the run is gone.
+        Stopped: where a signal was the cause of either.
     """
     try:
         yield
-    except MisconfigurationException as mistake:
-        signals.raise_if_stopped(mistake)
-        raise _noted(UserError(str(mistake)), mistake) from mistake
-    except (torch.distributed.DistError, RuntimeError) as lost:
-        if not isinstance(lost, torch.distributed.DistError) and "gloo/transport" not in str(lost):
+    except Exception as cause:
+        text = str(cause)
+        if isinstance(cause, MisconfigurationException):
+            own: Exception = UserError(text)
+        elif "more than one stateful callback" in text:  # a checkpoint could not tell their states apart
+            own = UserError(f"trainer.callbacks: {text}")
+        elif isinstance(cause, torch.distributed.DistError) or "gloo/transport" in text:
+            own = Fault(f"another of the run's processes is gone ({text.split('. ')[0]})")
+        else:
             raise
-        signals.raise_if_stopped(lost)
-        reason = str(lost).split(". ")[0]
-        raise _noted(Fault(f"another of the run's processes is gone ({reason})"), lost) from lost
-
-
-def _noted(own: _Own, cause: Exception) -> _Own:
-    own.__notes__ = getattr(cause, "__notes__", [])
-    return own
+        signals.raise_if_stopped(cause)
+        own.__notes__ = getattr(cause, "__notes__", [])
+        raise own from cause

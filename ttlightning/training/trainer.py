@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from ttlightning.errors import Fault, UserError
 from ttlightning.runs.files import write_whole
+from ttlightning.runs.run import Run
 from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training import slurm
@@ -36,7 +37,8 @@ class NoSignals(_SignalConnector):
 class Trainer(LightningTrainer):
     """Lightning's Trainer; ``fit`` costs less where there is no GPU, and ``predict`` does more.
 
-    It begins with no checkpoint that is not named, and leaves signals to ``ttlightning.system.signals``.
+    It begins with no checkpoint that is not named, and leaves signals to ``ttlightning.system.signals``. ``run`` is the
+    run directory of a fit, which ``RunDirectory`` sets; None where nothing is kept.
 
     Raises:
         UserError: where SLURM starts another number of processes than the trainer has.
@@ -48,6 +50,7 @@ class Trainer(LightningTrainer):
         with slurm.said_in_one_line():
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
+        self.run: Run | None = None
         self._signal_connector = NoSignals(self)
         self._checkpoint_connector = CheckpointConnector(self)
 
@@ -116,6 +119,11 @@ class Trainer(LightningTrainer):
         except OSError as fault:
             raise Fault(f"{output} cannot be written: {fault.strerror}") from fault
         return probabilities
+
+
+def run_of(trainer: LightningTrainer) -> Run | None:
+    """The run that a trainer writes to; None for Lightning's own Trainer, and where nothing is kept."""
+    return getattr(trainer, "run", None)
 
 
 def _table(

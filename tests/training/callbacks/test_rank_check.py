@@ -27,6 +27,7 @@ from ttlightning.rank.measures import (
 )
 from ttlightning.rank.verifier.verification import read_certificate, verify
 from ttlightning.runs.checkpoints import weights_sha256
+from ttlightning.runs.run import Run
 from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.classifier import Classifier
 
@@ -54,7 +55,6 @@ class ListLogger(Logger):
 def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
     data = PatchDataModule("mnist", write_mnist(tmp_path), batch_size=32)
     check, logger = RankCheck(every_n_epochs=every, sketch_size=4), ListLogger()
-    check.directory = tmp_path / "rank"
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -65,6 +65,7 @@ def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
         enable_model_summary=False,
         limit_val_batches=0,
     )
+    trainer.run = Run(tmp_path)
     model = Classifier(16, 49, 10)
     trainer.fit(model, datamodule=data)
     assert [step for step, _ in logger.logged] == expected

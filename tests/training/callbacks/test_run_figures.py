@@ -16,9 +16,8 @@ from ttlightning import Classifier
 from ttlightning.formats import CanonicalPolyadic, TensorTrain
 from ttlightning.rank import bond_spectra, matricization
 from ttlightning.rank.measures import measure_spectra
-from ttlightning.training.callbacks import RunFigures
 from ttlightning.training.callbacks import run_figures as module
-from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather
+from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather, show_confusion, show_mistakes
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
@@ -151,15 +150,13 @@ def test_verdicts_of_devices_are_gathered_in_order(monkeypatch):
 
 def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
     """In the figures, whatever matplotlib makes of a dollar sign otherwise, in the tables and in W&B's chart."""
-    figures = RunFigures()
-    figures.directory, figures.wandb_run = tmp_path, object()
     names = ("ant", "$\\frac$ of a very long name", "a_b^")
     scores = torch.eye(3)[[1, 1, 2, 0]]
     found = Verdicts(torch.arange(4), torch.tensor([0, 1, 2, 2]), scores)
     drawn = []
     whole = module.draw_mistakes
     monkeypatch.setattr(module, "draw_mistakes", lambda *args: drawn.append(args) or whole(*args))
-    chart = figures._show_confusion(found, names)["test/confusion"]
+    chart = show_confusion(found, tmp_path, True, names)["test/confusion"]
     counts = {(actual, said): count for actual, said, count in chart.table.data if count}
     assert counts == {
         (names[0], names[1]): 1,
@@ -173,7 +170,7 @@ def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
         {"label": "2", "label_name": names[2], "0": "1", "1": "0", "2": "1"},
     ]
     pictures = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
-    table = figures._show_mistakes(found, pictures, names)["test/mistakes_table"]
+    table = show_mistakes(found, pictures, tmp_path, True, names)["test/mistakes_table"]
     assert [row[:5] for row in table.data] == [[0, 0, names[0], 1, names[1]], [3, 2, names[2], 0, names[0]]]
     assert [row["predicted_name"] for row in rows(tmp_path / "mistakes.csv")] == [names[1], names[0]]
     assert drawn[0][1] == ["ant as $\\frac…\n58%", "a_b^ as ant\n58%"]
@@ -181,10 +178,8 @@ def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
 
 def test_data_that_are_no_pictures(tmp_path):
     """Points of a plane: a table of mistakes, and no picture of any."""
-    figures = RunFigures()
-    figures.directory, figures.wandb_run = tmp_path, object()
     found = Verdicts(torch.arange(2), torch.tensor([0, 1]), torch.tensor([[0.0, 1], [0, 1]]))
-    objects = figures._show_mistakes(found, torch.rand(2, 1, 2, 1))
+    objects = show_mistakes(found, torch.rand(2, 1, 2, 1), tmp_path, True)
     assert list(objects) == ["test/mistakes_table"]
     [row] = objects["test/mistakes_table"].data
     assert row == pytest.approx([0, 0, 1, 0.731059, 0.268941, 0.731059], rel=1e-5)
@@ -192,11 +187,9 @@ def test_data_that_are_no_pictures(tmp_path):
 
 
 def test_no_mistakes_at_all(tmp_path):
-    figures = RunFigures()
-    figures.directory = tmp_path
     (tmp_path / "mistakes.png").touch()  # of a process that was stopped
     found = Verdicts(torch.arange(2), torch.tensor([0, 1]), torch.tensor([[1.0, 0], [0, 1]]))
-    figures._show_mistakes(found, torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+    show_mistakes(found, torch.zeros(2, 1, 4, 4, dtype=torch.uint8), tmp_path, False)
     assert (tmp_path / "mistakes.csv").read_text() == "index,label,predicted,probability,p0,p1\n"
     assert not (tmp_path / "mistakes.png").exists()
 

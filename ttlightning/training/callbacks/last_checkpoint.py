@@ -5,7 +5,6 @@ training after the call that is under way, see ``ttlightning.system.signals``.
 """
 
 import signal
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,8 +12,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ttlightning.errors import Stopped, UserError
 from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
+from ttlightning.runs.run import Run
 from ttlightning.system import signals
 from ttlightning.training.steps import is_whole_step, who_begins_epochs
+from ttlightning.training.trainer import run_of
 
 
 class LastCheckpoint(Checkpoint):
@@ -35,7 +36,6 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}, it must be at least 1, or null")
         self.every_n_steps = every_n_steps
-        self.file: Path | None = None
         self._saved_at = 0
         self._begins_epochs: str | None = None
         self._listens = False
@@ -82,22 +82,16 @@ class LastCheckpoint(Checkpoint):
         asked = self._asked_anywhere(trainer)
         self._release()
         if asked:
-            raise Stopped(asked, "after training, with a checkpoint" if self.file else "after training")
+            raise Stopped(asked, "after training, with a checkpoint" if run_of(trainer) else "after training")
         signals.check()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
-        if self.file is None:
+        run = run_of(trainer)
+        if run is None:
             return
-        if trainer.strategy.broadcast(trainer.is_global_zero and self._is_behind(pl_module)):
+        if trainer.strategy.broadcast(trainer.is_global_zero and _is_behind(run, pl_module)):
             self._save(trainer)
-
-    def _is_behind(self, pl_module: LightningModule) -> bool:
-        """Whether the file has other weights than the network, or is not there."""
-        if not self.file.exists():
-            return True
-        kept = weights_sha256(read_checkpoint(self.file)["state_dict"])
-        return kept != weights_sha256(pl_module.state_dict())
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, Stopped) and not self._holds and trainer.strategy.launcher is not None:
@@ -106,8 +100,8 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_at = trainer.global_step
-        if self.file is not None:
-            trainer.save_checkpoint(self.file)
+        if (run := run_of(trainer)) is not None:
+            trainer.save_checkpoint(run.checkpoint)
 
     def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
         """The signal that this or another process has been sent: all of them stop after the same step."""
@@ -121,7 +115,7 @@ class LastCheckpoint(Checkpoint):
 
     def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
         kept = ""
-        if self.file is not None:
+        if run_of(trainer) is not None:
             kept = (
                 ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
             )
@@ -133,3 +127,11 @@ class LastCheckpoint(Checkpoint):
         if self._listens:
             signals.close()
         self._holds = self._listens = False
+
+
+def _is_behind(run: Run, pl_module: LightningModule) -> bool:
+    """Whether the run's last checkpoint has other weights than the network, or does not exist."""
+    if not run.checkpoint.exists():
+        return True
+    kept = weights_sha256(read_checkpoint(run.checkpoint)["state_dict"])
+    return kept != weights_sha256(pl_module.state_dict())

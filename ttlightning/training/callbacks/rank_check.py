@@ -1,12 +1,12 @@
 """The callback that checks ranks during training: it schedules, writes and logs what ``rank/measures`` computes."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
@@ -21,6 +21,7 @@ from ttlightning.rank.measures import (
 )
 from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.files import write_whole
+from ttlightning.training.trainer import run_of
 
 
 class RankCheck(Callback):
@@ -60,13 +61,22 @@ class RankCheck(Callback):
             raise UserError(f"rank_check.sketch_size is {sketch_size}, it must be at least 1")
         self.every_n_epochs, self.sketch_size = every_n_epochs, sketch_size
         self.bond_tolerance, self.seed = bond_tolerance, seed
-        self.directory: Path | None = None
         self.latest: dict[str, Any] = {}
         self._certificate: Certificate | None = None
         self._lines = 0
         self._weights = ""
         """weights_sha256 at the last check"""
         self.seconds = 0.0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the lines of ``checks.jsonl`` that the checkpoint knows of; a new run has none."""
+        run = run_of(trainer)
+        if run is None or not trainer.is_global_zero or not run.checks_file.exists():
+            self._lines = 0
+            return
+        lines = run.checks_file.read_bytes().splitlines(keepends=True)[: self._lines]
+        self._lines = len(lines)
+        write_whole(run.checks_file, b"".join(lines))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # a certificate of untrained weights would take a third of the time of all checks
@@ -84,17 +94,19 @@ class RankCheck(Callback):
             self._check(trainer, pl_module)
         if self._certificate is None:  # the run was resumed after its last step
             self._certify(pl_module.format)
-        if self.directory is None:
+        run = run_of(trainer)
+        if run is None:
             return
-        (self.directory / "certificate.json").unlink(missing_ok=True)  # a stopped process may have left one
+        run.certificate_file.unlink(missing_ok=True)  # a stopped process may have left one
         if self._certificate is None:
             return
-        certificate = self._certificate | {
-            "weights_sha256": weights,
-            "checkpoint": "../checkpoints/last.ckpt",
+        checkpoint = Path(os.path.relpath(run.checkpoint, run.certificate_file.parent)).as_posix()
+        certificate = self._certificate | {"weights_sha256": weights, "checkpoint": checkpoint}
+        write_certificate(run.certificate_file, certificate)
+        self.latest |= {
+            "certificate": run.certificate_file.relative_to(run.path).as_posix(),
+            "statement": certificate["statement"],
         }
-        write_certificate(self.directory / "certificate.json", certificate)
-        self.latest |= {"certificate": "rank/certificate.json", "statement": certificate["statement"]}
 
     def state_dict(self) -> dict[str, Any]:
         """The latest check is text, because a checkpoint cannot hold its long integers."""
@@ -104,11 +116,7 @@ class RankCheck(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.seconds, self.latest = float(state_dict["seconds"]), dict(json.loads(state_dict["latest"]))
         self._weights = state_dict.get("weights", "")
-        if rank_zero_only.rank != 0 or self.directory is None or not (self.directory / "checks.jsonl").exists():
-            return
-        lines = (self.directory / "checks.jsonl").read_bytes().splitlines(keepends=True)[: state_dict["lines"]]
-        self._lines = len(lines)
-        write_whole(self.directory / "checks.jsonl", b"".join(lines))
+        self._lines = state_dict["lines"]
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, with_certificate: bool = True) -> None:
         if not trainer.is_global_zero:
@@ -124,9 +132,9 @@ class RankCheck(Callback):
         self.latest |= measure_staircase(format)
         for logger in trainer.loggers:
             logger.log_metrics(summarize_ranks(self.latest), step=trainer.global_step)
-        if self.directory is not None:
-            self.directory.mkdir(exist_ok=True)
-            with (self.directory / "checks.jsonl").open("a") as file:
+        if (run := run_of(trainer)) is not None:
+            run.checks_file.parent.mkdir(exist_ok=True)
+            with run.checks_file.open("a") as file:
                 file.write(json.dumps(self.latest) + "\n")
             self._lines += 1
         self.seconds += time.perf_counter() - started

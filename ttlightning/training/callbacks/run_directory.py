@@ -6,26 +6,23 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import wandb
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule
 
 from ttlightning.errors import UserError
-from ttlightning.runs import run as runs
+from ttlightning.runs.beginning import Beginning
 from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY, weights_sha256
-from ttlightning.runs.files import read_json, write_json
+from ttlightning.runs.files import write_json, write_whole
 from ttlightning.runs.masking import MASK, Masked, masked, masked_keys
 from ttlightning.runs.provenance import differences, masked_provenance
+from ttlightning.runs.run import Run, runs_root
 from ttlightning.runs.trust import option_for
 from ttlightning.system import signals
 from ttlightning.system.paths import command
-from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.rank_check import RankCheck
-from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import (
     WandbOptions,
     define_axes,
@@ -35,14 +32,22 @@ from ttlightning.training.callbacks.wandb_run import (
     wandb_mistake,
 )
 from ttlightning.training.loggers import MetricsTable, Record
+from ttlightning.training.trainer import Trainer
 
 
 class RunDirectory(Callback):
-    """Makes ``<root>/<experiment>/<n>``, attaches the CSV and W&B loggers, and writes config, provenance and result.
+    """Make or continue the run directory: ``trainer.run`` for the other callbacks, loggers, config, provenance, result.
 
-    It does so in ``setup``, after the data have been read: a mistake in the configuration leaves nothing behind. Where
-    ``going_on`` names a run directory, that run goes on: its tables keep what the checkpoint knows of, its W&B run is
-    continued under its identifier. ``data_sha256`` says which data a state that is taken up was trained on.
+    ``setup`` makes it, after the data have been read: a mistake in the configuration leaves nothing behind. A run that
+    goes on keeps the rows of its tables that the checkpoint knows of, and its W&B run continues under its identifier.
+
+    Args:
+        experiment: name of the run's folder, and of the group of its W&B run.
+        config: complete configuration of the run as YAML; for a run that goes on the one that it began with.
+        wandb: how Weights & Biases records the run.
+        mode: of W&B; ``offline``, ``online`` or ``disabled``.
+        begin: the run that goes on or the new one that a path was given for, and the data of a state that is taken up.
+        hidden: names of values that are masked in ``config``.
     """
 
     def __init__(
@@ -51,13 +56,12 @@ class RunDirectory(Callback):
         config: str,
         wandb: WandbOptions,
         mode: str,
-        going_on: Path | None = None,
-        data_sha256: str | None = None,
+        begin: Beginning | None = None,
         hidden: Sequence[str] = (),
     ) -> None:
         self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
-        self.hidden = list(hidden)
-        self.going_on, self.path, self.data_sha256 = going_on, going_on, data_sha256
+        self.begin, self.hidden = begin or Beginning(), list(hidden)
+        self.run: Run | None = None
         self.trusted: list[str] = []
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
@@ -68,34 +72,23 @@ class RunDirectory(Callback):
         self._resumes = False
         self._wandb_run: Any = None
         self._record: Record | None = None
-        self._lock: IO[bytes] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
             return
         pl_module.configure_optimizers()  # a trial: a mistake in the optimizer or the schedule leaves nothing behind
-        begun = self._begin(trainer, pl_module) if trainer.is_global_zero else None
-        self.path, mistake = trainer.strategy.broadcast(begun)
+        mistake = self._begin(trainer, pl_module) if trainer.is_global_zero else None
+        path, mistake = trainer.strategy.broadcast((self.run and self.run.path, mistake))
         if mistake is not None:  # on every process, so that none waits for the others
             raise UserError(mistake)
-        self._table = MetricsTable(self.path)
-        self._resumes = (self.path / "checkpoints" / "last.ckpt").exists()
+        self.run = trainer.run = self.run or Run(path)
+        self._table = MetricsTable(path)
+        self._resumes = self.run.checkpoint.exists()
         if not self._resumes and trainer.is_global_zero:  # a run that was stopped before its first checkpoint
             self._table.keep(0)
-            (self.path / "rank" / "checks.jsonl").unlink(missing_ok=True)
         self._record = Record(self._wandb_run)
-        trainer.loggers = [*trainer.loggers, self._table, self._record]
-        for callback in trainer.callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(self.path / "checkpoints")
-            if isinstance(callback, LastCheckpoint):
-                callback.file = self.path / "checkpoints" / "last.ckpt"
-            if isinstance(callback, RankCheck):
-                callback.directory = self.path / "rank"
-            if isinstance(callback, RunFigures):
-                callback.directory = self.path / "figures"
-                callback.wandb_run = self._wandb_run if self.mode != "disabled" else None
-                callback.record = self._record
+        # The table comes first: Lightning's ModelCheckpoint writes beside the files of the first logger.
+        trainer.loggers = [self._table, self._record, *trainer.loggers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
@@ -120,19 +113,17 @@ class RunDirectory(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
-        if self._lock is None:
+        if self.run is None or not trainer.is_global_zero:
             return
-        self._lock.close()
-        if self.path is None:  # W&B did not answer
-            return
+        self.run.lock.release()
         exception.add_note(self.how_it_goes_on())
         self.finish_record(getattr(exception, "exit_code", 1))
 
     def how_it_goes_on(self) -> str:
-        """What a run that is stopped now has, and the command that goes on with it."""
-        kept = "its last checkpoint" if (self.path / "checkpoints" / "last.ckpt").exists() else "no checkpoint yet"
-        words = ("fit", "--ckpt_path", self.path, *option_for(self.trusted).split())
-        return f"{self.path} has {kept}; it goes on with: {command(*words)}"
+        """What a run that stops now has, and the command that goes on with it."""
+        kept = "its last checkpoint" if self.run.checkpoint.exists() else "no checkpoint yet"
+        words = ("fit", "--ckpt_path", self.run.path, *option_for(self.trusted).split())
+        return f"{self.run} has {kept}; it goes on with: {command(*words)}"
 
     def finish_record(self, exit_code: int = 0) -> None:
         """Let W&B's service write what it has, and end."""
@@ -175,11 +166,11 @@ class RunDirectory(Callback):
             "rank_check_seconds": check.seconds if check else 0.0,
             "rank": check.latest if check else {},
         }
-        if self.path is not None and trainer.is_global_zero:
-            write_json(self.path / "result.json", result)
+        if self.run is not None and trainer.is_global_zero:
+            write_json(self.run.result_file, result)
             signals.say_at_last(str)
             self._summarize(result)
-            self._lock.close()
+            self.run.lock.release()
         return result
 
     def _summarize(self, result: dict[str, Any]) -> None:
@@ -197,44 +188,48 @@ class RunDirectory(Callback):
         """Seconds of training so far, those before the checkpoint that the run went on from among them."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
 
-    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> tuple[Path | None, str | None]:
-        """The run's directory, or what the user has to mend; W&B's run open."""
+    def _begin(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
+        """Claim the run and open its W&B run; the message of a user's mistake, None where there is none."""
         try:
             patience = init_timeout()
             with signals.held("when the run directory is made"):
-                path, identifier = self._claim(trainer)
+                identifier = self._claim(trainer)
             labels = self._labels(tags(trainer, pl_module, self.wandb.tags))
-            self._wandb_run = self._open_wandb(path, identifier, labels, patience)
+            self._wandb_run = self._open_wandb(identifier, labels, patience)
             self._say_what_is_hidden()
         except UserError as mistake:
-            return None, str(mistake)
-        return path, None
+            return str(mistake)
+        return None
 
-    def _claim(self, trainer: Trainer) -> tuple[Path, str]:
-        """The run's directory, locked, with config and provenance inside, and the identifier of its W&B run."""
+    def _claim(self, trainer: Trainer) -> str:
+        """Lock the run's directory and write config and provenance into it; the identifier of its W&B run."""
         record = self._without_secrets(masked_provenance(_dataset(trainer), trainer.world_size))
         self._check_data(record["dataset"])
-        path = self.going_on or runs.create_run_directory(runs.runs_root(), self.experiment)
-        self.path = path
-        if self.going_on is None:
-            (path / "config.yaml").write_text(self.config)
-        self._lock = runs.lock_run(path)
+        run = self.begin.run or Run.create(runs_root(), self.experiment)
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.claim()
+        if run.state != ("begun" if self.begin.goes_on else "new"):
+            run.lock.release()
+            raise UserError(f"{run} was written by another process meanwhile: start again to go on with it")
+        self.run = run
         signals.say_at_last(self.how_it_goes_on)
-        file = path / "provenance.json"
-        if file.exists():
-            before = read_json(file)
+        if not self.begin.goes_on:
+            write_whole(run.config_file, self.config.encode())
+        if run.provenance_file.exists():
+            before = run.provenance
             changed = {d.name: d.now for d in differences(before, record)}
             record = before | {"resumed": [*before.get("resumed", []), {"argv": record["argv"], "changed": changed}]}
         else:
             record |= {"wandb": new_identifier()}
-        write_json(file, record)
-        return path, record["wandb"]
+        write_json(run.provenance_file, record)
+        identifier: str = record["wandb"]
+        return identifier
 
     def _check_data(self, dataset: dict[str, Any]) -> None:
         """Raise ``UserError`` where training would go on with other data than those that it began with."""
-        before = self.data_sha256
-        if self.going_on is not None and (file := self.going_on / "provenance.json").exists():
-            before = read_json(file).get("dataset", {}).get("sha256")
+        before = self.begin.data_sha256
+        if self.begin.goes_on and self.begin.run.provenance_file.exists():
+            before = self.begin.run.provenance.get("dataset", {}).get("sha256")
         if before not in (None, dataset["sha256"]):
             raise UserError(
                 f"the data have changed: {dataset['name']} has SHA-256 {dataset['sha256'][:12]}..., training began on "
@@ -261,32 +256,35 @@ class RunDirectory(Callback):
             line += f"; config.yaml does not keep {', '.join(again)}: give it again where the run goes on"
         print(f"ttlightning: {line}", file=sys.stderr)
 
-    def _open_wandb(self, path: Path, identifier: str, labels: dict[str, Any], patience: float) -> Any:
+    def _open_wandb(self, identifier: str, labels: dict[str, Any], patience: float) -> Any:
         """The W&B run, with the complete configuration, filed under the experiment's name and with ``labels``.
 
         W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the
         provenance says what of it matters.
         """
-        (path / "wandb").mkdir(exist_ok=True)
+        run = self.run
+        (run.path / "wandb").mkdir(exist_ok=True)
         settings = {"console": "off", "x_disable_meta": True, "disable_git": True, "init_timeout": patience}
         try:
-            run = wandb.init(
-                dir=str(path),
+            wandb_run = wandb.init(
+                dir=str(run.path),
                 id=identifier,
                 resume="allow",
-                name=f"{self.experiment}-{path.name}",
+                name=f"{self.experiment}-{run.path.name}",
                 group=self.experiment,
                 job_type="fit",
-                config=yaml.safe_load(self.config) | {"provenance": read_json(path / "provenance.json")},
+                config=yaml.safe_load(self.config) | {"provenance": run.provenance},
                 settings=wandb.Settings(**settings),
                 **labels | {"mode": self.mode},
             )
         except (wandb.Error, ConnectionError, ValueError) as fault:
-            if self.going_on is None:  # nothing but what this call has made
-                shutil.rmtree(path)
+            if not self.begin.goes_on:  # nothing but what this call has made
+                run.lock.release()
+                shutil.rmtree(run.path)
+                self.run = None
             raise UserError(wandb_mistake(fault, self.mode)) from fault
-        define_axes(run)
-        return run
+        define_axes(wandb_run)
+        return wandb_run
 
     def _repeat(self, rows: list[tuple[dict[str, float], int]]) -> None:
         """Log again what came before: of W&B's offline records of one run the last replaces the others."""

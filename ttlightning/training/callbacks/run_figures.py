@@ -23,6 +23,7 @@ from ttlightning.rank.measures import measure_spectra
 from ttlightning.runs.files import write_whole
 from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
 from ttlightning.training.loggers import Record
+from ttlightning.training.trainer import run_of
 
 SHOWN: Final = 32
 """Mistakes that are shown."""
@@ -68,23 +69,21 @@ class RunFigures(Callback):
 
     def __init__(self, sketch_size: int = 64, seed: int = 0) -> None:
         self.sketch_size, self.seed = sketch_size, seed
-        self.directory: Path | None = None
-        self.wandb_run: Any = None
-        self.record: Record | None = None
         self._seen: list[Verdicts] = []
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.directory is None or not trainer.is_global_zero:
+        run = run_of(trainer)
+        if run is None or not trainer.is_global_zero:
             return
         of, spectra = measure_spectra(pl_module.format, self.sketch_size, self.seed)
         columns = (of, "number", "singular_value")
         rows = [(at, k, s) for at, values in spectra.items() for k, s in enumerate(values.tolist(), start=1)]
-        self._write("spectrum.csv", _table(columns, rows))
-        self._write("spectrum.png", png(draw_spectrum(spectra, of)))
-        if self.wandb_run is not None:
+        _write(run.figures / "spectrum.csv", _table(columns, rows))
+        _write(run.figures / "spectrum.png", png(draw_spectrum(spectra, of)))
+        if (record := _record(trainer)) is not None:
             table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            picture = wandb.Image(str(self.directory / "spectrum.png"))
-            self._log(trainer, {"rank/spectrum": picture, "rank/spectrum_table": table})
+            picture = wandb.Image(str(run.figures / "spectrum.png"))
+            _send(record, trainer, {"rank/spectrum": picture, "rank/spectrum_table": table})
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._seen = []
@@ -96,79 +95,100 @@ class RunFigures(Callback):
         self._seen.append(Verdicts(torch.arange(start, end, device=outputs.device), batch.labels, outputs))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.directory is None:
+        run = run_of(trainer)
+        if run is None:
             return
         found = gather(self._seen, pl_module.format.classes, trainer.world_size, pl_module.device)
         self._seen = []
         if trainer.is_global_zero and len(found.index):
             data = trainer.datamodule
             names = data.class_names if data.has_names else None
-            objects = self._show_confusion(found, names) | self._show_mistakes(found, data.images.test.images, names)
-            self._log(trainer, objects)
+            record = _record(trainer)
+            objects = show_confusion(found, run.figures, record is not None, names)
+            objects |= show_mistakes(found, data.images.test.images, run.figures, record is not None, names)
+            _send(record, trainer, objects)
 
-    def _show_confusion(self, found: Verdicts, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """Classes by number, and by name where they have names."""
-        classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
-        numbers = [str(number) for number in range(classes)]
-        counts = multiclass_confusion_matrix(predicted, found.labels, classes)
-        said = [[name] for name in names] if names else [[]] * classes
-        rows = ((label, *said[label], *row) for label, row in enumerate(counts.tolist()))
-        self._write("confusion.csv", _table(("label", *(["label_name"] if names else []), *numbers), rows))
-        self._write("confusion.png", png(draw_confusion(counts, names)))
-        if self.wandb_run is None:
-            return {}
-        chart = wandb.plot.confusion_matrix(
-            y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
-        )
-        return {"test/confusion": chart}
 
-    def _show_mistakes(self, found: Verdicts, images: Tensor, names: Sequence[str] | None = None) -> dict[str, Any]:
-        """A table, and the images where there are any: data of floats are none."""
-        mistakes = found.surest_mistakes()
-        shown = mistakes[:SHOWN]
-        index, labels, scores = (values[shown] for values in found)
-        probabilities, predicted = scores.double().softmax(-1), scores.argmax(-1)
-        columns = ("index", "label", "predicted", "probability", *(f"p{name}" for name in range(scores.shape[1])))
-        said = (index, labels, predicted, probabilities.amax(-1), probabilities)
-        rows = [(*row, *every) for *row, every in zip(*(values.tolist() for values in said), strict=True)]
-        spoken = [(names[label], names[said]) if names else (str(label), str(said)) for _, label, said, *_ in rows]
-        if names:
-            columns = ("index", "label", "label_name", "predicted", "predicted_name", *columns[3:])
-            rows = [(r[0], r[1], pair[0], r[2], pair[1], *r[3:]) for r, pair in zip(rows, spoken, strict=True)]
-        self._write("mistakes.csv", _table(columns, rows))
-        drawn = images.dtype == torch.uint8 and len(index) > 0
-        sure = [f"{100 * share:.0f}%" for share in probabilities.amax(-1).tolist()]
-        captions = [f"{label} as {said}, {share}" for (label, said), share in zip(spoken, sure, strict=True)]
-        if drawn:
-            lines = [f"{_short(a)} as {_short(b)}\n{share}" for (a, b), share in zip(spoken, sure, strict=True)]
-            below = lines if names else captions
-            self._write("mistakes.png", png(draw_mistakes(images[index], below, len(mistakes))))
-        else:
-            (self.directory / "mistakes.png").unlink(missing_ok=True)
-        if self.wandb_run is None:
-            return {}
-        objects: dict[str, Any] = {"test/mistakes_table": wandb.Table(columns=list(columns), data=[*map(list, rows)])}
-        if drawn:
-            pictures = map(to_pil_image, images[index])
-            pairs = zip(pictures, captions, strict=True)
-            objects["test/mistakes"] = [wandb.Image(picture, caption=caption) for picture, caption in pairs]
-        return objects
+def show_confusion(
+    found: Verdicts, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Write the confusion matrix, classes by number, and by name where they have names; the chart for W&B."""
+    classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
+    numbers = [str(number) for number in range(classes)]
+    counts = multiclass_confusion_matrix(predicted, found.labels, classes)
+    said = [[name] for name in names] if names else [[]] * classes
+    rows = ((label, *said[label], *row) for label, row in enumerate(counts.tolist()))
+    _write(folder / "confusion.csv", _table(("label", *(["label_name"] if names else []), *numbers), rows))
+    _write(folder / "confusion.png", png(draw_confusion(counts, names)))
+    if not for_wandb:
+        return {}
+    chart = wandb.plot.confusion_matrix(
+        y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
+    )
+    return {"test/confusion": chart}
 
-    def _write(self, name: str, content: bytes) -> None:
-        self.directory.mkdir(exist_ok=True)
-        write_whole(self.directory / name, content)
 
-    def _log(self, trainer: Trainer, objects: dict[str, Any]) -> None:
-        if self.wandb_run is not None:
-            self.record.attempt(lambda: self._send(objects, trainer.global_step))
+def show_mistakes(
+    found: Verdicts, images: Tensor, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Write the table of the surest mistakes, and their images where the data are images; both for W&B."""
+    mistakes = found.surest_mistakes()
+    shown = mistakes[:SHOWN]
+    index, labels, scores = (values[shown] for values in found)
+    probabilities, predicted = scores.double().softmax(-1), scores.argmax(-1)
+    columns = ("index", "label", "predicted", "probability", *(f"p{name}" for name in range(scores.shape[1])))
+    said = (index, labels, predicted, probabilities.amax(-1), probabilities)
+    rows = [(*row, *every) for *row, every in zip(*(values.tolist() for values in said), strict=True)]
+    spoken = [(names[label], names[said]) if names else (str(label), str(said)) for _, label, said, *_ in rows]
+    if names:
+        columns = ("index", "label", "label_name", "predicted", "predicted_name", *columns[3:])
+        rows = [(r[0], r[1], pair[0], r[2], pair[1], *r[3:]) for r, pair in zip(rows, spoken, strict=True)]
+    _write(folder / "mistakes.csv", _table(columns, rows))
+    drawn = images.dtype == torch.uint8 and len(index) > 0
+    sure = [f"{100 * share:.0f}%" for share in probabilities.amax(-1).tolist()]
+    captions = [f"{label} as {said}, {share}" for (label, said), share in zip(spoken, sure, strict=True)]
+    if drawn:
+        lines = [f"{_short(a)} as {_short(b)}\n{share}" for (a, b), share in zip(spoken, sure, strict=True)]
+        below = lines if names else captions
+        _write(folder / "mistakes.png", png(draw_mistakes(images[index], below, len(mistakes))))
+    else:
+        (folder / "mistakes.png").unlink(missing_ok=True)
+    if not for_wandb:
+        return {}
+    objects: dict[str, Any] = {"test/mistakes_table": wandb.Table(columns=list(columns), data=[*map(list, rows)])}
+    if drawn:
+        pictures = map(to_pil_image, images[index])
+        pairs = zip(pictures, captions, strict=True)
+        objects["test/mistakes"] = [wandb.Image(picture, caption=caption) for picture, caption in pairs]
+    return objects
 
-    def _send(self, objects: dict[str, Any], step: int) -> None:
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(exist_ok=True)
+    write_whole(file, content)
+
+
+def _record(trainer: Trainer) -> Record | None:
+    """The trainer's W&B record; None where there is none, or W&B is disabled."""
+    records = (logger for logger in trainer.loggers if isinstance(logger, Record))
+    return next((record for record in records if not record.experiment.disabled), None)
+
+
+def _send(record: Record | None, trainer: Trainer, objects: dict[str, Any]) -> None:
+    """Log to W&B without making artifacts: a table that is bound to the run does not become one."""
+    if record is None:
+        return
+    run = record.experiment
+
+    def send() -> None:
         for name, thing in objects.items():
             if isinstance(thing, CustomChart):
-                thing.table.bind_to_run(self.wandb_run, f"{name}_table", self.wandb_run.step)
-            elif isinstance(thing, wandb.Table):  # what is bound to the run already does not become an artifact
-                thing.bind_to_run(self.wandb_run, name, self.wandb_run.step)
-        self.wandb_run.log(objects | {"trainer/global_step": step})
+                thing.table.bind_to_run(run, f"{name}_table", run.step)
+            elif isinstance(thing, wandb.Table):
+                thing.bind_to_run(run, name, run.step)
+        run.log(objects | {"trainer/global_step": trainer.global_step})
+
+    record.attempt(send)
 
 
 def _short(name: str) -> str:

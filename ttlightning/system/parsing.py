@@ -1,0 +1,88 @@
+"""jsonargparse beyond its documented interface: the text of its messages, and its private names.
+
+Nothing else in this package depends on either. ``tests/system/test_parsing.py`` shows the messages of the installed
+version, so an upgrade that changes them fails there.
+"""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Final
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._common import denying_import_path_entry, parsing_settings
+
+from ttlightning.errors import UserError
+
+UNKNOWN: Final = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
+WRONG_VALUE: Final = re.compile(r'[Pp]arser key "([\w.]+)"')
+DENIED: Final = re.compile(r"Importing '([^']+)' is not allowed")
+NOT_SERIALIZED: Final = "Unable to serialize instance"
+
+
+def unknown_option(message: str) -> str | None:
+    """Name of the option or config key that a parser does not know; of a class's own option without the class."""
+    return _first(UNKNOWN, message)
+
+
+def option_of_wrong_value(message: str) -> str | None:
+    """Name of the option whose value a parser does not take."""
+    return _first(WRONG_VALUE, message)
+
+
+def denied_import(message: str) -> str | None:
+    """Dotted path of an object that a parser was not allowed to import."""
+    return _first(DENIED, message)
+
+
+def _first(pattern: re.Pattern[str], message: str) -> str | None:
+    match = pattern.search(message)
+    return match and match[1]
+
+
+def option_names(parser: ArgumentParser) -> set[str]:
+    """Names of all options of a parser and of its subcommands."""
+    subcommands = parser._subcommands_action
+    parsers = [parser] if subcommands is None else list(subcommands._name_parser_map.values())
+    return {action.dest for each in parsers for action in each._actions}
+
+
+def complete_yaml(parser: ArgumentParser, options: Namespace) -> str:
+    """All options as YAML, from which the same options can be read.
+
+    Raises:
+        UserError: if a value has no text that gives it back, such as an object.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=f"(?s).*{NOT_SERIALIZED}")
+        try:
+            return parser.dump(options, skip_none=False, format="yaml")
+        except (Warning, ValueError) as fault:
+            if NOT_SERIALIZED not in str(fault):
+                raise
+            raise UserError(f"{' '.join(str(fault).split())}: config.yaml could not repeat the run") from fault
+
+
+def may_be_imported(path: str) -> bool:
+    """Whether the rules in force allow a value to name the object at this dotted path."""
+    return denying_import_path_entry(path) is None
+
+
+def import_rules() -> dict[str, bool]:
+    """The rules in force: dotted path, whether it and everything inside may be imported."""
+    return parsing_settings["import_path_verdicts"]
+
+
+@contextlib.contextmanager
+def restored_import_rules(start: dict[str, bool] | None = None) -> Iterator[None]:
+    """Inside, ``start`` (by default the present rules) and rules that are added; afterwards the rules from before.
+
+    ``jsonargparse.set_parsing_settings`` can add rules and never takes one away.
+    """
+    before = import_rules()
+    parsing_settings["import_path_verdicts"] = before if start is None else start
+    try:
+        yield
+    finally:
+        parsing_settings["import_path_verdicts"] = before
