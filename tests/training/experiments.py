@@ -73,7 +73,8 @@ class Experiment:
         model.choose_steps(trainer, data)
         trainer.run = Run(folder)
         trainer.run.checks_file.parent.mkdir(parents=True, exist_ok=True)
-        begin = begin or trainer.run.checkpoint_if_any
+        if begin is None and trainer.run.checkpoint.exists():
+            begin = trainer.run.checkpoint
         trainer.fit(model, datamodule=data, ckpt_path=begin and str(begin), weights_only=True)
         return trainer
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,8 +12,10 @@ from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
 from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certificate
 from ttlightning.rank.verifier.verification import verify
-from ttlightning.runs.checkpoints import checkpoint_file
-from ttlightning.runs.trained_formats import TrainedFormat, read_format
+from ttlightning.system import signals
+
+if TYPE_CHECKING:
+    from ttlightning.runs.trained_formats import TrainedFormat
 
 
 def main(args: Sequence[str]) -> int:
@@ -53,12 +56,15 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
     return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
-def find_network(content: dict[str, object], file: Path, given: Path | None) -> TrainedFormat | None:
+def find_network(content: dict[str, object], file: Path, given: Path | None) -> "TrainedFormat | None":
     """The network of a certificate: ``given``, or at the path in the certificate; None for a generic certificate."""
     if content["kind"] == "generic":
         return None
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
+    with signals.importing():  # torch, which a generic certificate does without
+        from ttlightning.runs.checkpoints import checkpoint_file
+        from ttlightning.runs.trained_formats import read_format
     path = file.parent / str(content["checkpoint"]) if given is None else given
     try:
         if given is None and not path.exists():

@@ -153,6 +153,11 @@ def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
     return _find(name)
 
 
+def listed_networks() -> list[str]:
+    """Names of this package's feature maps and formats."""
+    return _listed(LISTED[:1])
+
+
 def check_foreign(parser: Any, words: Sequence[str]) -> None:
     """Read each ``ForeignConfig`` among the words of a command by itself, with nothing allowed but what is listed.
 
@@ -229,10 +234,10 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
 
 
 @cache
-def _listed() -> list[str]:
+def _listed(rows: tuple[tuple[str, str, tuple[str, ...]], ...] = LISTED) -> list[str]:
     """Every listed class, under the names by which it is known and where it is defined."""
     paths = []
-    for module, base, names in LISTED:
+    for module, base, names in rows:
         for name in names or _public(import_module(module)):
             found = getattr(import_module(module), name)
             if inspect.isclass(found) and issubclass(found, _find(base)):
