@@ -7,7 +7,7 @@ from ttlightning import CanonicalPolyadic, ScoreTensor
 
 
 def dense(format: ScoreTensor) -> torch.Tensor:
-    """The complete weight tensor (n, ..., n, classes) of a format."""
+    """The complete weight tensor (n, ..., n, classes) of a format, the test's own tensor ring included."""
     if (cores := format.cores()) is not None:
         return dense_chain(cores)
     if isinstance(format, PlainTensorRing):

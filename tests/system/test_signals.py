@@ -374,15 +374,3 @@ def test_predictions_are_written_whole(command, monkeypatch):
     monkeypatch.setattr(csv, "writer", writer)
     command("predict", "--ckpt_path=runs/debug/0", "--output=p.csv")
     assert len((command.folder / "p.csv").read_text().splitlines()) == 51
-
-
-def test_a_verb_whose_output_nobody_reads(command):
-    """As in `rank | head -1`; a run with such an output is `test_a_job_is_stopped_with_all_its_processes`."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "ttlightning", "rank", "--sites=4"], cwd=command.folder,
-        env=environment(**command.environment), stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")

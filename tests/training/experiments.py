@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from ttlightning import Classifier, PatchDataModule
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
+from ttlightning.runs.run import Run
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
@@ -59,29 +60,23 @@ class Experiment:
         steps = {name: getattr(data, name) for name in ("steps_per_execution", "microbatches")}
         parts = {name: made(value) for name, value in config["model"].items()}
         model = Classifier(**parts | sizes | steps, seed=seed)
-        last = LastCheckpoint(**config["last_checkpoint"])
         kept = KeptCheckpoints(**config["checkpoint"] | {"dirpath": folder})
         asked = [made(callback)() for callback in config["trainer"]["callbacks"] or []]
         checks = RankCheck(**config["rank_check"], seed=seed)
         options = {"enable_progress_bar": False, "accelerator": "cpu", "default_root_dir": folder, "logger": self.rows}
         options["plugins"] = [SafeCheckpointIO()]
-        trainer = Trainer(**config["trainer"] | options | {"callbacks": [*asked, checks, kept, last]})
+        trainer = Trainer(
+            **config["trainer"]
+            | options
+            | {"callbacks": [*asked, checks, kept, LastCheckpoint(**config["last_checkpoint"])]}
+        )
         model.choose_steps(trainer, data)
-        keep_in(folder, trainer, last)
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        begin = begin or (checkpoint if checkpoint.exists() else None)
+        trainer.run = Run(folder)
+        trainer.run.checks_file.parent.mkdir(parents=True, exist_ok=True)
+        if begin is None and trainer.run.checkpoint.exists():
+            begin = trainer.run.checkpoint
         trainer.fit(model, datamodule=data, ckpt_path=begin and str(begin), weights_only=True)
         return trainer
-
-
-def keep_in(folder: Path, trainer: Trainer, last: LastCheckpoint) -> None:
-    """Let the last checkpoint of this trainer be ``folder/checkpoints/last.ckpt``."""
-    if hasattr(last, "file"):
-        last.file = folder / "checkpoints" / "last.ckpt"
-    else:
-        from ttlightning.runs.run import Run
-
-        trainer.run = Run(folder)
 
 
 def made(value: Any) -> Any:

@@ -1,1 +1,1 @@
-"""How the scores of a format and their derivatives are computed."""
+"""Kernels: how the scores of a format and their derivatives are computed."""

@@ -1,14 +1,14 @@
-r"""By hand or by operations: the two ways in which a format is contracted and differentiated.
+r"""Two ways to contract and differentiate a format: by hand, or by operations.
 
-By hand, an ``autograd.Function`` writes into memory of its own and knows its first derivatives. By operations, the same
-function is composed of torch's differentiable operations: slower, and right wherever torch is asked for more,
+By hand, an ``autograd.Function`` allocates its own memory and computes first derivatives only. By operations, the same
+function is composed of torch's differentiable operations. This is slower, and correct in every other case:
 
-    a derivative of a derivative      ``create_graph=True``: the gradient is computed again, by operations
-    tensors that are no memory        fake, meta, functional, wrapped by ``torch.func``, or a subclass
-    calls that are recorded           ``make_fx``, ``torch.compile``, ``torch.export``, ``torch.jit.trace``
+    second derivatives                ``create_graph=True``: the gradient is computed again, by operations
+    tensors without memory            fake, meta, functional, wrapped by ``torch.func``, or of a subclass
+    recorded calls                    ``make_fx``, ``torch.compile``, ``torch.export``
     forward-mode derivatives
 
-Either way gives (mantissa, exponent), of which only the mantissa has a derivative.
+Both return (mantissa, exponent). Only the mantissa has a derivative.
 """
 
 from collections.abc import Callable
@@ -26,20 +26,20 @@ from ttlightning.formats.kernels.scales import LAYOUTS, scale_by_power_of_two
 
 Result = TypeVar("Result")
 Operations = Callable[..., tuple[Tensor, Tensor]]
-"""(features, *cores) -> (mantissa, exponent), made of differentiable operations."""
+"""(features, *cores) -> (mantissa, exponent), composed of differentiable operations."""
 
 
 def contract(by_hand: Any, operations: Operations, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """(mantissa, exponent), by the ``autograd.Function`` where it can, else by operations."""
+    """(mantissa, exponent), by the ``autograd.Function`` if ``by_operations`` is False, else by operations."""
     return operations(*tensors) if by_operations(*tensors) else by_hand.apply(*tensors)
 
 
 def by_operations(*tensors: Tensor) -> bool:
-    """Whether these tensors, features and cores, or this call want torch's own operations.
+    """Whether a call with these features and cores must be composed of torch's operations.
 
     Raises:
-        UserError: where they are of different types or on different devices, or of a type other than float32 and
-            float64; where ``torch.jit.trace`` records, which does not know all of the operations.
+        UserError: if types or devices differ, or the type is neither float32 nor float64; inside ``torch.jit.trace``,
+            which does not know all of the operations.
     """
     _check_types(*tensors)
     if torch.compiler.is_compiling():
@@ -79,38 +79,38 @@ def _check_types(features: Tensor, *cores: Tensor) -> None:
 def gradients(
     ctx: Any, adjoint: Tensor, tensors: int, by_hand: Callable[..., tuple[Tensor, ...]], operations: Operations
 ) -> tuple[Tensor | None, ...]:
-    """What ``backward`` returns for the first ``tensors`` inputs, which ``forward`` has saved first.
+    """The gradients that ``backward`` returns for the first ``tensors`` inputs of ``forward``.
 
-    Next it has saved the exponent that it gave, whose power of two is none of the mantissa's, or something that is no
-    int32 where it gave the scores themselves; and then what ``by_hand(ctx, adjoint, inputs, others, exponent)`` wants.
+    ``forward`` must save, in this order: these inputs; the exponent that it returned, or a tensor that is not int32 if
+    it returned the scores themselves; the tensors that ``by_hand(ctx, adjoint, inputs, others, exponent)`` takes.
     """
-    saved = ctx.saved_tensors  # read once: a checkpoint computes them anew and gives each away one time
+    saved = ctx.saved_tensors  # read once: a checkpoint recomputes each tensor and returns it one time
     inputs, exponent, others = saved[:tensors], saved[tensors], saved[tensors + 1 :]
     with without_autocast(adjoint.device.type):
         if not torch.is_grad_enabled() and not by_operations(adjoint, *inputs):
             return by_hand(ctx, adjoint, inputs, others, exponent)
         graph = torch.is_grad_enabled()
         with torch.enable_grad():
-            own = [t.view_as(t) for t in inputs]  # one input may be a function of another: partial derivatives
-            mantissa, found = operations(*own)
-            counted = exponent if exponent.dtype == torch.int32 else 0
-            mantissa = scale_by_power_of_two(mantissa, found - counted)
-            wanted = [t for t in own if t.requires_grad]
+            own = [t.view_as(t) for t in inputs]  # partial derivatives, even if one input depends on another
+            mantissa, recomputed = operations(*own)
+            returned = exponent if exponent.dtype == torch.int32 else 0
+            mantissa = scale_by_power_of_two(mantissa, recomputed - returned)
+            differentiable = [t for t in own if t.requires_grad]
             partial = iter(
                 torch.autograd.grad(
-                    mantissa, wanted, adjoint, create_graph=graph, allow_unused=True, materialize_grads=True
+                    mantissa, differentiable, adjoint, create_graph=graph, allow_unused=True, materialize_grads=True
                 )
             )
         return tuple(next(partial) if t.requires_grad else None for t in own)
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """A context in which every operation computes in the type of its arguments."""
+    """A context in which every operation computes in the type of its arguments, whatever autocast is active."""
     return torch.autocast(device, enabled=False) if torch._C._is_any_autocast_enabled() else nullcontext()
 
 
 def in_full_precision(method: Callable[[Any, Tensor], Result]) -> Callable[[Any, Tensor], Result]:
-    """Inside autocast (bf16-mixed, 16-mixed): the features in the type of the cores, and every product in that type."""
+    """Decorator: inside autocast (bf16-mixed, 16-mixed), compute everything in the type of the cores."""
 
     @wraps(method)
     def computed(self: Any, features: Tensor, /) -> Result:

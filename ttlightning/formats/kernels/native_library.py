@@ -1,9 +1,9 @@
-r"""The library of the compiled kernel: built by the machine's C compiler for its processor, kept, checked, loaded.
+r"""The shared library of the compiled kernel: built for this processor, cached, checked and loaded.
 
-The compiler is ``CC``, or cc, gcc, clang on the path. A library is kept in ``$XDG_CACHE_HOME/ttlightning``, else in
-``~/.cache/ttlightning``, under a hash of all that makes it: source, compiler, every option, processor. The SHA-256 of
-its content is written behind it, so that one that is cut short or damaged is built anew instead of being run. Where the
-folder does not serve (no home, not writable, not executable), the process builds one in a temporary folder of its own.
+The compiler is ``CC``, or the first of cc, gcc and clang on the path. The cache is ``$XDG_CACHE_HOME/ttlightning``,
+else ``~/.cache/ttlightning``. A file's name is a hash of sources, compiler, options and processor. The SHA-256 of the
+content is appended to each file, so a truncated or damaged library is built again and never run. If the cache cannot be
+used (no home, not writable, not executable), the process builds a library in a temporary folder.
 """
 
 import ctypes
@@ -24,19 +24,19 @@ from ttlightning.errors import UserError
 SOURCES: Final = tuple(
     Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
 )
-OPENMP: Final = "-fopenmp"  # where the compiler has it; else threads of the kernel's own
+OPENMP: Final = "-fopenmp"  # if the compiler has it; otherwise the kernel starts POSIX threads
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 UNSAFE: Final = (
     *("-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-ffinite-math-only", "-fassociative-math"),
     *("-freciprocal-math", "-fno-signed-zeros", "-fno-honor-nans", "-fno-honor-infinities", "-mdaz-ftz"),
     *("-fapprox-func", "-ffp-model=fast", "-ffp-model=aggressive"),
 )
-"""Options that let a compiler order the sums anew, or take NaN, inf and the smallest numbers for something else."""
+"""Options that let a compiler reorder sums, or change NaN, inf and subnormal numbers."""
 DIGEST: Final = hashlib.sha256().digest_size
 
 
 def compiler_command() -> list[str] | None:
-    """The C compiler with the user's options; None where there is none."""
+    """The C compiler and the user's options, as words; None if there is no compiler."""
     try:
         named = shlex.split(os.environ.get("CC", ""))
     except ValueError as fault:
@@ -47,31 +47,29 @@ def compiler_command() -> list[str] | None:
 
 
 def command(compiler: list[str], openmp: bool) -> list[str]:
-    """The compiler with all options, without its files."""
+    """The compiler and all options, without file names."""
     return [*compiler, *FLAGS, *([OPENMP] if openmp else [])]
 
 
 @functools.cache
 def version(compiler: tuple[str, ...]) -> str:
-    """First line of what the compiler says of itself."""
+    """First line of the output of ``--version``."""
     try:
-        said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+        output = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as fault:
         raise UserError(f"the C compiler {shlex.join(compiler)} does not run: {fault}") from fault
-    return said.partition("\n")[0].strip()
+    return output.partition("\n")[0].strip()
 
 
 def load(compiler: list[str]) -> ctypes.CDLL:
-    """The library, compiled unless a whole one is kept.
+    """The library, from the cache or newly compiled.
 
     Raises:
-        UserError: where the compiler does not run or does not compile, or one of its options is ``UNSAFE``.
-        OSError: where no folder lets a library be written and loaded.
+        UserError: if the compiler does not run or does not compile, or has an option in ``UNSAFE``.
+        OSError: if no folder allows a library to be written and loaded.
     """
-    if broken := [word for word in compiler if word in UNSAFE]:
-        raise UserError(
-            f"CC asks for {broken[0]}, which makes sums, NaN and inf other than they should be: take it out of CC"
-        )
+    if unsafe := [option for option in compiler if option in UNSAFE]:
+        raise UserError(f"CC asks for {unsafe[0]}, which changes sums, NaN and inf: remove it from CC")
     name = file_name(compiler)
     kept, reason = cache_folder(), "there is no home folder to keep it in"
     if kept is not None:
@@ -84,36 +82,36 @@ def load(compiler: list[str]) -> ctypes.CDLL:
         except OSError as fault:  # not writable, not executable, no folder at all
             reason = f"{kept} cannot keep it ({fault})"
     warnings.warn(f"the chain kernel is compiled for this process alone: {reason}", stacklevel=4)
-    with tempfile.TemporaryDirectory(prefix="ttlightning-") as private:  # what is loaded stays when its file is gone
+    with tempfile.TemporaryDirectory(prefix="ttlightning-") as private:  # a loaded library outlives its file
         library = Path(private) / name
         build(compiler, library)
         return ctypes.CDLL(str(library))
 
 
 def cache_folder() -> Path | None:
-    """Where libraries are kept; None where the user has no home."""
+    """The cache folder; None if the user has no home."""
     for variable, below in (("XDG_CACHE_HOME", "ttlightning"), ("HOME", ".cache/ttlightning")):
         if (given := os.environ.get(variable)) and Path(given).is_absolute():
             return Path(given) / below
     try:
         home = Path.home()
-    except RuntimeError:  # no HOME, and nobody knows the user
+    except RuntimeError:  # no HOME, and no entry for the user
         return None
     return home / ".cache/ttlightning" if home.is_absolute() else None
 
 
 def file_name(compiler: list[str]) -> str:
-    """Another one for every compiler, option, source and processor."""
-    found = shutil.which(compiler[0])
-    binary = str(Path(found).resolve()) if found else ""
+    """A name that is different for every compiler, option, source and processor."""
+    path = shutil.which(compiler[0])
+    binary = str(Path(path).resolve()) if path else ""
     identity = [version(tuple(compiler)), binary, *compiler, "", *FLAGS, _processor()]
     identity += [source.read_text() for source in SOURCES]
-    told = "".join(f"{len(part)}:{part}" for part in identity)
-    return f"chain-{hashlib.sha256(told.encode()).hexdigest()[:20]}.so"
+    text = "".join(f"{len(part)}:{part}" for part in identity)
+    return f"chain-{hashlib.sha256(text.encode()).hexdigest()[:20]}.so"
 
 
 def is_whole(library: Path) -> bool:
-    """Whether the file ends with the SHA-256 of what comes before."""
+    """Whether the file ends with the SHA-256 of its content."""
     if not library.is_file():
         return False
     content = library.read_bytes()
@@ -121,7 +119,7 @@ def is_whole(library: Path) -> bool:
 
 
 def build(compiler: list[str], library: Path) -> None:
-    """Compile into ``library``, all at once: whoever comes first or last, everyone finds a whole file."""
+    """Compile, then move to ``library`` in one step: several processes at once always see a complete file."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         for openmp in (True, False):
@@ -141,10 +139,10 @@ def build(compiler: list[str], library: Path) -> None:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor, on which -march=native depends."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
         lines = []
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
-    return "\n".join([platform.machine(), platform.processor(), *sorted(told)])
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "\n".join([platform.machine(), platform.processor(), *sorted(features)])
