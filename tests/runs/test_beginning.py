@@ -281,3 +281,18 @@ def test_the_first_difference():
     assert first_difference(BASE, BASE | {"test_after_fit": True}) == "test_after_fit: nothing"
     assert first_difference(BASE, BASE | {"figures": True}) is None
     assert beginning.NEWEST == "last"
+
+
+def test_a_run_of_version_0_1_does_not_go_on(command):
+    """Neither with its own configuration nor with one of this version; one line, nothing written."""
+    command("fit", *SMALL, "--run=a")
+    run = Run(command.folder / "a")
+    run.result_file.rename(command.folder / "kept")
+    run.config_file.write_text(run.config_file.read_text().replace("microbatches:", "virtual_devices:"))
+    before = files(run.path)
+    assert_one_line(command("fit", "--run=a", code=2).stderr, "virtual_devices is called microbatches")
+    refused = command("fit", *SMALL, "--run=a", code=2).stderr
+    assert_one_line(refused, "config.yaml is of version 0.1, which this version does not go on with")
+    (command.folder / "kept").rename(run.result_file)
+    assert_one_line(command("rerun", "a", code=2).stderr, "virtual_devices is called microbatches")
+    assert files(run.path) == before | {run.result_file: run.result_file.read_bytes()}

@@ -78,7 +78,7 @@ def check(options: Namespace) -> int:
 
 def rerun(options: Namespace) -> int:
     """Fit the run's configuration into a new run of its experiment, and compare the two."""
-    from ttlightning.commands.studies import configuration_of  # needs the command line, which needs this
+    from ttlightning.commands.studies import configuration_of  # imports Lightning, which --check_only needs not
 
     run = Run.open(options.run, finished=True)
     data = data_options(run, options.root)

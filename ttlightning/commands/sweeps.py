@@ -1,6 +1,6 @@
-"""The choices of a sweep: the same YAML file that `wandb sweep` takes, or options with a list of values each.
+"""The choices of a sweep, from the YAML file that `wandb sweep` takes or from options with lists of values.
 
-A choice is a value for each option of `fit`; every choice has a name of its own, the same whenever it is made again.
+A choice is a value for each swept option of `fit`. Its name follows from its values.
 """
 
 import hashlib
@@ -24,17 +24,17 @@ Choice = dict[str, Any]
 
 SEED: Final = "seed_everything"
 FIGURES: Final = 4
-"""Figures of a number that is drawn: more would say nothing, and it is part of a name."""
+"""Significant figures of a drawn number, which is part of a name."""
 
 LONGEST_NAME: Final = 120
-"""Characters of an experiment's name, which is that of a folder; a longer one is cut and ends with a hash."""
+"""Most characters of an experiment's name, a folder name; a longer one is cut and ends with a hash."""
 
 
 class Sweep(NamedTuple):
-    """What a sweep file says."""
+    """The content of a sweep file."""
 
     words: tuple[str, ...]
-    """configs and options that all of its runs share"""
+    """configs and options of all runs"""
     choices: list[Choice]
 
 
@@ -42,8 +42,8 @@ def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
     """The sweep file ``name``, looked up like a config: all points of a grid, or ``runs`` random ones.
 
     Args:
-        runs: how many choices are drawn, for ``method: random``.
-        key: of the numbers that are drawn; the first of them do not depend on how many there are.
+        runs: number of choices to draw, for ``method: random``.
+        key: key of the random numbers; the first choices do not depend on ``runs``.
 
     Raises:
         UserError: where the file is no sweep of `fit`, or its method needs W&B's server.
@@ -70,7 +70,7 @@ def read_options(texts: Sequence[str]) -> list[Choice]:
     """The grid of ``option=value,value,...`` words; a value may be a list in brackets.
 
     Raises:
-        UserError: where a word is none of these, or an option comes twice.
+        UserError: where a text has another form, or an option comes twice.
     """
     values: dict[str, list[Any]] = {}
     for text in texts:

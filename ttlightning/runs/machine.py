@@ -1,4 +1,4 @@
-"""What the last bit of a floating-point sum depends on, beside the code: processor, libraries, variables, compiler."""
+"""Processor, libraries, variables and compiler: beside the code, they decide how a floating-point sum is rounded."""
 
 import fnmatch
 import hashlib
@@ -13,7 +13,7 @@ import torch
 from ttlightning.formats.kernels import native
 
 INSTRUCTIONS: Final = re.compile(r"(sse|ssse|avx|fma|f16c|amx|asimd|neon|sve|sme(?!p)|bf16|i8mm|fphp)\w*")
-"""Of what a processor says that it can: what arithmetic with floats is made of."""
+"""Processor flags of instruction sets for floating-point arithmetic."""
 
 VARIABLES: Final = (
     "MKL_*", "OPENBLAS_*", "BLIS_*", "ATEN_CPU_CAPABILITY", "DNNL_*", "ONEDNN_*", "CUBLAS_*", "CUBLASLT_*", "CUDNN_*",
@@ -22,11 +22,11 @@ VARIABLES: Final = (
 """Environment variables that choose between ways to compute the same."""
 
 LIGHTNINGS: Final = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-"""What Lightning sets for every deterministic run: it is not the user's, and not yet there before a run."""
+"""Variables that Lightning sets for every deterministic run; before a run they are not set yet."""
 
 
 def numerics() -> dict[str, Any]:
-    """Everything here that can change how a sum is rounded; what there is nothing of is None."""
+    """Everything of this machine that can change how a sum is rounded; None for what does not exist."""
     return {
         "instructions": instructions(),
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
@@ -37,7 +37,7 @@ def numerics() -> dict[str, Any]:
 
 
 def source_sha256() -> str:
-    """Hash of this package's code as it is here, committed or not, a checkout or installed."""
+    """Hash of the source files of this package, committed or not, in a checkout or installed."""
     package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for file in sorted(file for ending in ("py", "c", "h") for file in package.rglob(f"*.{ending}")):
         content = file.read_bytes()
@@ -46,19 +46,19 @@ def source_sha256() -> str:
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
-    names = _told("model name")
+    """Name of the processor."""
+    names = _proc_entries("model name")
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def instructions() -> str | None:
-    """Its instruction sets for floats, by name: ``avx avx2 f16c fma``; None where the system does not say."""
-    flags = {flag for line in (*_told("flags"), *_told("Features")) for flag in line.split()}
+    """The processor's instruction sets for floats, such as ``avx avx2 f16c fma``; None where the system hides them."""
+    flags = {flag for line in (*_proc_entries("flags"), *_proc_entries("Features")) for flag in line.split()}
     return " ".join(sorted(flag for flag in flags if INSTRUCTIONS.fullmatch(flag))) or None
 
 
-def _told(entry: str) -> list[str]:
-    """The different values of ``entry`` in what Linux says of the processors."""
+def _proc_entries(entry: str) -> list[str]:
+    """The different values of ``entry`` in Linux's list of processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

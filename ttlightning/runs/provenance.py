@@ -1,6 +1,6 @@
-"""What a run was made from, and how two such records differ.
+"""The provenance of a run (code, packages, machine, data), and how two provenances differ.
 
-A record names no secret, see ``masking.py``.
+Secrets are masked, see ``masking.py``.
 """
 
 import hashlib
@@ -26,23 +26,23 @@ CHANGES_BITS: Final = (
     "dataset", "git", "source_sha256", "ttlightning", "packages.torch", "packages.numpy", "packages.lightning",
     "numerics", "kernel", "cpu", "gpus", "world_size", "threads",
 )  # fmt: skip
-"""What can change a bit of the weights, the likeliest first; whatever else differs is only worth knowing."""
+"""Entries that can change a bit of the weights, the likeliest first; other differences change no result."""
 
 INCIDENTAL: Final = ("started", "argv", "wandb", "resumed")
-"""What is different in any two runs and says nothing about their results."""
+"""Entries that differ between any two runs and have no effect on their results."""
 
 OPEN: Final = ("numerics.variables",)
-"""Entries that name what there was: what they do not name was not set."""
+"""Entries that list everything that was set: what they do not list was not set."""
 
 
 def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """What this run was made from: command, code, packages, machine, data."""
+    """The provenance of this process: command, code, packages, machine, data."""
     found: dict[str, Any] = masked_provenance(dataset, world_size).content
     return found
 
 
 def masked_provenance(dataset: dict[str, Any], world_size: int) -> Masked:
-    """The same, with the names of what is masked in it."""
+    """The same, with the names of the masked values."""
     package = Path(__file__).resolve().parents[1]
     lock = package.parent / "requirements.lock"
     record = {
@@ -84,7 +84,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 
 class Difference(NamedTuple):
-    """One entry of two records that is not the same in both."""
+    """An entry with different values in two provenances."""
 
     name: str
     then: Any
@@ -103,7 +103,7 @@ class Difference(NamedTuple):
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
-    """Where two records differ, what matters first; what the older one does not speak of is no difference."""
+    """Differences of two provenances, sorted by importance; an entry that the older one lacks is no difference."""
     old, new, silent = *(_entries(record) for record in (then, now)), unknown(then, now)
     names = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in silent]
     found = [Difference(name, old.get(name), new.get(name), changes_bits(name)) for name in names]
@@ -111,14 +111,14 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
 
 
 def unknown(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What the record ``then`` does not speak of, because an earlier version has written it; what matters first."""
+    """Entries that ``then`` lacks because an earlier version wrote it, sorted by importance."""
     old, new = _entries(then), _entries(now)
     names = [n for n, value in new.items() if n not in old and value is not None and not _is_told(n, then)]
     return sorted(names, key=_importance)
 
 
 def _is_told(name: str, record: dict[str, Any]) -> bool:
-    """Whether a record without an entry says by this that there was nothing."""
+    """Whether a record without this entry means that there was nothing to record."""
     above = name.rpartition(".")[0]
     while above:
         *folders, last = above.split(".")
@@ -137,13 +137,13 @@ def changes_bits(name: str) -> bool:
 
 
 def _importance(name: str) -> int:
-    """Place in ``CHANGES_BITS``; its length for what is not there."""
+    """Position in ``CHANGES_BITS``; its length for other entries."""
     places = (place for place, key in enumerate(CHANGES_BITS) if name == key or name.startswith(f"{key}."))
     return next(places, len(CHANGES_BITS))
 
 
 def _entries(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a record is compared, flat."""
+    """The entries of a record that are compared, flat."""
     return _flat({name: value for name, value in record.items() if name not in INCIDENTAL})
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint file in which a changed byte is noticed: it ends with the SHA-256 of all that comes before.
+"""Checkpoint files that end with the SHA-256 of all bytes before it, so that a changed byte is noticed.
 
-The file is a zip archive, as torch writes it, and the hash stands in the archive's comment, which every other reader
-passes over. It tells damage, not forgery: whoever changes a file on purpose can write a new hash.
+The file is a zip archive, as torch writes it, and the hash is the archive's comment, which other readers ignore. It
+detects damage, not forgery: an attacker can write a new hash.
 """
 
 import hashlib
@@ -9,33 +9,32 @@ import io
 import zipfile
 from typing import Final
 
-WORDS: Final = b"ttlightning sha256 "
+LABEL: Final = b"ttlightning sha256 "
 DIGITS: Final = 64
 
 END: Final = b"PK\x05\x06"
-"""An archive without a comment ends with this and 18 bytes more, the last two of them 0, the comment's length."""
+"""An archive without a comment ends with this and 18 more bytes; the last two are 0, the length of the comment."""
 
 
 class Damaged(ValueError):
-    """These bytes are not those that were written, or are no checkpoint's."""
+    """The bytes were changed after they were written, or are no checkpoint."""
 
 
 def seal(archive: bytes) -> bytes:
-    """The archive with a comment, ``ttlightning sha256`` and 64 digits, which hash everything before them."""
+    """The archive with the comment ``ttlightning sha256`` and 64 digits: the hash of all bytes before the digits."""
     if archive[-22:-18] != END or archive[-2:] != b"\0\0":
         raise ValueError("not a zip archive without a comment")
-    body = archive[:-2] + (len(WORDS) + DIGITS).to_bytes(2, "little") + WORDS
+    body = archive[:-2] + (len(LABEL) + DIGITS).to_bytes(2, "little") + LABEL
     return body + hashlib.sha256(body).hexdigest().encode()
 
 
 def check_seal(content: bytes) -> None:
-    """Raise ``Damaged`` where the bytes are not as they were written.
+    """Raise ``Damaged`` where the bytes were changed after they were written.
 
-    A file without a hash, of version 0.1 or of another program, has the CRC-32 that zip keeps of every part: that is
-    checked instead. Parts that are compressed or overlap are refused, torch writes none: they are how a small file
-    fills a memory.
+    A file without a hash (version 0.1, another program) is checked by zip's CRC-32 of every part. Parts that are
+    compressed or overlap are refused: torch writes none, and they let a small file fill the memory.
     """
-    sealed = content[-DIGITS - len(WORDS) : -DIGITS] == WORDS
+    sealed = content[-DIGITS - len(LABEL) : -DIGITS] == LABEL
     if sealed and hashlib.sha256(content[:-DIGITS]).hexdigest().encode() != content[-DIGITS:]:
         raise Damaged("its SHA-256 is not the one that it ends with")
     if not sealed and (content[-22:-18] != END or content[-2:] != b"\0\0"):

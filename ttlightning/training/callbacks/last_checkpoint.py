@@ -1,7 +1,7 @@
-"""checkpoints/last.ckpt: from which a run goes on to the same bits, whatever stopped it.
+"""The run's last checkpoint: a stopped run goes on from it to the same bits.
 
 It is written at the end of every epoch, every so many steps if asked, and when the run is asked to stop: a signal ends
-training after the call that is under way, see ``ttlightning.system.signals``.
+training after the current call, see ``ttlightning.system.signals``.
 """
 
 import signal

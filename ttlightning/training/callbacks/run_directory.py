@@ -1,4 +1,4 @@
-"""The run directory of a fit: made when data and network are known to be sound, filled as the run goes."""
+"""The run directory of a fit: made once data and network are checked, filled during the run."""
 
 import os
 import shutil

@@ -1,0 +1,44 @@
+"""Callbacks find the run at the trainer; where there is none, they work and write nothing."""
+
+import csv
+
+from lightning.pytorch import Trainer as LightningTrainer
+
+from ttlightning import PatchDataModule
+from ttlightning.training.callbacks import RankCheck, RunFigures
+from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
+from ttlightning.training.classifier import Classifier
+from ttlightning.training.trainer import Trainer, run_of
+
+
+def test_without_a_run_nothing_is_written(tmp_path, monkeypatch, write_mnist):
+    data, empty = write_mnist(tmp_path / "data"), tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": True}
+    for kind in (LightningTrainer, Trainer):
+        check = RankCheck(sketch_size=4)
+        callbacks = [check, RunFigures(), LastCheckpoint()]
+        trainer = kind(max_epochs=1, accelerator="cpu", logger=False, callbacks=callbacks, **quiet)
+        model, module = Classifier(16, 49, 10), PatchDataModule("mnist", data, batch_size=32)
+        trainer.fit(model, datamodule=module)
+        trainer.test(model, datamodule=module, verbose=False)
+        assert run_of(trainer) is None
+        assert check.latest["certified"]
+    assert list(empty.iterdir()) == []
+
+
+def test_a_fast_dev_run_leaves_nothing(command):
+    command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--trainer.fast_dev_run=true", "--run=a")
+    assert list(command.folder.iterdir()) == []
+
+
+def test_kept_checkpoints_lie_in_the_run_whatever_loggers_the_user_has(command):
+    """By Lightning's own rule: beside the files of the first logger, which is the run's table."""
+    own = ("--trainer.logger=CSVLogger", "--trainer.logger.save_dir=own")
+    command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--run=a", "--checkpoint.save_top_k=1", *own)
+    names = sorted(file.name for file in (command.folder / "a/checkpoints").iterdir())
+    assert names == ["epoch=0-step=3.ckpt", "last.ckpt"]
+    [table] = (command.folder / "own").rglob("metrics.csv")
+    assert [row for row in csv.DictReader(table.open()) if row["test/acc"]]
+    assert not list((command.folder / "own").rglob("*.ckpt"))
