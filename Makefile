@@ -1,5 +1,7 @@
 # make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
-# make test           all tests, in an environment made from requirements.lock where there is none yet
+# make test           the tests that are not marked slow; the environment is made from requirements.lock first
+# make test-slow      the tests that are marked slow: scripts, jobs of several processes, every recipe
+# make test-all       both
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
 # make lock           choose the newest versions anew, with hashes and without addresses
@@ -12,13 +14,18 @@ ARGS ?=
 IN_VENV := $(VENV)/bin/python
 READY := $(VENV)/ready
 
-.PHONY: fit test lint bench lock environment
+.PHONY: fit test test-slow test-all lint bench lock environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
 
 test: environment
-	$(IN_VENV) -m pytest $(ARGS)
+	$(IN_VENV) -m pytest -m "not slow" $(ARGS)
+
+test-slow: environment
+	$(IN_VENV) -m pytest -m slow $(ARGS)
+
+test-all: test test-slow
 
 lint: environment
 	$(IN_VENV) -m ruff format --check .

@@ -12,7 +12,6 @@ epoch.
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +21,14 @@ import torch
 from matplotlib.colors import ListedColormap
 from torch import Tensor
 
-from ttlightning import formats
 from ttlightning.commands.studies import Job, make_runs, require
 from ttlightning.data.datasets import read_dataset
-from ttlightning.data.patches import Patching
-from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
+from ttlightning.networks.network import Network as TrainedNetwork
+from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.files import write_json
+from ttlightning.runs.loading import load
 from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
-from ttlightning.training.classifier import Classifier
 
 SIDE = 300
 """Points of the drawn grid along each axis."""
@@ -82,22 +79,17 @@ def job(dataset: str, network: Network, seed: int, quick: bool) -> Job:
     return Job(f"toy_{dataset}_{network.name}" + ("_quick" if quick else ""), tuple(words), seed)
 
 
-def trained(run: Run, network: Network) -> Classifier:
-    """The network of a run, with its trained weights."""
-    model = run.config["model"]
-    format = partial(getattr(formats, network.format), **model["format"]["init_args"])
-    features = partial(PatchFeatureMap, **model["features"]["init_args"])
-    classifier = Classifier(2 * network.repeat, 1, 2, features, format, pixel_mean=model["pixel_mean"])
-    classifier.load_state_dict(read_checkpoint(run.checkpoint)["state_dict"])
-    if weights_sha256(classifier.state_dict()) != run.result["weights_sha256"]:
-        sys.exit(f"{run.checkpoint} does not hold the weights that {run.result_file} speaks of")
-    return classifier
+def trained(run: Run) -> TrainedNetwork:
+    """The trained network of a run."""
+    network = load(run.path)
+    if weights_sha256(network.state_dict()) != run.result["weights_sha256"]:
+        sys.exit(f"the weights in {run.checkpoint} are not the ones of {run.result_file}")
+    return network
 
 
-@torch.no_grad()
-def probability(classifier: Classifier, points: Tensor, repeat: int) -> np.ndarray:
+def probability(network: TrainedNetwork, points: Tensor) -> np.ndarray:
     """Of class 1, at points (samples, 2)."""
-    return classifier(Patching(1, repeat=repeat)(points.reshape(-1, 1, 2, 1))).softmax(-1)[:, 1].numpy()
+    return network.score_images(points.reshape(-1, 1, 2, 1)).softmax(-1)[:, 1].numpy()
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -121,8 +113,7 @@ def draw(runs: dict[tuple[str, Network], Run], found: dict[str, dict[str, Any]],
         sides = [torch.linspace(least, most, SIDE) for least, most in area]
         grid = torch.cartesian_prod(*sides)
         for network, axis in zip(networks, row, strict=True):
-            classifier = trained(runs[dataset, network], network)
-            values = probability(classifier, grid, network.repeat).reshape(SIDE, SIDE).T
+            values = probability(trained(runs[dataset, network]), grid).reshape(SIDE, SIDE).T
             shown = axis.pcolormesh(*sides, values, cmap=PALE, vmin=0, vmax=1, rasterized=True)
             for label, color in enumerate(DARK):
                 axis.plot(*points[test.labels == label].T, ".", color=color, markersize=2, markeredgewidth=0)

@@ -1,17 +1,23 @@
-"""What the tests share: a naive oracle, small files in the formats of the data sets, the command line as a process."""
+"""Fixtures for all tests: small datasets, the command line, runs that are trained once a session, kills."""
 
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+from matplotlib.figure import Figure
+from PIL import Image
 from torchvision.io import write_jpeg, write_png
 
 from ttlightning.commands.main import main
@@ -20,46 +26,6 @@ from ttlightning.training.classifier import Classifier
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("default")
 torch.set_num_threads(1)
-
-
-def dense_chain(cores: list[torch.Tensor]) -> torch.Tensor:
-    """The whole tensor (n, ..., n, classes) of a tensor train, by one einsum after the other: the oracle."""
-    whole = cores[0]
-    for core in cores[1:]:
-        whole = torch.einsum("...a,aib->...ib", whole, core)
-    return whole.squeeze(0)
-
-
-def dense_canonical(factors: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The same of a canonical polyadic tensor: one outer product after the other."""
-    whole = factors[0]
-    for factor in factors[1:]:
-        whole = torch.einsum("...k,ik->...ik", whole, factor)
-    return torch.einsum("...k,ky->...y", whole, weights)
-
-
-def dense_tree(leaves: list[torch.Tensor], levels: list[list[torch.Tensor]]) -> torch.Tensor:
-    """The same of a hierarchical Tucker tensor: every node joins the whole tensors of its two children."""
-    mode_size, parts = leaves[0].shape[0], leaves
-    for level in levels:
-        children = zip(parts[0::2], parts[1::2], strict=True)
-        parts = [
-            torch.einsum("ia,jb,abc->ijc", left, right, node).flatten(0, 1)
-            for (left, right), node in zip(children, level, strict=True)
-        ]
-    [root] = parts
-    return root.reshape(*[mode_size] * len(leaves), -1)
-
-
-def dense_scores(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Scores (batch, classes) of features (batch, sites, modes) against a whole weight tensor."""
-    rows = []
-    for sample in features:
-        rest = weights
-        for site in sample:
-            rest = torch.einsum("i,i...->...", site, rest)
-        rows.append(rest)
-    return torch.stack(rows)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -71,7 +37,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def write_mnist() -> Callable[..., Path]:
-    """Writes a data root with random digits in MNIST's layout; the labels are learnable."""
+    """Writes a data root with random images in MNIST's layout and learnable labels."""
 
     def write(root: Path, name: str = "MNIST", train: int = 200, test: int = 50) -> Path:
         generator = np.random.default_rng(0)
@@ -89,7 +55,7 @@ def write_mnist() -> Callable[..., Path]:
 
 @pytest.fixture
 def write_pictures() -> Callable[..., Path]:
-    """Writes coloured pictures of 8 x 8 in folders of classes, all different, each class with an ending of its own."""
+    """Writes different colour images of 8 x 8 pixels into one folder per class; each class has its own file type."""
 
     def write(root: Path, classes: tuple[str, ...] = ("ant", "bee", "cat"), train: int = 4, test: int = 2) -> Path:
         generator = torch.Generator().manual_seed(0)
@@ -106,12 +72,23 @@ def write_pictures() -> Callable[..., Path]:
     return write
 
 
-class CommandLine:
-    """``ttlightning`` in an empty folder: called, in this process, or as ``.process``, the way a user starts it."""
+def empty_picture(figure: Figure, file: Any, **options: Any) -> None:
+    """Stands for ``Figure.savefig`` in a run: drawing takes a quarter of the time of a small ``fit``."""
+    Image.new("RGB", (1, 1)).save(file, format="png")
 
-    def __init__(self, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-        self.folder, self.monkeypatch, self.capfd = folder, monkeypatch, capfd
-        self.data = data
+
+class CommandLine:
+    """``ttlightning`` in an empty folder, called in this process; ``process`` starts it as a user does.
+
+    Figures of ``fit`` are empty pictures unless ``draws`` is set; their tables are complete.
+    """
+
+    def __init__(
+        self, folder: Path, data: Path, shared: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    ) -> None:
+        self.folder, self.data, self.shared = folder, data, shared
+        self.monkeypatch, self.capfd = monkeypatch, capfd
+        self.draws = False
         self.environment = {"TTLIGHTNING_DATA": str(data), "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
     def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -120,6 +97,8 @@ class CommandLine:
             patch.delenv("TTLIGHTNING_RUNS", raising=False)
             for name, value in self.environment.items():
                 patch.setenv(name, value)
+            if words[0] == "fit" and not self.draws:
+                patch.setattr(Figure, "savefig", empty_picture)
             self.capfd.readouterr()
             try:
                 main([str(word) for word in words])
@@ -130,8 +109,27 @@ class CommandLine:
         assert stopped == code, f"exit code {stopped}\n{output}\n{errors}"
         return subprocess.CompletedProcess(words, code, output, errors)
 
+    def finished(self, *words: str) -> Path:
+        """The run of ``fit`` with these words, as the next run of its experiment: trained once a session, then copied.
+
+        For tests that need a finished run and do not look at how it was made. All tests have the same data.
+        """
+        key = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+        folder = self.shared / key
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "complete").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                trainer = CommandLine(folder, self.data, self.shared, self.monkeypatch, self.capfd)
+                trainer("fit", *words)
+                (folder / "complete").touch()
+        [run] = (folder / "runs").glob("*/0")
+        experiment = self.folder / "runs" / run.parent.name
+        experiment.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copytree(run, experiment / str(len(list(experiment.iterdir())))))
+
     def process(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m ttlightning`` with these words; an environment variable set to "" is taken away."""
+        """``python -m ttlightning`` with these words; an environment variable set to "" is removed."""
         command = [sys.executable, "-m", "ttlightning", *map(str, words)]
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING", "PL_"))}
         merged = {name: value for name, value in (clean | self.environment | environment).items() if value}
@@ -143,30 +141,43 @@ class CommandLine:
         return json.loads((self.folder / "runs" / run / "result.json").read_text())
 
     def steps(self, run: str) -> int:
-        """Optimizer steps that a run has made, as its last checkpoint has it."""
+        """Optimizer steps of a run, by its last checkpoint."""
         return torch.load(self.folder / "runs" / run / "checkpoints/last.ckpt", weights_only=True)["global_step"]
 
 
 def assert_one_line(errors: str, message: str) -> None:
-    """What a user's mistake leaves on stderr."""
+    """stderr after a user's mistake: one line with this message."""
     lines = [line for line in errors.splitlines() if line.strip()]
     assert len(lines) == 1, errors
     assert lines[0].startswith("ttlightning: ")
     assert message in lines[0]
 
 
+@pytest.fixture(scope="session")
+def shared_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of finished runs that all workers of a session share."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished_runs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture
 def command(
-    tmp_path: Path, write_mnist: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    tmp_path: Path,
+    write_mnist: Callable[..., Path],
+    shared_runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> CommandLine:
-    """The command line beside a small data set in MNIST's layout."""
+    """The command line, with a small dataset in MNIST's layout."""
     folder = tmp_path / "work"
     folder.mkdir()
-    return CommandLine(folder, write_mnist(tmp_path / "data"), monkeypatch, capfd)
+    return CommandLine(folder, write_mnist(tmp_path / "data"), shared_runs, monkeypatch, capfd)
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL in a test that stays in its process: nothing of ours catches it."""
+    """Stands for SIGKILL inside the test's process: the package does not catch it."""
 
 
 def kill() -> None:
@@ -175,16 +186,16 @@ def kill() -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Does something right before a given step of training, once."""
+    """Calls an action right before a given optimizer step, once."""
 
     def at(step: int, action: Callable[[], None]) -> None:
-        whole = Classifier._losses
+        original = Classifier._losses
 
         def losses(self, batch):
             if self.training and self.trainer.global_step == step:
-                monkeypatch.setattr(Classifier, "_losses", whole)
+                monkeypatch.setattr(Classifier, "_losses", original)
                 action()
-            return whole(self, batch)
+            return original(self, batch)
 
         monkeypatch.setattr(Classifier, "_losses", losses)
 
@@ -192,7 +203,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None
 
 
 def contents(run: Path) -> dict:
-    """Everything of a run that must come out the same again, without the times."""
+    """The files of a run that must be the same when it is trained again, without times."""
     result = json.loads((run / "result.json").read_text())
     del result["seconds"], result["rank_check_seconds"]
     files = ["metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml"]

@@ -59,10 +59,19 @@ def test_rank_agreement(script):
     assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
 
 
+@pytest.mark.slow
 def test_epoch_overhead(script):
     said = script("epoch_overhead.py", "--epochs=2", "--config=toy/moons.yaml")
     assert len(re.findall(r"epoch \d   fit +[\d.]+ s   bare +[\d.]+ s   ratio [\d.]+", said)) == 2
     assert re.search(r"median ratio [\d.]+ \(from [\d.]+ to [\d.]+\)", said)
+
+
+@pytest.mark.slow
+def test_startup(script):
+    said = script("startup.py", "--processes=1")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert {"--help", "fit, line 1", "fit, line 2", "compare runs/debug", "rerun --help"} <= {row[0] for row in rows}
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])
 
 
 def test_staircase_figure(script, tmp_path):
@@ -70,6 +79,7 @@ def test_staircase_figure(script, tmp_path):
     assert (tmp_path / "staircase.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_make_certificates(command):
     """Of a run, and of generic tensors; each file holds, by the other code."""
     command("fit", "--config=debug.yaml", "--figures=false")
@@ -79,6 +89,7 @@ def test_make_certificates(command):
     command("verify", *map(str, files))
 
 
+@pytest.mark.slow
 def test_rank_figure(script, tmp_path):
     said = script("rank_figure.py", "--quick", "--seeds=1", "--output=figure")
     assert "0 of 15 differ" in said
@@ -86,6 +97,7 @@ def test_rank_figure(script, tmp_path):
     assert script("rank_figure.py", "--quick", "--seeds=1", "--output=figure") == said
 
 
+@pytest.mark.slow
 def test_rank_study(script, tmp_path):
     said = script("rank_study.py", "--quick", "--output=study")
     counts = re.findall(r"\| ([\d,]+) / ([\d,]+) \|", said)
@@ -94,6 +106,7 @@ def test_rank_study(script, tmp_path):
     assert (tmp_path / "study.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_width_sweep(script, tmp_path):
     """Each format once; once more, and nothing is made again."""
     words = ("--quick", "--formats", "EqualCoreTensorTrain", "CanonicalPolyadic", "--jobs=2", "--output=sweep")
@@ -138,6 +151,7 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
 
+@pytest.mark.slow
 def test_seeds(script, tmp_path):
     """Two networks; once more, and nothing is made again."""
     said = script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
@@ -149,6 +163,7 @@ def test_seeds(script, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
 
 
+@pytest.mark.slow
 def test_reproduce_table(script, tmp_path):
     said = script("reproduce_table.py", "--quick", "--jobs=2", "--output=table", "--wandb.mode=disabled")
     assert (tmp_path / "table.md").read_text() == said
@@ -220,6 +235,7 @@ def test_the_table_of_seeds(seeds, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_rank_table(tmp_path):
     said = as_a_process(tmp_path, "rank_table.py", "--quick", "--seeds=2")
     assert "| TT | 3, 4, 4 | 3 (3) | 4 (9) | 12 (9) |" in said
@@ -265,6 +281,7 @@ def test_every_way_of_the_peer_is_a_step(monkeypatch):
     assert all(milliseconds > 0 for [milliseconds] in times.values())
 
 
+@pytest.mark.slow
 def test_reproducibility(tmp_path):
     said = as_a_process(tmp_path, "reproducibility.py", "--quick", "--output=table")
     assert "exact resume: toy/moons.yaml" in said
@@ -272,11 +289,13 @@ def test_reproducibility(tmp_path):
     assert said.endswith((tmp_path / "table.md").read_text())
 
 
+@pytest.mark.slow
 def test_determinism_price(tmp_path):
     said = as_a_process(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
     assert len(re.findall(r": [\d.]+ times the epoch \([\d.]+ to [\d.]+\)", said)) == 2
 
 
+@pytest.mark.slow
 def test_toy_boundaries(script, tmp_path):
     """What it says is what the runs say, and a second call makes no run again."""
     said = script("toy_boundaries.py", "--quick", "--output=toy")

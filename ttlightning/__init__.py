@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         TensorTrain,
     )
     from ttlightning.networks.features import PatchFeatureMap
+    from ttlightning.runs.loading import load
     from ttlightning.training.classifier import Classifier
     from ttlightning.training.datamodule import PatchDataModule
 
@@ -30,6 +31,7 @@ __all__ = [
     "SharedHierarchicalTucker",
     "TensorTrain",
     "UserError",
+    "load",
 ]
 
 _ROOMS = {
@@ -37,6 +39,7 @@ _ROOMS = {
     "PatchDataModule": "training.datamodule",
     "PatchFeatureMap": "networks.features",
     "UserError": "errors",
+    "load": "runs.loading",
 }
 
 

@@ -79,7 +79,7 @@ def assert_wandb_has(run: Path, result: dict, config: str) -> None:
 
 
 def test_a_second_run_never_touches_the_first(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     first = {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()}
     command("fit", *SMALL)
     assert {p: p.read_bytes() for p in (command.folder / "runs/debug/0").rglob("*") if p.is_file()} == first
@@ -105,7 +105,7 @@ def test_configs_compose_and_overrides_come_last(command):
 
 def test_validate_test_and_predict_from_a_run_directory_alone(command):
     """The configuration comes from the checkpoint."""
-    command("fit", *SMALL, "--checkpoint.save_top_k=1")
+    command.finished(*SMALL, "--checkpoint.save_top_k=1")
     metrics = command.result("debug/0")["metrics"]
     file = next((command.folder / "runs/debug/0/checkpoints").glob("epoch*.ckpt"))
     for verb, key, path in (("test", "test/acc", "runs/debug/0"), ("validate", "val/acc", file)):
@@ -125,9 +125,9 @@ def test_validate_test_and_predict_from_a_run_directory_alone(command):
 
 
 def test_training_goes_on_from_a_checkpoint(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("fit", *SMALL, "--ckpt_path", "runs/debug/0", "--trainer.max_epochs=2")
-    command("fit", *SMALL, "--trainer.max_epochs=2")
+    command.finished(*SMALL, "--trainer.max_epochs=2")
     resumed, whole = command.result("debug/1"), command.result("debug/2")
     assert resumed["epochs"] == whole["epochs"] == 2
     assert resumed["weights_sha256"] == whole["weights_sha256"]
@@ -257,7 +257,7 @@ class Payload:
     ],
 )
 def test_checkpoints_that_cannot_be_used(command, damage, message):
-    command("fit", *SMALL, *(("--model.features.mode_size=10",) if damage == "other" else ()))
+    command.finished(*SMALL, *(("--model.features.mode_size=10",) if damage == "other" else ()))
     file = command.folder / "runs/debug/0/checkpoints/last.ckpt"
     if damage == "truncated":
         file.write_bytes(file.read_bytes()[:2000])

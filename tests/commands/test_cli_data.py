@@ -19,7 +19,7 @@ SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist")
 
 def test_predict_images_of_ones_own(command):
     """Pictures and an IDX file are classed as the test set's images that they show; no data set is needed for it."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("predict", "--ckpt_path=runs/debug/0", "--output=test.csv")
     raw = command.data / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
     digits = read_image_file(str(raw))[:3]
@@ -89,7 +89,7 @@ def test_a_folder_of_pictures(command, write_pictures):
 def test_predictions_are_written_whole_or_not_at_all(command, monkeypatch):
     """A fault while they are written leaves nothing, nor does a name that a table cannot have; what another process has
     written meanwhile is left alone."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     output, folder = command.folder / "predictions.csv", command.folder / "digits"
     folder.mkdir()
     write_png(torch.zeros(1, 28, 28, dtype=torch.uint8), str(folder / "x.png"))
@@ -142,7 +142,7 @@ def test_points(command):
     ],
 )
 def test_images_that_cannot_be_read(command, name, content, message):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     path = command.folder / name
     if isinstance(content, bytes):
         path.write_bytes(content)

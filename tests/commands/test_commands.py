@@ -65,8 +65,8 @@ def test_a_generic_certificate_from_making_to_forging(command):
 
 def test_a_run_is_certified(command):
     """fit leaves a certificate that holds; certify makes the same again; another network's is rejected."""
-    command("fit", *SMALL)
-    command("fit", *SMALL, "--seed_everything=1")
+    command.finished(*SMALL)
+    command.finished(*SMALL, "--seed_everything=1")
     run = command.folder / "runs" / "debug" / "0"
     result = json.loads((run / "result.json").read_text())
     made = json.loads((run / "rank" / "certificate.json").read_text())

@@ -18,7 +18,7 @@ SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--trainer.log_eve
 @pytest.fixture
 def finished(command):
     """A finished run, and the command line."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     return command, command.folder / "runs/debug/0"
 
 

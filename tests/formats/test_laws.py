@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import dense_canonical, dense_chain, dense_scores, dense_tree
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import dense, dense_scores
 from tensor_ring import PlainTensorRing, TensorRing
 
 from ttlightning import (
@@ -39,21 +39,6 @@ def random_format(kind: type[ScoreTensor], shape: dict[str, int], seed: int) -> 
 
 def random_features(format: ScoreTensor, generator: torch.Generator, batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, format.sites, format.mode_size, generator=generator, dtype=torch.float64)
-
-
-def dense(format: ScoreTensor) -> torch.Tensor:
-    """The whole weight tensor (n, ..., n, classes), by code that the formats do not share."""
-    if (cores := format.cores()) is not None:
-        return dense_chain(cores)
-    if isinstance(format, PlainTensorRing):
-        opened = dense_chain([torch.eye(format.rank).double().unsqueeze(0), *format.ring.transpose(1, 2)])
-        return torch.einsum("x...l,lxy->...y", opened, format.closing)
-    if isinstance(format, CanonicalPolyadic):
-        return dense_canonical(format.factors, format.weights)
-    leaves = list(format.leaves.expand(format.sites, -1, -1))
-    widths = [format.sites >> level for level in range(1, format.sites.bit_length())]
-    nodes = [*format.nodes, format.root.unsqueeze(0)]
-    return dense_tree(leaves, [list(node.expand(w, -1, -1, -1)) for node, w in zip(nodes, widths, strict=True)])
 
 
 @pytest.mark.parametrize("kind", [*FORMATS, PlainTensorRing, TensorRing])

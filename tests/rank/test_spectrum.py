@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from conftest import dense_chain
 from hypothesis import given
 from hypothesis import strategies as st
+from oracles import dense_chain
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain
 from ttlightning.rank import bond_spectra, entropy, numerical_rank, stable_rank

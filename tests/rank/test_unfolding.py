@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import dense_chain
+from oracles import dense_chain
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.rank import equilibrate, generic_odd_even_rank, matricization, numerical_rank, sketch

@@ -46,7 +46,7 @@ def config(command, run):
 )
 def test_other_settings_begin_with_the_weights_and_nothing_else(command, change):
     """What is recorded is used: the run is that of a network that was given these weights and trained from scratch."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     done = command("fit", *SMALL, "--ckpt_path=runs/debug/0", *change)
     assert "begins      with the weights of runs/debug/0/checkpoints/last.ckpt; optimizer, schedule" in done.stdout
     recorded, result = config(command, "debug/1"), command.result("debug/1")
@@ -63,8 +63,8 @@ def test_other_settings_begin_with_the_weights_and_nothing_else(command, change)
 
 def test_other_devices_and_more_epochs_go_on_with_everything(command):
     """Three epochs at once, or one and then two more with another number of steps a call: the same bits."""
-    command("fit", *SMALL, "--trainer.max_epochs=3")
-    command("fit", *SMALL, "--trainer.max_epochs=1")
+    command.finished(*SMALL, "--trainer.max_epochs=3")
+    command.finished(*SMALL, "--trainer.max_epochs=1")
     longer = ("--trainer.max_epochs=3", "--data.steps_per_execution=4", "--trainer.check_val_every_n_epoch=3")
     done = command("fit", *SMALL, "--ckpt_path=runs/debug/1", *longer)
     assert "begins " not in done.stdout
@@ -84,7 +84,7 @@ def test_more_epochs_of_a_schedule_that_is_as_long_as_the_run(command):
 @pytest.mark.parametrize("stop", [2, STEPS + 2])
 def test_a_run_that_began_with_weights_is_one_like_any_other(command, at_step, stop):
     """Killed before its own first checkpoint, or after; resumed to the bits of one that was not."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     words = ("fit", *SMALL, "--ckpt_path=runs/debug/0", "--model.optimizer.init_args.lr=1e-3", "--trainer.max_epochs=2")
     command(*words)
     at_step(stop, kill)
@@ -102,7 +102,7 @@ def test_options_win_over_configs_wherever_they_stand(command):
 
 
 def test_nothing_left_to_train(command):
-    command("fit", *SMALL, "--trainer.max_epochs=2")
+    command.finished(*SMALL, "--trainer.max_epochs=2")
     for epochs in (1, 2):
         options = ("--trainer.check_val_every_n_epoch=3", f"--trainer.max_epochs={epochs}")
         done = command("fit", "--ckpt_path=runs/debug/0", *options, code=2)

@@ -203,7 +203,7 @@ def test_networks_that_are_not_those_of_the_weights_are_refused(tmp_path, value)
 
 @pytest.fixture
 def finished(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     return command, command.folder / "runs/debug/0/checkpoints/last.ckpt"
 
 

@@ -62,7 +62,7 @@ def folder(command, monkeypatch):
 @pytest.fixture
 def checkpoint(command, folder):
     """A checkpoint of one step, and the way to one whose configuration is another."""
-    command("fit", *SMALL, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
+    command.finished(*SMALL, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1")
     content = torch.load(folder / "runs/debug/0/checkpoints/last.ckpt", weights_only=True)
 
     def write(edit, name: str = "foreign.ckpt") -> str:
@@ -162,7 +162,7 @@ def test_a_checkpoints_configuration_that_is_no_text_is_not_read(command, folder
 
 def test_a_runs_configuration_names_only_what_is_listed(command, folder):
     """`rerun`, and `fit` from a directory that has no checkpoint yet: nothing is made, nothing is run."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     run = folder / "runs/debug/0"
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["trainer"]["callbacks"] = [own("Touch")]

@@ -108,7 +108,7 @@ def test_while_it_imports(number, late, tmp_path):
 )
 def test_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
     """Where nothing was written nothing is; elsewhere the run goes on to the same bits, or it was at its end."""
-    command("fit", *LONG)
+    command.finished(*LONG)
     whole, count = outcome(command.folder / "runs/debug/0"), 0
     stages = [
         (PatchDataModule, "setup", "", None),
@@ -256,6 +256,7 @@ time.sleep(60)
     assert process.communicate(timeout=30) == ("", "")
 
 
+@pytest.mark.slow
 def test_torchruns_agent_is_killed(command):
     """Its ranks do not train on as orphans: they stop at one step, with a checkpoint that goes on."""
     words = (*LONG, "--trainer.max_epochs=2000", "--trainer.devices=2", "--trainer.accelerator=cpu")
@@ -280,7 +281,7 @@ def test_torchruns_agent_is_killed(command):
 
 
 def test_a_service_that_dies_stops_nothing(command, monkeypatch):
-    command("fit", *LONG)
+    command.finished(*LONG)
     usual = Classifier._losses
 
     def losses(self, batch):
@@ -302,6 +303,7 @@ def test_a_service_that_dies_stops_nothing(command, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "everywhere", "options"),
     [
@@ -366,7 +368,7 @@ def test_the_first_epoch_after_a_resume_has_its_own_seconds(command, monkeypatch
 
 
 def test_predictions_are_written_whole(command, monkeypatch):
-    command("fit", *LONG, "--trainer.max_epochs=1")
+    command.finished(*LONG, "--trainer.max_epochs=1")
     usual = csv.writer
 
     def writer(file):

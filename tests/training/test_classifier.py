@@ -86,30 +86,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_p
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_scores_are_features_through_the_format(data):
-    model = classifier(data, pixel_mean=0.25)
-    patches = torch.randint(0, 256, (3, 16, 49), dtype=torch.uint8)
-    expected = model.format(model.features(patches.float() / 255 - 0.25))
-    torch.testing.assert_close(model(patches), expected)
-
-
-def test_floats_are_taken_as_they_are(data):
-    model = classifier(data, pixel_mean=0.25)
-    points = torch.randn(3, 16, 49)
-    torch.testing.assert_close(model(points), model.format(model.features(points - 0.25)))
-    torch.testing.assert_close(model(points.double()), model(points))
-
-
-def test_a_dropped_patch_is_blank(data):
-    model = classifier(data, pixel_mean=0.25)
-    patches = torch.randint(0, 256, (2, 16, 49), dtype=torch.uint8)
-    keep = torch.ones(2, 16, dtype=torch.bool)
-    keep[1, 3] = False
-    pixels = patches.float() / 255 - 0.25
-    pixels[1, 3] = 0
-    torch.testing.assert_close(model(patches, keep), model.format(model.features(pixels)))
-
-
 def test_metrics_are_those_of_a_direct_computation(data, tmp_path):
     model = classifier(data)
     trainer = quiet_trainer(tmp_path)

@@ -22,7 +22,7 @@ def losses(run) -> list[float]:
 
 
 def test_two_processes_train_the_network_of_one(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command.process("fit", *SMALL, GLOO, "--trainer.devices=2", "--data.steps_per_execution=3")
     alone, together = (command.folder / f"runs/debug/{n}" for n in (0, 1))
     assert losses(together) == pytest.approx(losses(alone), rel=1e-6)
@@ -34,6 +34,7 @@ def test_two_processes_train_the_network_of_one(command):
     assert json.loads((together / "provenance.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.slow
 def test_microbatches_make_it_exact(command):
     """Four processes and one, bit by bit: every loss, every metric, the weights."""
     options = (*SMALL, "--data.microbatches=4", "--trainer.max_epochs=2")
@@ -49,7 +50,7 @@ def test_microbatches_make_it_exact(command):
 
 
 def test_microbatches_follow_the_same_gradient(command):
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("fit", *SMALL, "--data.microbatches=8")
     assert losses(command.folder / "runs/debug/1") == pytest.approx(losses(command.folder / "runs/debug/0"), rel=1e-5)
 

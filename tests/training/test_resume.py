@@ -34,15 +34,13 @@ STEPS_OF_AN_EPOCH = 9  # 180 training images
 @pytest.mark.parametrize(
     ("options", "stops"),
     [
-        (("--data.steps_per_execution=4",), (3, 11)),
         (("--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
-        (("--last_checkpoint.every_n_steps=2",), (5, 17)),
         (("--last_checkpoint.every_n_steps=3", "--data.microbatches=2", "--model.scheduler=ExponentialLR",
           "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
     ],
 )  # fmt: skip
 def test_killed_and_resumed_to_the_same_bits(command, at_step, options, stops):
-    command("fit", *LONG, *options)
+    command.finished(*LONG, *options)
     words = ("fit", *LONG, *options)
     for stop in stops:
         at_step(stop, kill)
@@ -57,11 +55,13 @@ def test_killed_and_resumed_to_the_same_bits(command, at_step, options, stops):
     assert [entry["changed"] for entry in provenance["resumed"]] == [{}] * len(stops)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("step", [5, STEPS_OF_AN_EPOCH - 1, 3 * STEPS_OF_AN_EPOCH - 1])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(signal.SIGTERM, 5), (signal.SIGINT, STEPS_OF_AN_EPOCH - 1), (signal.SIGTERM, 3 * STEPS_OF_AN_EPOCH - 1)],
+)
 def test_a_signal_stops_after_the_step_with_a_checkpoint(command, at_step, number, step):
     """In the middle of an epoch, at its last step, at the last of all."""
-    command("fit", *LONG)
+    command.finished(*LONG)
     at_step(step, lambda: os.kill(os.getpid(), number))
     before = signal.getsignal(number)
     done = command("fit", *LONG, code=128 + number)
@@ -75,7 +75,7 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(command, at_step, numbe
 
 
 def test_killed_after_training_but_before_the_result(command, monkeypatch):
-    command("fit", *LONG)
+    command.finished(*LONG)
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "test_step", lambda *_: kill())
         with pytest.raises(Killed):
@@ -109,7 +109,7 @@ def test_a_process_killed_by_the_system(command):
     wandb.teardown()  # its service, if a test before has started it, lives in the folder of that test
     command("fit", "--ckpt_path=runs/debug/0")
     command.environment["WANDB_MODE"] = "disabled"
-    command("fit", *words)
+    command.finished(*words)
     assert contents(run) == contents(command.folder / "runs/debug/1")
     logs = list(run.glob("wandb/offline-run-*/*.wandb"))
     identifier = json.loads((run / "provenance.json").read_text())["wandb"]
@@ -127,7 +127,7 @@ def history(log: Path) -> int:
 
 
 def test_a_finished_run_is_left_alone(command):
-    command("fit", *LONG)
+    command.finished(*LONG)
     before = {p: p.read_bytes() for p in (command.folder / "runs").rglob("*") if p.is_file()}
     for words in ((), LONG):
         done = command("fit", *words, "--ckpt_path=runs/debug/0", code=2)
@@ -156,7 +156,7 @@ def test_another_configuration_makes_a_new_run(command, at_step):
 @pytest.mark.parametrize("stop", [STEPS_OF_AN_EPOCH + 2, 2 * STEPS_OF_AN_EPOCH + 2])
 def test_a_run_that_began_at_a_checkpoint_is_one_like_any_other(command, at_step, stop):
     """Killed before its own first checkpoint, or after; resumed in its directory to the bits of one that was not."""
-    command("fit", *LONG, "--trainer.max_epochs=1")
+    command.finished(*LONG, "--trainer.max_epochs=1")
     longer = ("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=3")
     command(*longer)
     at_step(stop, kill)
@@ -199,7 +199,7 @@ def test_a_file_system_that_takes_no_more(command):
     assert "Traceback" not in done.stderr
     assert list((command.folder / "runs/debug/0/checkpoints").iterdir()) == []
     command("fit", "--ckpt_path=runs/debug/0")
-    command("fit", *LONG)
+    command.finished(*LONG)
     assert contents(command.folder / "runs/debug/0") == contents(command.folder / "runs/debug/1")
 
 

@@ -18,7 +18,7 @@ ONE_TASK = {
 
 def test_nothing_that_lies_there_is_begun_from(command):
     """Neither by fit, nor by the test that ends it; and the same of an OnExceptionCheckpoint's file."""
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     command("fit", *SMALL, "--seed_everything=1", "--trainer.max_epochs=2")
     shutil.copy(command.folder / "runs/debug/1/checkpoints/last.ckpt", command.folder / "hpc_ckpt_1.ckpt")
     shutil.copy(command.folder / "hpc_ckpt_1.ckpt", command.folder / "on_exception.ckpt")

@@ -15,6 +15,7 @@ from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
+from ttlightning.runs.run import Run
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
 
@@ -64,10 +65,8 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     format, sha256 = read_format(file, trusted)
     if options.sampled is None and format.staircase_cores() is None:
         raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
-    run = options.source if options.source.is_dir() else file.parent
-    name = "certificate.json" if options.sampled is None else f"certificate-sampled-{options.sampled}.json"
-    folder = run / "rank" if (run / "rank").is_dir() else run
-    output = options.output or folder / name
+    run = Run(options.source if options.source.is_dir() else file.parent)
+    output = options.output or run.new_certificate_file(options.sampled)
     origin = {"checkpoint": Path(os.path.relpath(file, output.parent)).as_posix()}
 
     def make() -> Certificate:

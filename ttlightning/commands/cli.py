@@ -41,9 +41,10 @@ from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.checks import begin_at, check_fit, fitting_checkpoint
-from ttlightning.training.classifier import FOLLOWS_A_METRIC, Classifier
+from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
+from ttlightning.training.optimizers import FOLLOWS_A_METRIC
 from ttlightning.training.quiet import quieten_libraries
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.threads import choose_threads

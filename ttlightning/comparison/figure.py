@@ -44,7 +44,7 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
     """
     names = panels(comparison)
     if not names:
-        raise UserError(f"there is nothing to draw: no run has {' or '.join(PANELS)} in its metrics.csv")
+        raise UserError(f"there is nothing to draw: no run has {' or '.join(PANELS)} among its logged values")
     lines = len(comparison.groups)
     with matplotlib.rc_context(RC):
         labels = [group.label for group in comparison.groups]

@@ -15,16 +15,18 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int, Real
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
+from ttlightning.data.pixels import scaled
 from ttlightning.randomness import keyed_generator
 
 
 class Batch(NamedTuple):
     """One device's slice of a global batch."""
 
-    patches: Real[Tensor, "batch sites patch_dim"]
+    pixels: Real[Tensor, "batch sites patch_dim"]
+    """uint8 pixels, or coordinates of points."""
     labels: Int[Tensor, " batch"]
     start: int
     """Position of the slice in the global batch."""
@@ -33,12 +35,19 @@ class Batch(NamedTuple):
     epoch: int = 0
     step: int = 0
     """Place of a training batch: its epoch, and its number in that epoch. They key what is drawn for it."""
+    dtype: torch.dtype = torch.float32
+    """Type of ``patches``."""
+
+    @property
+    def patches(self) -> Float[Tensor, "batch sites patch_dim"]:
+        """Pixels in [0, 1], or coordinates: scaled where they are used, so that a device is sent bytes."""
+        return scaled(self.pixels, self.dtype)
 
     def slice_of(self, shard: "Shard") -> "Batch":
         """The slice of the global batch that is ``shard``'s, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
-        return self._replace(patches=self.patches[mine], labels=self.labels[mine], start=start)
+        return self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start)
 
 
 class Shard(NamedTuple):
@@ -88,9 +97,10 @@ class TrainingBatches:
         epoch: Callable[[], int],
         shard: Shard,
         same: bool = False,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
-        self.seed, self.epoch, self.shard, self.same = seed, epoch, shard, same
+        self.seed, self.epoch, self.shard, self.same, self.dtype = seed, epoch, shard, same, dtype
         self._place, self._resumed = (0, 0), (0, 0)
 
     def __len__(self) -> int:
@@ -105,8 +115,8 @@ class TrainingBatches:
             start, end = self.shard.bounds(len(indices))
             mine = indices[start:end]
             self._place = epoch, given
-            patches = self.take(mine, start, len(indices), epoch, given - 1)
-            yield Batch(patches, self.labels[mine], start, len(indices), epoch, given - 1)
+            pixels = self.take(mine, start, len(indices), epoch, given - 1)
+            yield Batch(pixels, self.labels[mine], start, len(indices), epoch, given - 1, self.dtype)
 
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
@@ -151,8 +161,9 @@ class EvaluationBatches:
         labels: Int[Tensor, " samples"],
         batch_size: int,
         shards: Sequence[Shard],
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.patches, self.labels = patches, labels
+        self.patches, self.labels, self.dtype = patches, labels, dtype
         bounds = [shard.bounds(len(labels)) for shard in shards]
         self.cuts = [(at, min(at + batch_size, end)) for start, end in bounds for at in range(start, end, batch_size)]
 
@@ -161,4 +172,4 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for start, end in self.cuts:
-            yield Batch(self.patches[start:end], self.labels[start:end], 0, end - start)
+            yield Batch(self.patches[start:end], self.labels[start:end], 0, end - start, dtype=self.dtype)

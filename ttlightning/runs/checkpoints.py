@@ -149,15 +149,19 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
 """Entry: whether a value is of its kind, and what kind that is."""
 
 
-def check_fits(content: dict[str, Any], model: nn.Module, file: Path) -> None:
+def check_fits(
+    content: dict[str, Any],
+    model: nn.Module,
+    file: Path,
+    way_out: str = "leave --config out to use the configuration inside the checkpoint",
+) -> None:
     """Raise ``UserError`` where the checkpoint belongs to a network of other shapes, naming the first difference."""
     ours, theirs = model.state_dict(), content["state_dict"]
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         here, there = (tuple(state[name].shape) if name in state else "absent" for state in (ours, theirs))
         if here != there:
             raise UserError(
-                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; "
-                "leave --config out to use the configuration inside the checkpoint"
+                f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; {way_out}"
             )
 
 

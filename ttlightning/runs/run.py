@@ -139,10 +139,10 @@ class Run:
         except (OSError, csv.Error, UnicodeDecodeError) as fault:
             raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
 
-    @property
-    def checkpoint_if_any(self) -> Path | None:
-        """The last checkpoint, or None before the first one is written."""
-        return self.checkpoint if self.checkpoint.is_file() else None
+    def new_certificate_file(self, sampled: int | None) -> Path:
+        """Default output of ``certify``, by the staircase or from a sample of scores: beside the rank checks."""
+        name = self.certificate_file.name if sampled is None else f"certificate-sampled-{sampled}.json"
+        return (self.certificate_file.parent if self.certificate_file.parent.is_dir() else self.path) / name
 
     def claim(self) -> None:
         """Lock the run for this process, until ``lock.release()`` or the end of the process.

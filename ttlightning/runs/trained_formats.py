@@ -63,7 +63,7 @@ def read_format(file: Path, trusted: Sequence[str] | None = None) -> TrainedForm
     weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
     shapes = {key: value.shape for key, value in format.state_dict().items()}
     sizes = {size: getattr(format, size) for size in SIZES}
-    if {key: value.shape for key, value in weights.items()} != shapes or sizes.items() > network.items():
+    if {key: value.shape for key, value in weights.items()} != shapes or not sizes.items() <= network.items():
         raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
     format.load_state_dict(weights, assign=True)
     return TrainedFormat(format, weights_sha256(state))

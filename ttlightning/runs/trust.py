@@ -155,6 +155,11 @@ def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
     return _find(name)
 
 
+def listed_networks() -> list[str]:
+    """Names of this package's feature maps and formats."""
+    return _listed(LISTED[:1])
+
+
 def check_foreign(parser: Any, words: Sequence[str]) -> None:
     """Parse each ``ForeignConfig`` among the words of a command by itself; only listed names are allowed in it.
 
@@ -231,10 +236,10 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
 
 
 @cache
-def _listed() -> list[str]:
+def _listed(rows: tuple[tuple[str, str, tuple[str, ...]], ...] = LISTED) -> list[str]:
     """Every listed class, by its listed name and by the name where it is defined."""
     paths = []
-    for module, base, names in LISTED:
+    for module, base, names in rows:
         for name in names or _public(import_module(module)):
             found = getattr(import_module(module), name)
             if inspect.isclass(found) and issubclass(found, _find(base)):

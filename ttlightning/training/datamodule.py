@@ -172,8 +172,8 @@ class PatchDataModule(LightningDataModule):
         return described | ({"classes": list(self.class_names)} if self.has_names else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the names of the classes, which the network knows by number only."""
-        return {"classes": list(self.class_names)}
+        """What a checkpoint keeps: names of the classes; channels, height and width of an image."""
+        return {"classes": list(self.class_names), "shape": list(self.spec.shape)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.check_classes({type(self).__qualname__: state_dict}, "the checkpoint")
@@ -202,7 +202,7 @@ class PatchDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches | Calls:
         same = self.trainer is not None and self.trainer.overfit_batches > 0
-        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same
+        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same, self._dtype()
         if self.augmentation:
             batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
         else:
@@ -225,13 +225,13 @@ class PatchDataModule(LightningDataModule):
         """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
-        patches, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.patches, batch.labels))
-        return batch._replace(patches=patches, labels=labels)
+        pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.pixels, batch.labels))
+        return batch._replace(pixels=pixels, labels=labels)
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
         shards = [shard] if self.microbatches == 1 else shard.cut(self.microbatches)
-        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards)
+        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype())
 
     def _take_names(self, spec: Spec) -> None:
         self.has_names = bool(spec.names)
@@ -250,6 +250,10 @@ class PatchDataModule(LightningDataModule):
 
     def _epoch(self) -> int:
         return self.trainer.current_epoch if self.trainer else 0
+
+    def _dtype(self) -> torch.dtype:
+        """That of the network's weights."""
+        return self.trainer.lightning_module.dtype if self.trainer else torch.float32
 
     def _shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()

@@ -64,14 +64,20 @@ def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: Lightnin
     return type(data).__name__ if _overrides(data, LightningDataModule, DATA_HOOKS) else None
 
 
-def who_looks_at_the_backward_pass(trainer: Trainer) -> str | None:
-    """Name of what needs Lightning's own backward pass and optimizer step; or None."""
-    for callback in trainer.callbacks:
-        if isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler):
-            return type(callback).__name__
-        if _overrides(callback, Callback, BACKWARD_HOOKS):
-            return type(callback).__name__
-    return next((f"trainer.{n}" for n, harmless in STEP_OPTIONS.items() if getattr(trainer, n) != harmless), None)
+def check_that_nothing_needs_the_backward_pass(trainer: Trainer, microbatches: int) -> None:
+    """Raise ``UserError`` where a callback or an option needs Lightning's own backward pass and optimizer step."""
+    replaces_steps = (StochasticWeightAveraging, GradientAccumulationScheduler)
+    names = [
+        type(callback).__name__
+        for callback in trainer.callbacks
+        if isinstance(callback, replaces_steps) or _overrides(callback, Callback, BACKWARD_HOOKS)
+    ]
+    names += [f"trainer.{name}" for name, harmless in STEP_OPTIONS.items() if getattr(trainer, name) != harmless]
+    if names:
+        raise UserError(
+            f"{names[0]} needs the backward pass that Lightning makes, and data.microbatches is {microbatches}, which "
+            "makes its own: set --data.microbatches 1"
+        )
 
 
 def _overrides(thing: Any, base: type, hooks: tuple[str, ...]) -> bool:

@@ -8,7 +8,7 @@ import copy
 
 import pytest
 import torch
-from conftest import dense_canonical, dense_chain, dense_scores, dense_tree
+from oracles import dense, dense_scores
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -69,17 +69,6 @@ def made(kind, sites, dtype=torch.float64, mode_size=2, rank=3, classes=2, batch
 
 def inputs_of(format, features):
     return [features, *(p for p in format.parameters() if p.numel())]
-
-
-def dense(format):
-    if isinstance(format, TensorTrain):
-        return dense_chain(format.cores())
-    if isinstance(format, CanonicalPolyadic):
-        return dense_canonical(format.factors, format.weights)
-    leaves = list(format.leaves.expand(format.sites, -1, -1))
-    widths = [format.sites >> level for level in range(1, format.sites.bit_length())]
-    nodes = [*format.nodes, format.root.unsqueeze(0)]
-    return dense_tree(leaves, [list(node.expand(w, -1, -1, -1)) for node, w in zip(nodes, widths, strict=True)])
 
 
 class Dense(torch.nn.Module):

@@ -17,6 +17,7 @@ from ttlightning.formats.kernels.native import kernel_name
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_the_kernels_say_what_torch_says():
     """Scores, exponents and gradients: all numbers of sites, with rescalings, for sizes whose products overflow."""
     cases = Path(__file__).with_name("triton_cases.py")
@@ -32,6 +33,7 @@ def test_the_kernels_say_what_torch_says():
         assert case["same bits"], case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("block", [1, 32, 128])
 def test_they_compile_for_a_gpu_that_is_not_here(double, block, monkeypatch, tmp_path):

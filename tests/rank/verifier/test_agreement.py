@@ -29,6 +29,7 @@ from ttlightning.rank.verifier.arithmetic import is_prime
 from ttlightning.rank.verifier.verification import Rejected, read_certificate, verify
 from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
 from ttlightning.runs.files import read_json, write_json
+from ttlightning.runs.run import Run
 from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.callbacks.progress import describe_result
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
@@ -189,9 +190,8 @@ class Module(nn.Module):
 
 def checked(format, folder):
     """The record that fit keeps at its end, and the module."""
-    trainer, module = SimpleNamespace(is_global_zero=True, current_epoch=1, global_step=7, loggers=[]), Module(format)
-    check = RankCheck(sketch_size=4)
-    check.directory = folder
+    trainer = SimpleNamespace(is_global_zero=True, current_epoch=1, global_step=7, loggers=[], run=Run(folder))
+    check, module = RankCheck(sketch_size=4), Module(format)
     check.on_fit_end(trainer, module)
     assert RankCheck().load_state_dict(check.state_dict()) is None  # it fits into a checkpoint, and is read again
     return check.latest, module
@@ -208,7 +208,9 @@ def test_fit_certifies_a_site_of_zeros(kind, sites, tmp_path):
     assert latest["certified"] == [0, 0]
     assert latest["entropy"] == [0, 0]
     assert json.loads(json.dumps(latest, allow_nan=False)) == latest
-    verify(read_certificate(tmp_path / "certificate.json"), weights(format), weights_sha256(module.state_dict()), sites)
+    verify(
+        read_certificate(Run(tmp_path).certificate_file), weights(format), weights_sha256(module.state_dict()), sites
+    )
 
 
 def test_fit_of_long_chains_ends_with_a_certificate(tmp_path):
@@ -217,15 +219,17 @@ def test_fit_of_long_chains_ends_with_a_certificate(tmp_path):
     assert latest["bound"] == LARGEST_BOUND
     write_json(tmp_path / "result.json", {"rank": latest})
     assert read_json(tmp_path / "result.json")["rank"] == latest
-    assert read_certificate(tmp_path / "certificate.json")["statement"] == latest["statement"]
+    assert read_certificate(Run(tmp_path).certificate_file)["statement"] == latest["statement"]
 
 
 def test_fit_says_why_a_network_has_no_certificate(tmp_path):
-    (tmp_path / "certificate.json").write_text("of other weights")
+    file = Run(tmp_path).certificate_file
+    file.parent.mkdir()
+    file.write_text("of other weights")
     latest, _ = checked(network(CanonicalPolyadic, 2, mode_size=1, rank=100_001), tmp_path)
     assert latest["not_certified"] == "rank is 100001, the limit is 100,000"
     assert "certified" not in latest
-    assert not (tmp_path / "certificate.json").exists()
+    assert not file.exists()
     console = Console(width=100)
     with console.capture() as said:
         console.print(describe_result({"metrics": {}, "rank": latest}, tmp_path))

@@ -31,6 +31,7 @@ def test_the_files_say_what_predict_says(command, monkeypatch):
     passes = []
     whole = Classifier.test_step
     monkeypatch.setattr(Classifier, "test_step", lambda *args: passes.append(args[2]) or whole(*args))
+    command.draws = True
     command("fit", *SMALL, "--data.evaluation_batch_size=20")
     assert passes == [0, 1, 2]
     command("predict", "--ckpt_path=runs/debug/0", "--output=p.csv")
@@ -73,7 +74,7 @@ def test_without_the_test_set_there_is_the_spectrum(command):
 
 def test_the_objects_of_wandb(command):
     """Read back with W&B's own reader: a chart, tables, pictures; axes; tags. No artifact: those leave the folder."""
-    command.environment["WANDB_MODE"] = "offline"
+    command.environment["WANDB_MODE"], command.draws = "offline", True
     command("fit", *SMALL, "--wandb.tags=[mine, mnist]", "--seed_everything=3")
     run = command.folder / "runs/debug/0"
     [log] = run.glob("wandb/offline-run-*/*.wandb")

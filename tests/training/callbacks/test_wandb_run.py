@@ -93,6 +93,7 @@ def test_who_chooses_the_identifier(monkeypatch):
     assert new_identifier() == "r1"
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_is_the_one_that_the_agent_has_made(command):
     """The environment is that of `wandb agent`; the record and the provenance have its identifier."""
     sweep = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_MODE": "OffLine"}

@@ -42,7 +42,7 @@ def homeless(monkeypatch):
 def test_without_a_home_a_run_is_like_any_other(command, tmp_path):
     (tmp_path / "nobody").mkdir()
     (tmp_path / "nobody" / "sitecustomize.py").write_text(NOBODY)
-    path = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", str(Path(__file__).parents[1]))])
+    path = os.pathsep.join([str(tmp_path / "nobody"), os.environ.get("PYTHONPATH", str(Path(__file__).parents[2]))])
     environment = {"HOME": "", "USER": "", "LOGNAME": "", "PYTHONPATH": path, "WANDB_MODE": "offline"}
     done = command.process(*FIT, "--figures=true", **environment, TTLIGHTNING_KERNEL="torch")
     assert done.stderr == ""
@@ -125,7 +125,7 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
 
 def test_every_script_outlives_its_reader():
     """What is started is started by ``run_script``; and one that was not always, in a process."""
-    scripts = Path(__file__).parents[1] / "scripts"
+    scripts = Path(__file__).parents[2] / "scripts"
     started = [file for file in scripts.glob("*.py") if "__main__" in file.read_text()]
     assert len(started) > 10
     for file in started:

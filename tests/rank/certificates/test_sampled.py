@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import dense_canonical, dense_tree
+from oracles import dense_canonical, dense_tree
 from restore import restore
 
 from ttlightning import (

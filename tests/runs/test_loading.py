@@ -1,0 +1,174 @@
+"""A trained network back from its run: the scores of the commands to the bit, without Lightning."""
+
+import functools
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import CommandLine
+from torch import nn
+
+import ttlightning
+from ttlightning import Classifier, PatchDataModule, PatchFeatureMap, UserError
+from ttlightning.commands.configs import available_configs
+from ttlightning.data.datasets import read_dataset
+from ttlightning.runs.checkpoints import CONFIG_KEY, read_checkpoint, weights_sha256
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
+from ttlightning.training.trainer import Trainer
+
+QUICK = ("--trainer.max_steps=2", "--figures=false", "--test_after_fit=false", "--rank_check.every_n_epochs=0")
+SMALL = ("fit", "--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=10", *QUICK)
+
+
+class Doubled(PatchFeatureMap):
+    """A feature map from outside the package."""
+
+    def forward(self, patches):
+        return super().forward(2 * patches)
+
+
+@pytest.fixture
+def tested(monkeypatch) -> list[torch.Tensor]:
+    """What every ``test_step`` of the command returns."""
+    outputs: list[torch.Tensor] = []
+    usual = Classifier.test_step
+
+    def test_step(self, batch, batch_idx):
+        outputs.append(usual(self, batch, batch_idx))
+        return outputs[-1]
+
+    monkeypatch.setattr(Classifier, "test_step", test_step)
+    return outputs
+
+
+@pytest.mark.parametrize("recipe", available_configs())
+def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLine, tested, monkeypatch, recipe):
+    """From pixels as data/ reads them, against the differences and probabilities of the commands, to the bit."""
+    toy = recipe.startswith("toy")
+    words = () if toy else ("--data.dataset=mnist", "--data.batch_size=8")
+    command("fit", f"--config={recipe}", "--experiment=r", *QUICK, *words)
+    command("test", "--ckpt_path=runs/r/0")
+    predicted = []
+    usual = Trainer.predict
+
+    @functools.wraps(usual)
+    def predict(*args, **options):
+        predicted.append(usual(*args, **options))
+
+    monkeypatch.setattr(Trainer, "predict", predict)
+    command("predict", "--ckpt_path=runs/r/0", "--output=p.csv")
+
+    run = command.folder / "runs/r/0"
+    network = ttlightning.load(run)
+    name = recipe.partition("/")[2].removesuffix(".yaml") if toy else "mnist"
+    test = read_dataset(name, command.data).test
+    scores = network.score_images(test.images)
+    assert not network.training
+    assert torch.equal(scores - scores.amax(1, keepdim=True), torch.cat(tested))
+    assert torch.equal((scores - scores.amax(1, keepdim=True)).softmax(-1), predicted[0])
+    assert weights_sha256(network.state_dict()) == command.result("r/0")["weights_sha256"]
+    assert network.class_names == PatchDataModule(name, command.data, patch_size=1).class_names
+    again = ttlightning.load(run / "checkpoints/last.ckpt")
+    assert torch.equal(again.score_images(test.images), scores)
+
+
+def test_weights_keep_their_type(command):
+    command(*SMALL, "--trainer.precision=64-true")
+    network = ttlightning.load(command.folder / "runs/debug/0")
+    assert {weight.dtype for weight in network.parameters()} == {torch.float64}
+    assert network.score_images(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).dtype == torch.float64
+
+
+def test_nothing_of_lightning_is_imported_and_no_random_number_is_drawn(command):
+    command(*SMALL)
+    code = (
+        "import sys, torch, ttlightning\n"
+        "before = torch.get_rng_state()\n"
+        "network = ttlightning.load('runs/debug/0')\n"
+        "assert torch.equal(before, torch.get_rng_state())\n"
+        "print(network.score_images(torch.zeros(3, 1, 28, 28, dtype=torch.uint8)).shape)\n"
+        "print([m for m in ('lightning', 'torchvision', 'wandb', 'scipy', 'sklearn') if m in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=command.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["torch.Size([3, 10])", "[]"]
+
+
+def changed(command: CommandLine, change) -> object:
+    """A copy of the run's checkpoint with other contents, sealed anew."""
+    command(*SMALL)
+    content = read_checkpoint(command.folder / "runs/debug/0/checkpoints/last.ckpt")
+    change(content)
+    file = command.folder / "other.ckpt"
+    SafeCheckpointIO().save_checkpoint(content, file)
+    return file
+
+
+def another_network(content):
+    content["state_dict"]["format.first"] = torch.zeros(1, 5, 3)
+
+
+def huge(content):
+    content[CONFIG_KEY] = content[CONFIG_KEY].replace("mode_size: 5", "mode_size: 50000")
+
+
+def other_patches(content):
+    content[CONFIG_KEY] = content[CONFIG_KEY].replace("patch_size: 14", "patch_size: 7")
+
+
+def no_model(content):
+    content[CONFIG_KEY] = "data: {}\n"
+
+
+def no_shape(content):
+    del content["PatchDataModule"]["shape"]
+
+
+def no_configuration(content):
+    del content[CONFIG_KEY]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (another_network, "is a checkpoint of another network: format.first is"),
+        (huge, "is a checkpoint of another network: features.linear.weight is"),
+        (other_patches, "16 patches, 4 sites"),
+        (no_model, "makes no network"),
+        (no_shape, "does not say what images it is for"),
+        (no_configuration, "has no configuration"),
+    ],
+)
+def test_a_checkpoint_that_was_changed_is_refused(command, change, message):
+    with pytest.raises(UserError, match=message) as fault:
+        ttlightning.load(changed(command, change))
+    assert "\n" not in str(fault.value)
+
+
+def test_a_damaged_file_and_none(command, tmp_path):
+    command(*SMALL)
+    file = command.folder / "runs/debug/0/checkpoints/last.ckpt"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        ttlightning.load(command.folder / "runs/debug/0")
+    with pytest.raises(UserError, match="no checkpoint at"):
+        ttlightning.load(tmp_path)
+
+
+def test_a_class_from_outside_is_imported_only_if_trusted(command, monkeypatch):
+    name = f"{__name__}.Doubled"
+    command(*SMALL, f"--model.features={name}", "--model.features.mode_size=5")
+    with pytest.raises(UserError, match=rf"names {name}, which would be run: .* trust=\['{name}'\]"):
+        ttlightning.load(command.folder / "runs/debug/0")
+    network = ttlightning.load(command.folder / "runs/debug/0", trust=[name])
+    assert type(network.features) is Doubled
+
+
+def test_a_class_that_is_no_feature_map(command):
+    def change(content):
+        content[CONFIG_KEY] = content[CONFIG_KEY].replace(
+            "ttlightning.PatchFeatureMap", "ttlightning.runs.files.write_whole"
+        )
+
+    with pytest.raises(UserError, match=f"which is no {nn.Module.__name__}"):
+        ttlightning.load(changed(command, change), trust=["ttlightning.runs.files"])

@@ -1,0 +1,120 @@
+"""Training by a Trainer and its callbacks, without the command line: for laws about runs that stop and go on."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger
+
+from ttlightning import Classifier, PatchDataModule
+from ttlightning.commands.studies import configuration
+from ttlightning.data.augmentation import Augmentation
+from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
+from ttlightning.training.callbacks.rank_check import RankCheck
+from ttlightning.training.checkpoint_io import SafeCheckpointIO
+from ttlightning.training.steps import KeptCheckpoints
+from ttlightning.training.trainer import Trainer
+
+
+class Rows(Logger):
+    """Every logged value by step and name. A value that is logged again replaces the first one."""
+
+    name = version = "rows"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[tuple[int | None, str], float] = {}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.values |= {(step, name): float(value) for name, value in metrics.items()}
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """A Trainer calls it; there is nothing to keep."""
+
+
+class Experiment:
+    """A configuration of ``fit``, and the objects that one process makes of it.
+
+    Args:
+        words: options of ``fit``.
+        root: folder of the datasets.
+    """
+
+    def __init__(self, words: tuple[str, ...], root: Path) -> None:
+        self.config = configuration(words)
+        self.config["data"] |= {"root": root} if self.config["data"]["dataset"] == "mnist" else {}
+        self.rows = Rows()
+
+    def train(self, folder: Path, begin: Path | None = None) -> Trainer:
+        """Make data, network and trainer; train from ``begin``, else from the checkpoint in ``folder``, to the end."""
+        config, seed = self.config, self.config["seed_everything"]
+        augmentation = config["data"]["augmentation"]
+        data = PatchDataModule(
+            **config["data"] | {"augmentation": augmentation and Augmentation(**augmentation)}, seed=seed
+        )
+        data.prepare_data()
+        sizes = {name: getattr(data, name) for name in ("sites", "patch_dim", "classes")}
+        steps = {name: getattr(data, name) for name in ("steps_per_execution", "microbatches")}
+        parts = {name: made(value) for name, value in config["model"].items()}
+        model = Classifier(**parts | sizes | steps, seed=seed)
+        last = LastCheckpoint(**config["last_checkpoint"])
+        kept = KeptCheckpoints(**config["checkpoint"] | {"dirpath": folder})
+        asked = [made(callback)() for callback in config["trainer"]["callbacks"] or []]
+        checks = RankCheck(**config["rank_check"], seed=seed)
+        options = {"enable_progress_bar": False, "accelerator": "cpu", "default_root_dir": folder, "logger": self.rows}
+        options["plugins"] = [SafeCheckpointIO()]
+        trainer = Trainer(**config["trainer"] | options | {"callbacks": [*asked, checks, kept, last]})
+        model.choose_steps(trainer, data)
+        keep_in(folder, trainer, last)
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        begin = begin or (checkpoint if checkpoint.exists() else None)
+        trainer.fit(model, datamodule=data, ckpt_path=begin and str(begin), weights_only=True)
+        return trainer
+
+
+def keep_in(folder: Path, trainer: Trainer, last: LastCheckpoint) -> None:
+    """Let the last checkpoint of this trainer be ``folder/checkpoints/last.ckpt``."""
+    if hasattr(last, "file"):
+        last.file = folder / "checkpoints" / "last.ckpt"
+    else:
+        from ttlightning.runs.run import Run
+
+        trainer.run = Run(folder)
+
+
+def made(value: Any) -> Any:
+    """A factory for a class path with its arguments; any other value itself."""
+    if not (isinstance(value, dict) and "class_path" in value):
+        return value
+    module, _, name = value["class_path"].rpartition(".")
+    arguments = value.get("init_args") or {}
+    if "scheduling" in arguments:  # epochs, which are text in a file
+        arguments = arguments | {"scheduling": {int(epoch): n for epoch, n in arguments["scheduling"].items()}}
+    return partial(getattr(importlib.import_module(module), name), **arguments)
+
+
+def outcome(experiment: Experiment, trainer: Trainer, folder: Path) -> dict[str, Any]:
+    """What a run must reach again: training state, logged values and ranks."""
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    parts = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers")
+    [checks] = [callback for callback in trainer.callbacks if isinstance(callback, RankCheck)]
+    return {part: content[part] for part in parts} | {"rows": experiment.rows.values, "ranks": checks.latest}
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Every number and tensor is the same to the bit; the first difference is named."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for name in one:
+            assert_same(one[name], other[name], f"{where}/{name}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}/{index}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    else:
+        assert one == other or (one != one and other != other), f"{where}: {one} and {other}"
