@@ -66,6 +66,14 @@ def test_epoch_overhead(script):
     assert re.search(r"median ratio [\d.]+ \(from [\d.]+ to [\d.]+\)", said)
 
 
+@pytest.mark.slow
+def test_startup(script):
+    said = script("startup.py", "--processes=1")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert {"--help", "fit, line 1", "fit, line 2", "compare runs/debug", "rerun --help"} <= {row[0] for row in rows}
+    assert all(float(cell.replace(",", "")) > 0 for row in rows for cell in row[1:])
+
+
 def test_staircase_figure(script, tmp_path):
     script("staircase_figure.py", "--output=staircase.png")
     assert (tmp_path / "staircase.png").stat().st_size > 10_000

@@ -44,7 +44,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is: formats without Lightning, and signals before torch."""
+    """Import a class on first use: formats need no Lightning, and signals are handled before torch is imported."""
     if name in __all__:
         return getattr(import_module(f"ttlightning.{_ROOMS.get(name, 'formats')}"), name)
     if name in ("errors", "formats"):

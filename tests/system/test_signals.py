@@ -77,8 +77,10 @@ def python(code: str, **more) -> "subprocess.Popen[str]":
 # One process, at every moment
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("number", CODES)
-def test_while_it_imports(number, tmp_path):
+def test_while_it_imports(number, late, tmp_path):
+    """As soon as it listens, or while Lightning is imported, which the first line says."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ttlightning", "fit", "--config=debug.yaml"], cwd=tmp_path, env=environment(),
         stdout=-1, stderr=-1, text=True,
@@ -90,11 +92,13 @@ def test_while_it_imports(number, tmp_path):
         return bool(int(next(words[1] for words in lines if words[0] == "SigCgt:"), 16) >> (signal.SIGUSR1 - 1) & 1)
 
     wait_until(listens)
+    if late:
+        assert "importing PyTorch Lightning" in process.stdout.readline()
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == CODES[number]
     assert errors == f"ttlightning: stopped by {number.name} before anything began\n"
-    assert output == ""
+    assert output == "" or (not late and output.endswith("importing PyTorch Lightning\n"))
     assert list(tmp_path.iterdir()) == []
 
 

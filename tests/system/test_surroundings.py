@@ -56,7 +56,7 @@ def test_what_a_tilde_means_without_a_home_is_asked(homeless, command, tmp_path)
     assert scrub("/home/ada ~ /") == "/home/ada ~ /"
     assert expanded("/a/b") == Path("/a/b")
     for words in (["--data.root=~/x"], ["--ckpt_path=~/x"], ["--ckpt_path", "~"]):
-        assert_one_line(command(*FIT, *words, code=2).stderr, "there is no home folder that ~ could stand for")
+        assert_one_line(command(*FIT, *words, code=2).stderr, "~ has no home folder here")
     command.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     for name in ("TTLIGHTNING_RUNS", "TTLIGHTNING_DATA"):
         command.environment |= {"TTLIGHTNING_DATA": str(command.data), name: "~/x"}

@@ -98,6 +98,7 @@ class CLI(LightningCLI):
             trainer_class=Trainer,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=Parser,
+            parser_kwargs={"prog": "python -m ttlightning"},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

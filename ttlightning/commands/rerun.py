@@ -13,11 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
 from jsonargparse import Namespace
 
 from ttlightning.commands.parser import VerbParser
-from ttlightning.data.datasets import DatasetName, default_root, describe_dataset, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_json
 from ttlightning.runs.identity import SAME_RUN, Changes, first_difference
@@ -180,9 +178,12 @@ def here(data: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str,
         before: provenance of the run.
         fetch: whether to download data that are not here.
     """
+    with signals.importing():
+        import torch
+
+        from ttlightning.data.datasets import default_root, describe_dataset, fetch_dataset, read_dataset
     root = expanded(data["root"]) if data["root"] else default_root()
-    name: DatasetName = data["dataset"]
-    fallback: DatasetName | None = data["offline_fallback"]
+    name, fallback = data["dataset"], data["offline_fallback"]
     if fetch:
         fetch_dataset(name, root, fallback)
     images = read_dataset(name, root, fallback)

@@ -17,7 +17,7 @@ from ttlightning.comparison.statistics import Comparison, Group
 from ttlightning.errors import UserError
 
 PANELS: Final = {"val/acc": ("validation accuracy, %", 100), "train/loss": ("training loss", 1)}
-"""Curve: title of its panel, and what its values are multiplied by."""
+"""Curve: title of its panel, and the factor of its values."""
 COLOURS: Final = ("#2a78d6", "#d9660f", "#17936a", "#7a52c7", "#d63f8c", "#a87a00", "#c63a33", "#1591a5")
 DASHES: Final = ("-", "--", ":")
 INK, FAINT = "#1d1d1b", "#d8d7d2"
@@ -25,14 +25,14 @@ RC: Final = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "
 
 
 def check_figure(path: Path) -> None:
-    """``UserError`` where matplotlib writes no such files."""
+    """``UserError`` if matplotlib does not write this kind of file."""
     known = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix.lower().removeprefix(".") not in known:
         raise UserError(f"--figure is {path}, its ending must be one of {', '.join(known)}")
 
 
 def panels(comparison: Comparison) -> list[str]:
-    """The curves that there is something of."""
+    """Names of the curves that at least one group has."""
     return [name for name in PANELS if any(group.curve(name) for group in comparison.groups)]
 
 
@@ -40,7 +40,7 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
     """All panels and a legend below, as a PNG, SVG, PDF...
 
     Raises:
-        UserError: where no run has logged any of the values.
+        UserError: if no run has logged any of the values.
     """
     names = panels(comparison)
     if not names:
@@ -61,7 +61,7 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
 
 
 def panel_svg(comparison: Comparison, name: str) -> str:
-    """One panel as an ``<svg>`` for a page: its colours are the page's, ``var(--c0)`` and so on, its text is text."""
+    """One panel as ``<svg>`` for a page, with the page's colours ``var(--c0)``, ``var(--c1)``, ... and text as text."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(4.8, 3.1), layout="constrained")
         draw_panel(figure.subplots(), comparison.groups, name)
@@ -107,5 +107,5 @@ def colour(index: int) -> str:
 
 
 def dashes(index: int) -> str:
-    """Another for every round through the colours."""
+    """The line style, which changes after each round through the colours."""
     return DASHES[index // len(COLOURS) % len(DASHES)]

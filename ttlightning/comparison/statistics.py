@@ -1,4 +1,4 @@
-"""Runs side by side: which differ in nothing but the seed, what came out on average, and whether a difference is real.
+"""Groups of runs that differ only in the seed: means, confidence intervals, and tests of the differences.
 
 Of the n seeds of a group, with mean m and standard deviation s of an accuracy, the 95 % interval is
 m -+ t s / sqrt(n), t the 0.975 quantile of Student's distribution with n - 1 degrees of freedom. Two groups are
@@ -19,11 +19,11 @@ from ttlightning.errors import UserError
 
 CONFIDENCE: Final = 0.95
 SAME: Final = 1e-9
-"""Accuracies nearer than this are one number: they are fractions of far fewer images."""
+"""Accuracies nearer than this are equal: the test sets have far fewer images than its inverse."""
 
 
 class Estimate(NamedTuple):
-    """Mean over seeds and half of its 95 % interval, which a single seed does not have."""
+    """Mean over seeds and half of its 95 % interval; a single seed has no interval."""
 
     mean: float
     interval: float | None
@@ -36,13 +36,13 @@ class Group:
 
     settings: Mapping[str, Any]
     records: Sequence[Record]
-    """those that count"""
+    """runs that count"""
     repeats: Sequence[Record]
-    """those that came to the same weights from the same seed again"""
+    """runs with the seed and the weights of another run, which do not count"""
     notes: Sequence[str]
-    """what a reader has to know of this line"""
+    """remarks for the reader of the table"""
     label: str = ""
-    """what no other group of the comparison is called"""
+    """a name that no other group of the comparison has"""
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class Group:
 
     @property
     def certified(self) -> int | None:
-        """The smallest over the seeds; None where one of them has no certificate."""
+        """The smallest certified bound of the runs; None if a run has no certificate."""
         known = [record.certified for record in self.records if record.certified is not None]
         return min(known) if len(known) == len(self.records) else None
 
@@ -72,7 +72,7 @@ class Group:
         return statistics.median(known) if known else None
 
     def values(self, metric: str) -> dict[int, float]:
-        """Of every seed that has it; the mean where there are several runs of a seed."""
+        """Seed: value of the metric, the mean if a seed has several runs."""
         found: dict[int, list[float]] = {}
         for record in self.records:
             if metric in record.metrics:
@@ -84,7 +84,7 @@ class Group:
         return estimate(values) if values else None
 
     def curve(self, metric: str) -> dict[int, tuple[float, float, float]]:
-        """Smallest, mean and largest over the runs after every epoch."""
+        """Epoch: smallest, mean and largest value of the runs."""
         found: dict[int, list[float]] = {}
         for record in self.records:
             for epoch, value in record.curves.get(metric, {}).items():
@@ -101,27 +101,27 @@ class Pair(NamedTuple):
     difference: Estimate | None = None
     p_value: float | None = None
     corrected: float | None = None
-    """by Holm's method, over all pairs that have a p-value"""
+    """p-value corrected by Holm's method, over all pairs with a p-value"""
     reason: str = ""
     """why there is no p-value"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that table, page and figure show."""
+    """The content of table, page and figure."""
 
     groups: Sequence[Group]
     keys: Sequence[str]
     """settings that tell the groups apart"""
     differing: Sequence[str]
-    """every setting that is not the same in all groups"""
+    """settings that are not the same in all groups"""
     pairs: Sequence[Pair]
     datasets: Mapping[str, str]
     """SHA-256 of the data: their name"""
 
     @cached_property
     def best(self) -> set[str]:
-        """Labels of the groups with the highest mean test accuracy on their data; none where there is no choice."""
+        """Labels of the groups with the highest mean test accuracy on their data; a single group is not the best."""
         found: set[str] = set()
         for sha256 in self.datasets:
             mine = [group for group in self.groups if group.dataset_sha256 == sha256]
@@ -132,10 +132,10 @@ class Comparison:
 
 
 def compare(records: Sequence[Record], mixed_data: bool = False) -> Comparison:
-    """Groups, what tells them apart, and the tests between them.
+    """Group the runs, find the settings that differ, and test the groups against each other.
 
     Raises:
-        UserError: where the runs are not all of the same data, and ``mixed_data`` is false.
+        UserError: if the runs are of different data and ``mixed_data`` is false.
     """
     datasets = {record.dataset_sha256: record.dataset for record in records}
     if len(datasets) > 1 and not mixed_data:
@@ -148,7 +148,7 @@ def compare(records: Sequence[Record], mixed_data: bool = False) -> Comparison:
 
 
 def group_records(records: Sequence[Record]) -> list[Group]:
-    """Groups in the order in which their first runs come; the data are the setting ``data``."""
+    """Groups in the order of their first runs; the name of the data is the setting ``data``."""
     contents: dict[str, set[str]] = {}
     for record in records:
         contents.setdefault(record.dataset, set()).add(record.dataset_sha256)
@@ -162,7 +162,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 
 
 def _counted(records: Sequence[Record]) -> tuple[list[Record], list[Record], list[str]]:
-    """Those that count, those that are the same run again, and what is to be said of a group."""
+    """The runs that count, the runs that repeat another one, and the notes of a group."""
     counted: dict[tuple[int, str], Record] = {}
     repeats, notes = [], []
     for record in records:
@@ -185,7 +185,7 @@ def _counted(records: Sequence[Record]) -> tuple[list[Record], list[Record], lis
 
 
 def _labelled(groups: Sequence[Group]) -> list[Group]:
-    """The same groups under labels of their own: the experiment's name, and what it needs beside it."""
+    """The groups with unique labels: the experiment's name, and settings if several groups have that name."""
     done = []
     for group in groups:
         others = [other.settings for other in groups if other.name == group.name]
@@ -198,15 +198,15 @@ def _labelled(groups: Sequence[Group]) -> list[Group]:
 
 
 def differing(every: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Keys that are not in all, or not with the same value, in their order."""
+    """Keys that are missing in some settings or have different values, in their order."""
     keys = dict.fromkeys(key for settings in every for key in settings)
     return [key for key in keys if len({(key in settings, settings.get(key)) for settings in every}) > 1]
 
 
 def telling(every: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of those the ones with more than one value; all of them where these do not suffice to tell the settings apart.
+    """Differing keys with at least two values; all differing keys if those leave two settings equal.
 
-    A key without a second value is one that comes with a class, such as a momentum with an optimizer.
+    A key with one value belongs to a class that only some settings have, such as an optimizer's momentum.
     """
     keys = differing(every)
     shown = [key for key in keys if len({settings[key] for settings in every if key in settings}) > 1]
@@ -215,7 +215,7 @@ def telling(every: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and half of its interval, for at least one value."""
+    """Mean and half of its interval of one or more values."""
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return Estimate(mean, None, count)
@@ -235,7 +235,7 @@ def paired_p_value(differences: Sequence[float]) -> float:
 
 
 def compare_pairs(groups: Sequence[Group]) -> list[Pair]:
-    """The paired test of every two groups, corrected for their number."""
+    """Paired tests of all pairs of groups, with corrected p-values."""
     pairs = [_pair(first, second) for first, second in itertools.combinations(groups, 2)]
     corrected = iter(holm([pair.p_value for pair in pairs if pair.p_value is not None]))
     return [pair if pair.p_value is None else pair._replace(corrected=next(corrected)) for pair in pairs]

@@ -11,7 +11,7 @@ from ttlightning.rank import in_figures
 
 NOTHING: Final = "\N{EN DASH}"
 MOST_KEYS_FIRST: Final = 4
-"""Settings that fit between the name and the numbers; more than these come behind them."""
+"""The number of settings that fit before the results; more of them are shown after the results."""
 NUMBERS: Final = ("seeds", "parameters", "train %", "val %", "test %", "CP-rank ≥", "seconds")
 SIGNIFICANT: Final = 0.05
 SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -26,18 +26,18 @@ PAIRS_LEGEND: Final = (
 
 
 class Cell(NamedTuple):
-    """What a table shows, and what it is sorted by."""
+    """A text in a table, and the value by which the column is sorted."""
 
     text: str
     order: Any = ""
     strong: bool = False
-    """it stands out: the best, a significant difference"""
+    """whether it is set in bold: the best result, a significant difference"""
     full: str = ""
-    """all of a text that is shown in part"""
+    """the complete text, if ``text`` is a part of it"""
 
 
 class Table(NamedTuple):
-    """Titles, which of the columns are numbers, and lines."""
+    """Titles, whether each column holds numbers, and lines."""
 
     titles: Sequence[str]
     numbers: Sequence[bool]
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 def result_table(comparison: Comparison) -> Table:
-    """A line for each group: name, settings that tell it apart, numbers; in another order where these are many."""
+    """One line for each group: name, differing settings, results; many settings come last."""
     keys = comparison.keys
     many = len(keys) > MOST_KEYS_FIRST
     marks = note_marks(comparison)
@@ -81,20 +81,20 @@ def setting(group: Group, key: str) -> Cell:
 
 
 def note_marks(comparison: Comparison) -> dict[str, int]:
-    """Number of every note."""
+    """Note: its number."""
     notes = dict.fromkeys(note for group in comparison.groups for note in group.notes)
     return {note: number for number, note in enumerate(notes, 1)}
 
 
 def percent(known: Estimate | None) -> str:
-    """``98.02 ± 0.26``; without the second number where there is a single seed."""
+    """``98.02 ± 0.26``; ``98.02`` for a single seed."""
     if known is None:
         return NOTHING
     return f"{100 * known.mean:.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
 
 
 def pair_table(pairs: Sequence[Pair]) -> Table:
-    """A line for each two groups; the reason where there is no p-value."""
+    """One line for each pair of groups, with a reason if there is no p-value."""
     lines = []
     for pair in pairs:
         known = pair.difference
@@ -109,7 +109,7 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
 
 
 def signed(known: Estimate) -> str:
-    """A difference in points, with its sign; half of its interval behind it."""
+    """A difference in percentage points with its sign, and half of its interval."""
     return f"{100 * known.mean:+.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
 
 
@@ -136,14 +136,14 @@ def _markdown_table(table: Table) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text as Markdown shows it, markup or not."""
+    """The text with Markdown's special characters escaped."""
     for sign, instead in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         text = text.replace(sign, instead)
     return " ".join(text.split())
 
 
 def csv_table(comparison: Comparison) -> str:
-    """A line for each group, accuracies as fractions, all digits; what is not known is empty."""
+    """One line for each group, accuracies as fractions with all digits; unknown values are empty."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\n")
     numbers = [f"{metric} {part}" for metric in ACCURACIES for part in ("mean", "interval", "seeds")]

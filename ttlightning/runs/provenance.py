@@ -14,10 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import torch
-
-from ttlightning.formats.kernels.native import kernel_name
-from ttlightning.runs.machine import cpu_name, numerics, source_sha256
 from ttlightning.runs.masking import Masked, masked
 
 PACKAGES: Final = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "wandb", "numpy", "mlxtend")
@@ -43,6 +39,11 @@ def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
 
 def masked_provenance(dataset: dict[str, Any], world_size: int) -> Masked:
     """The same, with the names of the masked values."""
+    import torch  # two records are compared without it
+
+    from ttlightning.formats.kernels.native import kernel_name
+    from ttlightning.runs.machine import cpu_name, numerics, source_sha256
+
     package = Path(__file__).resolve().parents[1]
     lock = package.parent / "requirements.lock"
     record = {

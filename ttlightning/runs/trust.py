@@ -1,9 +1,9 @@
-"""What a configuration may name, and so import and call, when it comes with a checkpoint or a run directory.
+"""Which classes a configuration inside a checkpoint or a run directory may name, and so import and call.
 
-A class path is an import, and an import is code. A configuration that the user names with ``--config`` is his own word.
-One that lies inside a checkpoint or a run directory is not, whoever made it: it may name what is listed here, and what
-``--trust`` names. The check stands where jsonargparse resolves a name, before anything is imported, so that it holds
-for class paths, functions, nested files and text inside of text alike.
+To resolve a class path is to import a module, and an import runs code. A configuration that the user names with
+``--config`` is trusted. A configuration inside a checkpoint or a run directory is not: it may name the classes listed
+here and the names given with ``--trust``. jsonargparse makes the check when it resolves a name, before any import, so
+that it covers class paths, functions, nested files and nested text.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("lightning.pytorch.plugins", "lightning.pytorch.plugins.Precision", ("DoublePrecision", "HalfPrecision",
      "MixedPrecision")),
 )  # fmt: skip
-"""Module, base class and names; no names: all public classes there. None of them calls, sends or unpickles anything
-that it is not given as an object, and an object can only be one of these."""
+"""Module, base class and names; without names, all public subclasses in the module. None of these classes calls, sends
+or unpickles a value of a configuration."""
 
 LONGEST: Final = 1_000_000
 """Characters of a configuration; a complete one has about 3,000."""
@@ -49,14 +49,14 @@ LONGEST: Final = 1_000_000
 DEEPEST: Final = 50
 """Levels of a configuration; a complete one has 6."""
 
-# Whoever names it: nothing is made out of a value that may be anything, and jsonargparse's own list of refused modules
-# (os, subprocess, pickle, ...) is a refusal and not a warning.
+# For every configuration: a value of type Any stays plain data, and an import from jsonargparse's own list of refused
+# modules (os, subprocess, pickle, ...) is an error instead of a warning.
 set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
 _BY_DEFAULT: Final = import_rules()
 
 
 class NotTrusted(UserError):
-    """A configuration names what it may not."""
+    """A configuration names a class or function that it may not name."""
 
     def __init__(self, name: str, source: str = "a configuration") -> None:
         super().__init__(f"{source} names {name}, which would be run: if you know what it is, add {OPTION} {name}")
@@ -64,18 +64,20 @@ class NotTrusted(UserError):
 
 
 class ForeignConfig(str):
-    """Text of a configuration that came with a checkpoint or a run directory, and ``source``, the file it was in."""
+    """Text of a configuration from a checkpoint or a run directory; ``source`` is the file that held it."""
 
     source: str
 
     def __new__(cls, text: Any, source: Path) -> "ForeignConfig":
-        """``text`` if it is a mapping in plain YAML and no value is an address; ``UserError`` if not."""
+        """Check that ``text`` is a mapping in plain YAML without addresses; ``UserError`` if not."""
         if not isinstance(text, str):
             raise UserError(f"the configuration in {source} is of type {type(text).__name__}, it must be text")
         # An address in W&B's notes is text; a masked one is refused by ``refuse_masked``, which says how to go on.
         parts = {name: part for name, part in read_mapping(text, source).items() if name != "wandb"}
         for value in _values(parts):
-            if isinstance(value, str) and "://" in value and MASK not in value:  # Lightning would make a folder there
+            if (
+                isinstance(value, str) and "://" in value and MASK not in value
+            ):  # Lightning would create a folder at the address
                 raise UserError(f"the configuration in {source} has the address {value}: give it with an option")
         config = super().__new__(cls, text)
         config.source = str(source)
@@ -83,10 +85,10 @@ class ForeignConfig(str):
 
 
 def read_mapping(text: str, source: Path) -> dict[str, Any]:
-    """The mapping that a configuration is; small, without aliases, which can stand for more than fits a memory.
+    """The mapping in a configuration's text.
 
     Raises:
-        UserError: where it is something else.
+        UserError: if the text is no mapping, too large, too deep, or has aliases, which can expand without limit.
     """
     if len(text) > LONGEST:
         raise UserError(f"the configuration in {source} has {len(text):,} characters, at most {LONGEST:,} are read")
@@ -107,7 +109,7 @@ def read_mapping(text: str, source: Path) -> dict[str, Any]:
 
 
 def config_text(file: Path) -> str:
-    """The text of a configuration's file; ``UserError`` where it is none."""
+    """The text of a configuration's file; ``UserError`` if it cannot be read as text."""
     try:
         return file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as fault:
@@ -115,7 +117,7 @@ def config_text(file: Path) -> str:
 
 
 def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words without ``--trust``, and the names that came with it."""
+    """The words of a command without ``--trust``, and the names given with it."""
     rest: list[str] = []
     names: list[str] = []
     left = iter(words)
@@ -130,10 +132,10 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def trusting(names: Iterable[str]) -> Iterator[None]:
-    """Inside, a configuration may name these modules, classes and functions too, and what is in them.
+    """Inside, a configuration may also name these modules, classes and functions, and their members.
 
     Raises:
-        UserError: where one is not there, or may never be named.
+        UserError: if a name cannot be imported, or may never be trusted.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
     with restored_import_rules():
@@ -159,12 +161,12 @@ def listed_networks() -> list[str]:
 
 
 def check_foreign(parser: Any, words: Sequence[str]) -> None:
-    """Read each ``ForeignConfig`` among the words of a command by itself, with nothing allowed but what is listed.
+    """Parse each ``ForeignConfig`` among the words of a command by itself; only listed names are allowed in it.
 
-    What is also the value of an option is the user's own word.
+    A name that is also the value of an option is the user's own, and allowed.
 
     Raises:
-        NotTrusted: at the first other name, before it is imported.
+        NotTrusted: at the first name that is not allowed, before it is imported.
     """
     own = {word.partition("=")[2] if word.startswith("-") else word for word in words}
     for config in words:
@@ -181,9 +183,9 @@ def check_foreign(parser: Any, words: Sequence[str]) -> None:
 
 
 def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
-    """What the configuration of a run names beside what is listed: it has to be trusted to be read again.
+    """Names in a run's configuration that are not listed: ``--trust`` needs them when the configuration is read again.
 
-    A configuration that cannot be read for another reason is a matter of whoever reads it.
+    A configuration with another mistake gives the names before the mistake; its next reader reports the mistake.
     """
     names: list[str] = []
     with restored_import_rules(_BY_DEFAULT):
@@ -202,7 +204,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
 
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
-    """jsonargparse decides where it knows that a value is a class or a function, the walk where it may be anything."""
+    """Parse a configuration. jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
     with restored_import_rules():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
@@ -213,19 +215,19 @@ def _read_alone(parser: Any, command: str, config: str) -> None:
 
 
 def _values(content: Any) -> Iterator[Any]:
-    """``content`` and what is in it, at every level."""
+    """``content`` and all values inside it, at every level."""
     yield content
     for part in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
         yield from _values(part)
 
 
 def option_for(names: Sequence[str]) -> str:
-    """`` --trust a.B,c.D``; nothing where there are no names."""
+    """`` --trust a.B,c.D``; empty without names."""
     return f" {OPTION} {','.join(names)}" if names else ""
 
 
 def refused_name(message: str, fault: BaseException | None) -> str | None:
-    """The name that jsonargparse has refused to import, from its message or from what the fault came from."""
+    """The name that jsonargparse has refused to import, from its message or from a cause of ``fault``."""
     while fault is not None:
         if isinstance(fault, NotTrusted):
             return fault.name
@@ -235,7 +237,7 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
 
 @cache
 def _listed(rows: tuple[tuple[str, str, tuple[str, ...]], ...] = LISTED) -> list[str]:
-    """Every listed class, under the names by which it is known and where it is defined."""
+    """Every listed class, by its listed name and by the name where it is defined."""
     paths = []
     for module, base, names in rows:
         for name in names or _public(import_module(module)):
@@ -268,7 +270,7 @@ def _find(name: str) -> Any:
 
 
 def _paths(found: Any, name: str) -> list[str]:
-    """``name``, and where the object is defined: jsonargparse asks for both."""
+    """``name``, and the name where the object is defined: jsonargparse checks both."""
     defined = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
     both = (inspect.isclass(found) or inspect.isroutine(found)) and all(p.isidentifier() for p in defined.split("."))
     return [name, defined] if both else [name]

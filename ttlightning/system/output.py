@@ -1,7 +1,7 @@
-"""Output that nobody reads any more, ``fit | head -1``, and output that is wider than its terminal.
+"""The terminal: output without a reader (``fit | head -1``), tables wider than the terminal, warnings in one line.
 
-A program that reads our output may end before we do. What is printed from then on is dropped and the command goes on:
-a run trains to its end, and the exit code is the command's own.
+If the program that reads the output ends first, later output is dropped and the command goes on: a run trains to its
+end, and the exit code is the command's own.
 """
 
 import functools
@@ -23,30 +23,30 @@ _PACKAGE: Final = Path(__file__).parents[1]
 
 
 class _Reader(io.FileIO):
-    """A file descriptor that leads nowhere once nobody reads from it."""
+    """A file descriptor that is redirected to the null device once its reader is gone."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())  # for child processes and C code as well, and for Python's own ending
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())  # also for child processes, C code and Python's flush at exit
+            os.close(null)
             return memoryview(data).nbytes
 
 
 def drop_unread_output() -> None:
-    """Make ``sys.stdout`` and ``sys.stderr`` outlive their readers."""
+    """Let writes to ``sys.stdout`` and ``sys.stderr`` succeed after their readers are gone."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is None or stream is not getattr(sys, f"__{name}__"):  # closed, or somebody else's to read
+        if stream is None or stream is not getattr(sys, f"__{name}__"):  # closed, or replaced, as by a test
             continue
         stream.flush()
         buffer = io.BufferedWriter(_Reader(stream.fileno(), "w", closefd=False))
         lasting = io.TextIOWrapper(
             buffer,
             encoding=stream.encoding,
-            errors="surrogateescape" if stream.errors == "strict" else stream.errors,  # names of files are bytes
+            errors="surrogateescape" if stream.errors == "strict" else stream.errors,  # a file name can be any bytes
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
@@ -66,14 +66,14 @@ def show_own_warnings_in_one_line() -> None:
 
 
 def print_whole(table: Table) -> None:
-    """Print a table with every number in full, however narrow the terminal: a number that is cut is another number."""
+    """Print a table with every number in full on any terminal: a truncated number reads as a different number."""
     console = Console()
     wide = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
     Console(width=max(console.width, wide)).print(table)
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """``main`` of a script; a user's mistake is one line and exit code 2, output that nobody reads is dropped."""
+    """Run ``main`` of a script: a user's mistake is one line and exit code 2, output without a reader is dropped."""
     drop_unread_output()
     try:
         main()

@@ -1,4 +1,4 @@
-"""Paths as people write them: ``~`` where there may be no home, and commands that a shell takes back as they are."""
+"""Paths with ``~``, machines without a home folder, and commands quoted for a shell."""
 
 import atexit
 import os
@@ -13,7 +13,7 @@ from ttlightning.errors import UserError
 
 
 def home() -> Path | None:
-    """The user's home folder; None where $HOME is not set and the system knows no such user, as in many containers."""
+    """The user's home folder; None if $HOME is not set and the user has no entry, as in many containers."""
     try:
         found = Path.home()
     except RuntimeError:
@@ -25,7 +25,7 @@ def expanded(path: str | Path) -> Path:
     """``path`` with its ``~`` replaced.
 
     Raises:
-        UserError: where ``~`` stands for no folder here.
+        UserError: if the home folder is unknown.
     """
     try:
         return Path(path).expanduser()
@@ -36,29 +36,27 @@ def expanded(path: str | Path) -> Path:
             if start == "~"
             else f"no user has that name: {start}"
         )
-        raise UserError(
-            f"{path}: there is no home folder that ~ could stand for ({cause}); write the whole path"
-        ) from fault
+        raise UserError(f"{path}: ~ has no home folder here ({cause}); write the full path") from fault
 
 
 def command(*words: str | Path) -> str:
-    """``python -m ttlightning ...`` with these words, each quoted for a shell where it must be."""
+    """``python -m ttlightning ...`` with these words, quoted for a shell."""
     return f"python -m ttlightning {words_for_a_shell(words)}"
 
 
 def words_for_a_shell(words: Sequence[str | Path]) -> str:
-    """The words in one line, each quoted where a shell would read it otherwise."""
+    """The words in one line, quoted for a shell."""
     return shlex.join(map(str, words))
 
 
 LIBRARIES_WRITE: Final = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
-"""Where libraries write files of their own; by default in the home folder."""
+"""Variables of the folders where libraries write; by default these are in the home folder."""
 
 
 def make_do_without_home() -> None:
-    """Where there is no home folder, or none to write in, give libraries one that ends with this process.
+    """Give libraries a temporary folder if there is no home folder, or it cannot be written.
 
-    W&B would not begin without, matplotlib would complain. To be called before they are imported.
+    W&B does not start without one, and matplotlib warns. Call this before either is imported.
     """
     at_home = home()
     if at_home is not None and os.access(at_home, os.W_OK):

@@ -1,11 +1,10 @@
 """What SIGINT (Ctrl-C), SIGTERM and SIGUSR1 do to a command, from its first import to its last line.
 
-A signal ends what can be begun again: it raises ``Stopped`` wherever the program is. In training, and where something
-is being written, it is held: remembered, until whoever is at work has come to a whole step and asks. A second one, a
-second or more after the first, ends the process where it stands. SIGUSR1, which clusters send before a job's time is
-over, does what SIGTERM does.
+A signal raises ``Stopped`` at the current instruction. In training and while a file is written it is held: the process
+remembers it until the current step or file is complete. A second signal, a second or more after the first, ends the
+process at once. SIGUSR1, which clusters send before a job's time is over, has the effect of SIGTERM.
 
-Standard library only: this is there before what takes seconds to import.
+The module imports the standard library only, so signals are handled before slow imports begin.
 """
 
 import atexit
@@ -29,17 +28,17 @@ SIGNALS: Final = tuple(
 )
 
 SAME_WISH: Final = 1.0
-"""Seconds within which signals are one wish: a launcher passes on what its whole process group has been sent."""
+"""Seconds within which signals count as one: a launcher passes on a signal that its process group got as well."""
 
 NOT_REACHED: Final = 5.0
-"""Seconds that a signal waits for a library that does not come back to Python, where nothing is being written."""
+"""Seconds that a signal waits for a library call to return to Python, if no file is being written."""
 
 PARENT: Final = "TTLIGHTNING_PARENT"
-"""Environment variable by which a process tells those that it starts to stop when it dies."""
+"""Environment variable that tells a child process the id of its parent: the child stops when the parent dies."""
 
 
 class _Listener:
-    """The signals that this process has been sent, and how it takes them."""
+    """The signals that this process has received, and its handler."""
 
     def __init__(self, importing: bool) -> None:
         self.importing = importing
@@ -60,19 +59,19 @@ class _Listener:
         self._writer.close()
 
     def take(self, number: int, frame: Any) -> None:
-        """The handler: Python calls it between two of its own instructions, in the main thread."""
+        """The handler, which Python calls in the main thread between two instructions."""
         self._seen = True
-        if self.asked is not None:  # the same wish, or one that the watching thread deals with
+        if self.asked is not None:  # a repetition, or a second signal, which the watching thread handles
             return
         self.asked = signal.Signals(number)
-        if self.importing:  # a library may catch what is raised while it is imported, and there is nothing to undo
+        if self.importing:  # a library may catch an exception during its import; there is nothing to undo
             end_at_once(f"stopped by {self.asked.name} before anything began", self.asked)
         if not self.held:
             raise Stopped(self.asked)
         say(f"{self.asked.name}: stopping {self.held[-1]}; once more stops at once")
 
     def _watch(self, reader: socket.socket) -> None:
-        """Sees signals also while the main thread is inside a library's call, where no handler runs."""
+        """Watch for signals in a thread, because no handler runs while the main thread is inside a library call."""
         first: tuple[signal.Signals, float] | None = None
         while True:
             patience = NOT_REACHED if first and not self._seen else None
@@ -86,7 +85,7 @@ class _Listener:
                 return
             for number in numbers:
                 if number not in SIGNALS or signal.getsignal(number) != self.take:
-                    continue  # whoever has put a handler of his own there deals with it
+                    continue  # another handler was installed and handles it
                 wish, now = signal.Signals(number), time.monotonic()
                 if first is None:
                     first = wish, now
@@ -100,7 +99,7 @@ _listener: _Listener | None = None
 
 def _forked() -> None:
     if _listener is not None:
-        signal.set_wakeup_fd(-1)  # the signals of this process are not the other one's
+        signal.set_wakeup_fd(-1)  # the child must not write its signals to the parent's pipe
 
 
 if hasattr(os, "register_at_fork"):
@@ -108,25 +107,25 @@ if hasattr(os, "register_at_fork"):
 
 
 def listen(importing: bool = False) -> bool:
-    """Take signals from now on; False where that is done already, or this is not the main thread."""
+    """Handle signals from now on; False if this is done already, or in another thread than the main thread."""
     global _listener, _parent
     if _listener is not None or threading.current_thread() is not threading.main_thread():
         return False
     _listener = _Listener(importing)
     _parent = _parent or _Parent()
     if importing:
-        atexit.register(_let_it_end)
+        atexit.register(_ignore_signals)
     return True
 
 
-def _let_it_end() -> None:
-    """The last that this process does: Python takes its handlers away as it ends, and the exit code is settled."""
+def _ignore_signals() -> None:
+    """Ignore signals at exit: Python removes its handlers then, and a signal would change the exit code."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def close() -> None:
-    """Leave signals to whoever took them before ``listen``."""
+    """Restore the handlers from before ``listen``."""
     global _listener
     if _listener is not None:
         _listener.close()
@@ -135,10 +134,8 @@ def close() -> None:
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Inside, signals are taken, and processes that Lightning starts stop when this one dies."""
+    """Inside, signals are handled, and processes that Lightning starts stop when this process dies."""
     mine = listen()
-    if _listener is not None:
-        _listener.importing = False
     before = os.environ.get(PARENT)
     os.environ |= followed()
     try:
@@ -149,7 +146,7 @@ def listening() -> Iterator[None]:
             os.environ[PARENT] = before
         if mine:
             close()
-        else:  # the process ends: what its libraries do then is not disturbed
+        else:  # the process ends, and its libraries may finish their work
             hold("when it has ended")
 
 
@@ -159,15 +156,15 @@ def importing() -> Iterator[None]:
     if _listener is None:
         yield
         return
-    before, _listener.importing = _listener.importing, True
+    _listener.importing = True
     try:
         yield
     finally:
-        _listener.importing = before
+        _listener.importing = False
 
 
 def hold(until: str) -> None:
-    """From now on a signal is remembered; ``until`` says in a word or two when it will have its way."""
+    """Remember signals from now on; ``until`` says in a few words when the process will stop."""
     if _listener is not None:
         _listener.held.append(until)
 
@@ -180,7 +177,7 @@ def release() -> None:
 
 @contextlib.contextmanager
 def held(until: str) -> Iterator[None]:
-    """Inside, a signal is remembered; at the end it has its way."""
+    """Inside, a signal is remembered; at the end ``Stopped`` is raised."""
     hold(until)
     try:
         yield
@@ -190,18 +187,18 @@ def held(until: str) -> Iterator[None]:
 
 
 def asked() -> signal.Signals | None:
-    """The signal that this process has been sent."""
+    """The signal that this process has received, or None."""
     return None if _listener is None else _listener.asked
 
 
 def check() -> None:
-    """Raise ``Stopped`` where a signal is remembered."""
+    """Raise ``Stopped`` if a signal is remembered."""
     if (number := asked()) is not None:
         raise Stopped(number)
 
 
 def raise_if_stopped(fault: Exception) -> None:
-    """Raise ``Stopped`` where a fault came after a signal that this process, or rank 0 that started it, was sent."""
+    """Raise ``Stopped`` from ``fault`` if this process has received a signal, or its rank 0 has died, before."""
     number = asked() or (signal.SIGTERM if rank_zero_is_gone() else None)
     if number is not None:
         stop = Stopped(number, f"({type(fault).__name__}: {fault})")
@@ -210,14 +207,14 @@ def raise_if_stopped(fault: Exception) -> None:
 
 
 def say_at_last(words: Callable[[], str]) -> None:
-    """What is to be said where a second signal ends the process."""
+    """Set the function whose text is printed when a second signal ends the process."""
     if _listener is not None:
         _listener.last_words = words
 
 
 @contextlib.contextmanager
 def given_to(action: Callable[[int], None]) -> Iterator[None]:
-    """Inside, signals go to ``action``, which passes them on to other processes."""
+    """Inside, signals call ``action``, which passes them on to other processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,27 +227,27 @@ def given_to(action: Callable[[int], None]) -> Iterator[None]:
 
 
 def followed() -> dict[str, str]:
-    """For the environment of a process that is to stop when this one dies."""
+    """Environment variables of a child process that stops when this process dies."""
     return {PARENT: str(os.getpid())}
 
 
 def say(line: str) -> None:
-    """A line on stderr, of one process for all; also where Python's own stream is in use."""
+    """Write a line to stderr, in the first process only; it does not use Python's stream, which may be locked."""
     if is_first_process():
         with contextlib.suppress(OSError):
             os.write(2, f"ttlightning: {line}\n".encode())
 
 
 def end_at_once(line: str, number: signal.Signals) -> None:
-    """End the process without undoing anything: what it wrote is whole, as after SIGKILL."""
+    """End the process without clean-up. Files on the disk are complete, as they are after SIGKILL."""
     say(line)
     os._exit(exit_code(number))
 
 
 class _Parent:
-    """The process that has started this one, where this one is to stop when it dies.
+    """The parent process, if this process must stop when the parent dies.
 
-    That is torchrun's agent, and a process of ours: a rerun, a study, or rank 0 that has Lightning start the others.
+    Such a parent is torchrun's agent, a rerun, a study, or rank 0 of a run whose other ranks Lightning starts.
     """
 
     def __init__(self) -> None:
@@ -271,8 +268,8 @@ class _Parent:
             say(f"the process that started this one ({self.number}) is gone")
             os.kill(os.getpid(), signal.SIGTERM)
             return
-        time.sleep(NOT_REACHED)  # it may have ended as it should, and so will this one
-        os._exit(exit_code(signal.SIGTERM))  # without rank 0 there is nobody to write a checkpoint
+        time.sleep(NOT_REACHED)  # rank 0 may have ended normally, and then this process ends as well
+        os._exit(exit_code(signal.SIGTERM))  # no checkpoint can be written without rank 0
 
 
 _parent: _Parent | None = None
@@ -284,7 +281,7 @@ def is_launched_rank() -> bool:
 
 
 def rank_zero_is_gone() -> bool:
-    """Whether rank 0, which has started this process, has died: seen a moment after its connections are."""
+    """Whether rank 0, which has started this process, has died; waits up to a second, since connections break first."""
     if not is_launched_rank():
         return False
     deadline = time.monotonic() + 1
