@@ -19,9 +19,8 @@ from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.masking import masked, refuse_masked
-from ttlightning.runs.run import Run, check_experiment_name, check_utf8, runs_root
+from ttlightning.runs.run import Run, check_experiment_name, check_utf8, checkpoint_file, runs_root
 from ttlightning.runs.trust import (
     NotTrusted,
     check_foreign,
