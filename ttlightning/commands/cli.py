@@ -44,7 +44,7 @@ from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
 from ttlightning.training.optimizers import FOLLOWS_A_METRIC
-from ttlightning.training.quiet import quieten_libraries
+from ttlightning.training.quiet import quiet_libraries
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.threads import choose_threads
 from ttlightning.training.trainer import Trainer
@@ -247,7 +247,6 @@ class CLI(LightningCLI):
 
 def run(args: Sequence[str]) -> None:
     """Run fit, validate, test or predict."""
-    quieten_libraries()
     words, names = take_trusted(args)
-    with trusting(names), own_exceptions():
+    with quiet_libraries(), trusting(names), own_exceptions():
         CLI(complete_arguments(words))
