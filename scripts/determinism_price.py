@@ -21,7 +21,7 @@ from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.runs.machine import cpu_name
 from ttlightning.system.output import run_script
-from ttlightning.training.quiet import quieten_libraries
+from ttlightning.training.quiet import quiet_libraries
 
 
 class Settings(Callback):
@@ -69,8 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--config", default="eq.yaml")
     options, overrides = parser.parse_known_args()
-    quieten_libraries()
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
         os.environ |= {"TTLIGHTNING_RUNS": folder, "WANDB_MODE": "disabled"}
         epochs, quiet = f"--trainer.max_epochs={3 * options.rounds}", "--trainer.enable_progress_bar=false"
         words = ["fit", "--config", options.config, epochs, quiet]

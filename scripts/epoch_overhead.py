@@ -1,10 +1,13 @@
 """What an epoch of `fit` costs, beside a bare PyTorch loop over the same network and the same batches.
 
-    python scripts/epoch_overhead.py [--epochs 7] [any option of fit]
+    python scripts/epoch_overhead.py [--epochs 7] [--gpu_check] [any option of fit]
 
 Before every epoch of a real `fit` (loggers, progress, rank check and checkpoints on) the same epoch is run as a bare
 loop on a copy of the network: forward, cross-entropy, backward, optimizer, schedule, and nothing else. The two are
 interleaved, so that a machine whose speed drifts slows both. Prints each epoch's ratio, their median and their spread.
+
+--gpu_check: on a machine without a GPU, every second epoch runs with the variable that importing Lightning sets
+(PYTORCH_NVML_BASED_CUDA_CHECK) and our Trainer takes away; prints what the variable costs.
 """
 
 import argparse
@@ -29,7 +32,8 @@ from ttlightning.system.output import run_script
 class SideBySide(Checkpoint):
     """Times a bare epoch, then Lightning's; a checkpoint to Lightning, which calls those last."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpu_check: bool) -> None:
+        self.gpu_check = gpu_check
         self.bare: list[float] = []
         self.fit: list[float] = []
 
@@ -49,19 +53,24 @@ class SideBySide(Checkpoint):
             loss.backward()
             self.optimizer.step()
             self.schedule.step()
+        if self.gpu_check and trainer.current_epoch % 2:
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         self.started = time.perf_counter()
         self.bare.append(self.started - started)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.fit.append(time.perf_counter() - self.started)
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 class TimedCLI(CLI):
     """`fit` with the stopwatch as its last callback, so that every other callback's work counts."""
 
+    gpu_check = False
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
-        self.stopwatch = SideBySide()
+        self.stopwatch = SideBySide(self.gpu_check)
         trainer.callbacks.append(self.stopwatch)
         return trainer
 
@@ -70,7 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--config", default="eq.yaml")
+    parser.add_argument("--gpu_check", action="store_true")
     options, overrides = parser.parse_known_args()
+    TimedCLI.gpu_check = options.gpu_check
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TTLIGHTNING_RUNS"] = folder
         words = ["fit", "--config", options.config, f"--trainer.max_epochs={options.epochs}", "--data.validation=0"]
@@ -79,6 +90,10 @@ def main() -> None:
     print(f"\n{options.config} on {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for epoch, (fit, bare) in enumerate(zip(watch.fit, watch.bare, strict=True), start=1):
         print(f"epoch {epoch}   fit {fit:6.2f} s   bare {bare:6.2f} s   ratio {fit / bare:.3f}")
+    if options.gpu_check:
+        pairs = sorted(b / a for a, b in zip(watch.fit[0::2], watch.fit[1::2], strict=False))
+        print(f"with the variable {statistics.median(pairs):.3f} times the epoch ({pairs[0]:.3f} to {pairs[-1]:.3f})")
+        return
     print(f"median ratio {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 

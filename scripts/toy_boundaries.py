@@ -26,8 +26,7 @@ from ttlightning.data.datasets import read_dataset
 from ttlightning.networks.network import Network as TrainedNetwork
 from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.files import write_json
-from ttlightning.runs.loading import load
-from ttlightning.runs.run import Run
+from ttlightning.runs.run import Run, load
 from ttlightning.system.output import run_script
 
 SIDE = 300

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
         TensorTrain,
     )
     from ttlightning.networks.features import PatchFeatureMap
-    from ttlightning.runs.loading import load
+    from ttlightning.runs.run import load
     from ttlightning.training.classifier import Classifier
     from ttlightning.training.datamodule import PatchDataModule
 
@@ -39,7 +39,7 @@ _ROOMS = {
     "PatchDataModule": "training.datamodule",
     "PatchFeatureMap": "networks.features",
     "UserError": "errors",
-    "load": "runs.loading",
+    "load": "runs.run",
 }
 
 

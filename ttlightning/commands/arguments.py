@@ -9,8 +9,8 @@ from pathlib import Path
 from ttlightning.commands.configs import find_config
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST
-from ttlightning.runs.checkpoints import CONFIG_KEY, checkpoint_file, read_checkpoint
-from ttlightning.runs.run import Run, runs_of, runs_root
+from ttlightning.runs.checkpoints import CONFIG_KEY, read_checkpoint
+from ttlightning.runs.run import Run, checkpoint_file, runs_of, runs_root
 from ttlightning.runs.trust import ForeignConfig, config_text
 from ttlightning.system.paths import expanded
 

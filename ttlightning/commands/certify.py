@@ -59,7 +59,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     if sizes != [None] * 3:
         raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
     with signals.importing():  # torch, which a generic certificate does without
-        from ttlightning.runs.checkpoints import checkpoint_file
+        from ttlightning.runs.run import checkpoint_file
         from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
     format, sha256 = read_format(file, trusted)

@@ -19,9 +19,8 @@ from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import renamed_since_0_1
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
-from ttlightning.runs.checkpoints import checkpoint_file
 from ttlightning.runs.masking import masked, refuse_masked
-from ttlightning.runs.run import Run, check_experiment_name, check_utf8, runs_root
+from ttlightning.runs.run import Run, check_experiment_name, check_utf8, checkpoint_file, runs_root
 from ttlightning.runs.trust import (
     NotTrusted,
     check_foreign,
@@ -45,7 +44,7 @@ from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
 from ttlightning.training.optimizers import FOLLOWS_A_METRIC
-from ttlightning.training.quiet import quieten_libraries
+from ttlightning.training.quiet import quiet_libraries
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.threads import choose_threads
 from ttlightning.training.trainer import Trainer
@@ -249,7 +248,6 @@ class CLI(LightningCLI):
 
 def run(args: Sequence[str]) -> None:
     """Run fit, validate, test or predict."""
-    quieten_libraries()
     words, names = take_trusted(args)
-    with trusting(names), own_exceptions():
+    with quiet_libraries(), trusting(names), own_exceptions():
         CLI(complete_arguments(words))

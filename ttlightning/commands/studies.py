@@ -31,7 +31,7 @@ from ttlightning.runs.lock import Lock
 from ttlightning.runs.run import Run, check_experiment_name, runs_root
 from ttlightning.runs.trust import ForeignConfig, check_foreign, config_text, take_trusted, trusting
 from ttlightning.system import signals
-from ttlightning.training.quiet import quieten_libraries
+from ttlightning.training.quiet import quiet_libraries
 
 _READING: Final = threading.Lock()
 """jsonargparse's parser serves one thread at a time."""
@@ -248,5 +248,5 @@ class _Reader(CLI):
 
 @functools.cache
 def _reader() -> _Reader:
-    quieten_libraries()
-    return _Reader(["fit"])
+    with quiet_libraries():
+        return _Reader(["fit"])

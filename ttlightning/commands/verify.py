@@ -63,7 +63,7 @@ def find_network(content: dict[str, object], file: Path, given: Path | None) -> 
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
     with signals.importing():  # torch, which a generic certificate does without
-        from ttlightning.runs.checkpoints import checkpoint_file
+        from ttlightning.runs.run import checkpoint_file
         from ttlightning.runs.trained_formats import read_format
     path = file.parent / str(content["checkpoint"]) if given is None else given
     try:

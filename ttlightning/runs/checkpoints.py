@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
-from ttlightning.runs.run import Run
 from ttlightning.runs.seals import Damaged, check_seal
-from ttlightning.system.paths import expanded
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Where a checkpoint keeps the complete configuration of its run, as YAML."""
@@ -35,15 +33,6 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
-
-
-def checkpoint_file(path: Path) -> Path:
-    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
-    path = expanded(path)
-    file = Run(path).checkpoint if path.is_dir() else path
-    if not file.is_file():
-        raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
-    return file
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -7,15 +7,19 @@
 import csv
 import os
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ttlightning.errors import UserError
 from ttlightning.runs.files import read_json
 from ttlightning.runs.lock import Lock
 from ttlightning.runs.trust import config_text, read_mapping
 from ttlightning.system.paths import command, expanded
+
+if TYPE_CHECKING:
+    from ttlightning.networks.network import Network
 
 State = Literal["new", "begun", "finished"]
 LOCK_FILE: Final = ".lock"
@@ -130,6 +134,10 @@ class Run:
         """``rank/certificate.json``, for the weights of the last checkpoint."""
         return read_json(self.certificate_file)
 
+    def network(self, trust: Sequence[str] = ()) -> "Network":
+        """The trained network of the last checkpoint: see ``load``."""
+        return load(self.path, trust)
+
     @property
     def metrics(self) -> list[dict[str, str]]:
         """Rows of ``metrics.csv``: column to text, empty where nothing was logged."""
@@ -205,3 +213,31 @@ def check_experiment_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise UserError(f"experiment is {name!r}, it must be letters, digits and . _ + - (it names a folder)")
     return name
+
+
+def checkpoint_file(path: Path) -> Path:
+    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+    path = expanded(path)
+    file = Run(path).checkpoint if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
+    return file
+
+
+def load(path: str | Path, trust: Sequence[str] = ()) -> "Network":
+    """The trained network of a run directory or a checkpoint file, in eval mode on the CPU, ready to score images.
+
+        network = ttlightning.load("runs/eq/0")
+        scores = network.score_images(images)     # uint8 (samples, channels, height, width)
+
+    Args:
+        path: a run directory, whose last checkpoint is read, or a ``.ckpt`` file.
+        trust: classes and modules from outside this package that the configuration in the file may import.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, one whose weights do not fit its configuration, or one whose
+            configuration names a class that is neither of this package nor in ``trust``.
+    """
+    from ttlightning.runs.trained_networks import read_network  # torch takes a second to import
+
+    return read_network(checkpoint_file(Path(path)), trust)

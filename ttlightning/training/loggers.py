@@ -1,20 +1,20 @@
-"""Lightning's loggers: metrics.csv, which can go on where a stopped run left it, and W&B, which may die on the way."""
+"""Loggers: metrics.csv, which a resumed run continues, and W&B, whose service may die during the run."""
 
 import contextlib
 import csv
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import wandb
-from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from ttlightning.runs.files import write_whole
+from ttlightning.runs.run import Run
 
 
 def is_lost(fault: Exception) -> bool:
@@ -54,67 +54,71 @@ class Record(WandbLogger):
                 wandb.teardown()
 
 
-class MetricsTable(CSVLogger):
-    """The table of one run directory, with every value on the disk as soon as it is logged."""
+class MetricsTable(Logger):
+    """metrics.csv of a run: a row for every call of ``log_metrics``, on the disk when the call returns.
+
+    Columns are in alphabetical order. A row with a new column rewrites the file, atomically.
+    """
 
     def __init__(self, run: Path) -> None:
-        super().__init__(run.parent.parent, run.parent.name, run.name, flush_logs_every_n_steps=1)
+        super().__init__()
+        self.run, self.file = run, Run(run).metrics_file
+        self.columns: list[str] = []
+        self.rows = 0
+        """Number of rows in the file."""
 
     @property
-    @rank_zero_experiment
-    def experiment(self) -> "_Writer":
-        if self._experiment is None:
-            self._experiment = _Writer(self.log_dir)
-        return self._experiment
+    def save_dir(self) -> str:
+        return str(self.run.parent.parent)
 
     @property
-    def rows(self) -> int:
-        """How many rows have been written."""
-        return self.experiment.rows
+    def name(self) -> str:
+        return self.run.parent.name
+
+    @property
+    def version(self) -> str:
+        return self.run.name
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Nothing: config.yaml has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+        row["step"] = self.rows if step is None else step
+        if row.keys() - set(self.columns):
+            self._rewrite([*self._read(), row])
+        else:
+            with self.file.open("a", newline="") as table:
+                table.write(_lines(self.columns, [row]))
+        self.rows += 1
 
     @rank_zero_only
     def keep(self, rows: int) -> list[tuple[dict[str, float], int]]:
-        """Forget what comes after the first ``rows`` rows: a resumed run writes it again. Those rows: values, step."""
-        kept = self.experiment.keep(rows)
-        named = [{name: float(value) for name, value in row.items() if value} for row in kept]
+        """Forget all but the first ``rows`` rows, which a resumed run writes again; return those as (values, step)."""
+        kept = [{name: value for name, value in row.items() if value} for row in self._read()[:rows]]
+        self.rows = len(kept)
+        if kept:  # a column that only forgotten rows had comes back with them
+            self._rewrite(kept)
+        else:
+            self.columns = []
+            self.file.unlink(missing_ok=True)
+        named = [{name: float(value) for name, value in row.items()} for row in kept]
         return [(row, int(row.pop("step"))) for row in named]
 
-
-class _Writer(ExperimentWriter):
-    def __init__(self, log_dir: str) -> None:
-        super().__init__(log_dir)
-        self.rows = 0
-
-    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
-        super().log_metrics(metrics_dict, step)
-        self.rows += 1
-
-    def keep(self, rows: int) -> list[dict[str, str]]:
-        file = Path(self.metrics_file_path)
-        if not file.is_file():
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.file.is_file():
             return []
-        with file.open(newline="") as table:
-            kept = list(csv.DictReader(table))[:rows]
-        self.rows = len(kept)
-        # A column that only forgotten rows had comes back with them.
-        self.metrics_keys = sorted({name for row in kept for name, value in row.items() if value})
-        if kept:
-            self._write(self.metrics_keys, kept)
-        else:
-            file.unlink()
-        return kept
+        with self.file.open(newline="") as table:
+            return list(csv.DictReader(table))
 
-    def _check_log_dir_exists(self) -> None:
-        """Nothing: the table that is there goes on."""
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        self.columns = sorted({name for row in rows for name in row})
+        header = {name: name for name in self.columns}
+        write_whole(self.file, _lines(self.columns, [header, *rows]).encode())
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        with Path(self.metrics_file_path).open(newline="") as table:
-            self._write(fieldnames, list(csv.DictReader(table)))
 
-    def _write(self, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
-        """The whole table at once, so that a process that dies here loses no row."""
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, fieldnames=names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(Path(self.metrics_file_path), text.getvalue().encode())
+def _lines(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, extrasaction="ignore").writerows(rows)
+    return text.getvalue()

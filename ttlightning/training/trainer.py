@@ -1,9 +1,10 @@
 """Lightning's Trainer with the defaults of this package, and predictions that end up in a file."""
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,8 @@ class Trainer(LightningTrainer):
         self._checkpoint_connector = CheckpointConnector(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        # Lightning makes torch ask the driver whether there is a GPU, which every optimizer step does: where there is
-        # none, that is a search for the driver's library, 0.3 ms long.
-        if not torch.cuda.is_available():
-            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-        super().fit(*args, **kwargs)
+        with _short_gpu_check():
+            super().fit(*args, **kwargs)
 
     @property
     def estimated_stepping_batches(self) -> int | float:
@@ -124,6 +122,22 @@ class Trainer(LightningTrainer):
 def run_of(trainer: LightningTrainer) -> Run | None:
     """The run that a trainer writes to; None for Lightning's own Trainer, and where nothing is kept."""
     return getattr(trainer, "run", None)
+
+
+@contextlib.contextmanager
+def _short_gpu_check() -> Iterator[None]:
+    """Inside, where there is no GPU, torch does not search for the driver's library to find out.
+
+    Every optimizer step asks. Importing Lightning sets the variable that makes each answer a search:
+    scripts/epoch_overhead.py --gpu_check prints what it costs.
+    """
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    value = None if torch.cuda.is_available() else os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[name] = value
 
 
 def _table(

@@ -1,4 +1,4 @@
-"""A trained network from a run directory or checkpoint, without Lightning."""
+"""The trained network in a checkpoint, without Lightning."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from ttlightning.formats import ScoreTensor
 from ttlightning.networks.network import Network
 from ttlightning.randomness import keyed_global_generator
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, check_fits, checkpoint_file, read_checkpoint
+from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, check_fits, read_checkpoint
 from ttlightning.runs.trained_formats import SIZES
 from ttlightning.runs.trust import NotTrusted, import_trusted, listed_networks, read_mapping
 
@@ -27,21 +27,12 @@ BASES = {"features": nn.Module, "format": ScoreTensor}
 """Part of ``model``: the class that it must be a subclass of."""
 
 
-def load(path: str | Path, trust: Sequence[str] = ()) -> Network:
-    """The trained network of a run directory or a checkpoint file, in eval mode on the CPU, ready to score images.
-
-        network = ttlightning.load("runs/eq/0")
-        scores = network.score_images(images)     # uint8 (samples, channels, height, width)
-
-    Args:
-        path: a run directory, whose last checkpoint is read, or a ``.ckpt`` file.
-        trust: classes and modules from outside this package that the configuration in the file may import.
+def read_network(file: Path, trust: Sequence[str] = ()) -> Network:
+    """The network that a checkpoint's configuration describes, with the checkpoint's weights, in eval mode.
 
     Raises:
-        UserError: no checkpoint, a damaged one, one whose weights do not fit its configuration, or one whose
-            configuration names a class that is neither of this package nor in ``trust``.
+        UserError: as ``ttlightning.load``.
     """
-    file = checkpoint_file(Path(path))
     content = read_checkpoint(file)
     if CONFIG_KEY not in content:
         raise UserError(f"{file} has no configuration: load a checkpoint that fit has written")

@@ -14,6 +14,7 @@ from ttlightning import Classifier, PatchDataModule, PatchFeatureMap, UserError
 from ttlightning.commands.configs import available_configs
 from ttlightning.data.datasets import read_dataset
 from ttlightning.runs.checkpoints import CONFIG_KEY, read_checkpoint, weights_sha256
+from ttlightning.runs.run import Run
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.trainer import Trainer
 
@@ -69,8 +70,8 @@ def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLi
     assert torch.equal((scores - scores.amax(1, keepdim=True)).softmax(-1), predicted[0])
     assert weights_sha256(network.state_dict()) == command.result("r/0")["weights_sha256"]
     assert network.class_names == PatchDataModule(name, command.data, patch_size=1).class_names
-    again = ttlightning.load(run / "checkpoints/last.ckpt")
-    assert torch.equal(again.score_images(test.images), scores)
+    for again in (ttlightning.load(run / "checkpoints/last.ckpt"), Run.open(run).network()):
+        assert torch.equal(again.score_images(test.images), scores)
 
 
 def test_weights_keep_their_type(command):

@@ -1,0 +1,68 @@
+"""What importing this package leaves as it was, for programs that use it as a library."""
+
+import subprocess
+import sys
+
+STATE = """
+import logging, os, pkgutil, warnings
+import importlib
+for name in ("lightning.pytorch.cli", "torchvision", "wandb", "jsonargparse", "torchmetrics", "sklearn.datasets",
+             "matplotlib.figure", "matplotlib.collections", "rich.console", "flint", "jaxtyping", "filelock", "jinja2",
+             "torch.utils.cpp_extension", "wandb.plot"):
+    importlib.import_module(name)
+import torch
+
+def state():
+    levels = {name: logger.level for name, logger in logging.root.manager.loggerDict.items()
+              if isinstance(logger, logging.Logger)}
+    return {"filters": list(warnings.filters), "format": warnings.formatwarning, "show": warnings.showwarning,
+            "levels": levels | {"root": logging.root.level}, "environment": dict(os.environ),
+            "threads": torch.get_num_threads(), "dtype": torch.get_default_dtype(),
+            "random": torch.get_rng_state().tolist(), "deterministic": torch.are_deterministic_algorithms_enabled()}
+
+before = state()
+import ttlightning
+for name in ttlightning.__all__:
+    getattr(ttlightning, name)
+modules = [module.name for module in pkgutil.walk_packages(ttlightning.__path__, "ttlightning.")]
+for name in modules:
+    if not name.endswith(("__main__", "triton_chain")):
+        importlib.import_module(name)
+after = state()
+after["levels"] = {name: level for name, level in after["levels"].items() if name in before["levels"]}
+for name in before:
+    assert before[name] == after[name], (name, before[name], after[name])
+print(len(modules))
+"""
+
+
+def test_importing_every_module_leaves_the_process_as_it_was():
+    """Warning filters, logging levels, environment, torch's threads and random numbers."""
+    done = subprocess.run([sys.executable, "-c", STATE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 60
+
+
+def test_quiet_libraries_ends_with_its_block():
+    code = """
+import logging, os, warnings
+from lightning.pytorch.utilities import rank_zero
+from ttlightning.training.quiet import LOGGERS, quiet_libraries
+os.environ.pop("WANDB_SILENT", None)
+before = list(warnings.filters), [logging.getLogger(name).level for name in LOGGERS], dict(os.environ)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    try:
+        with quiet_libraries():
+            warnings.warn("Checkpoint directory x exists and is not empty")
+            warnings.warn("another")
+            assert os.environ["WANDB_SILENT"] == "true"
+            assert logging.getLogger(LOGGERS[0]).level == logging.WARNING
+            raise KeyError
+    except KeyError:
+        pass
+assert [str(w.message) for w in caught] == ["another"], caught
+assert before == (list(warnings.filters), [logging.getLogger(name).level for name in LOGGERS], dict(os.environ))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
