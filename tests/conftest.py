@@ -97,7 +97,7 @@ class CommandLine:
             patch.delenv("TTLIGHTNING_RUNS", raising=False)
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            if words[0] == "fit" and not self.draws:
+            if words[:1] == ("fit",) and not self.draws:
                 patch.setattr(Figure, "savefig", empty_picture)
             self.capfd.readouterr()
             try:
