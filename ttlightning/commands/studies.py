@@ -34,7 +34,7 @@ from ttlightning.system import signals
 from ttlightning.training.quiet import quiet_libraries
 
 _READING: Final = threading.Lock()
-"""jsonargparse's parser serves one thread at a time."""
+"""The parser serves one thread at a time: while it reads a config, the working directory is the config's folder."""
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """A lock between the threads of this process for each file of ``_alone``."""
@@ -105,7 +105,7 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 def configuration(words: Sequence[str]) -> dict[str, Any]:
     """``config.yaml`` of ``fit`` with these arguments, parsed; ``UserError`` where fit would refuse them."""
     words, names = take_trusted(words)
-    with trusting(names):
+    with _READING, trusting(names):
         return _read(complete_arguments(["fit", *words]))
 
 
@@ -115,15 +115,15 @@ def configuration_of(run: Run) -> dict[str, Any]:
     Raises:
         UserError: where this version refuses it, or it names what is neither listed nor trusted.
     """
-    return _read(["fit", "--config", ForeignConfig(config_text(run.config_file), run.config_file)])
+    with _READING:
+        return _read(["fit", "--config", ForeignConfig(config_text(run.config_file), run.config_file)])
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:
-    with _READING:
-        reader = _reader()
-        check_foreign(reader.parser, words)
-        options = reader.parser.parse_args([str(word) for word in words]).fit
-        return yaml.safe_load(reader._dump(options))
+    reader = _reader()
+    check_foreign(reader.parser, words)
+    options = reader.parser.parse_args([str(word) for word in words]).fit
+    return yaml.safe_load(reader._dump(options))
 
 
 def percent(values: Sequence[float]) -> str:
