@@ -1,5 +1,6 @@
 """Fixtures for all tests: small datasets, the command line, runs that are trained once a session, kills."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -20,8 +21,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torchvision.io import write_jpeg, write_png
 
+from ttlightning import PatchDataModule
+from ttlightning.commands import rerun
 from ttlightning.commands.main import main
 from ttlightning.training.classifier import Classifier
+from ttlightning.training.trainer import Trainer
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("default")
@@ -77,6 +81,13 @@ def empty_picture(figure: Figure, file: Any, **options: Any) -> None:
     Image.new("RGB", (1, 1)).save(file, format="png")
 
 
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment without what changes W&B, a launcher or this package; a variable set to "" is removed."""
+    names = ("WANDB", "TTLIGHTNING", "PL_", "SLURM", "TORCHELASTIC", "RANK", "LOCAL_RANK")
+    merged = {name: value for name, value in os.environ.items() if not name.startswith(names)} | more
+    return {name: value for name, value in merged.items() if value}
+
+
 class CommandLine:
     """``ttlightning`` in an empty folder, called in this process; ``process`` starts it as a user does.
 
@@ -128,12 +139,25 @@ class CommandLine:
         experiment.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copytree(run, experiment / str(len(list(experiment.iterdir())))))
 
-    def process(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        """``python -m ttlightning`` with these words; an environment variable set to "" is removed."""
+    def killed(self, step: int, *words: str) -> None:
+        """The command with these words, killed right before an optimizer step."""
+        before_step(self.monkeypatch, step, kill)
+        with pytest.raises(Killed):
+            self(*words)
+
+    def _process(self, words: tuple[str, ...], environment: dict[str, str]) -> dict[str, Any]:
+        """The arguments of ``subprocess`` for ``python -m ttlightning`` with these words."""
         command = [sys.executable, "-m", "ttlightning", *map(str, words)]
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING", "PL_"))}
-        merged = {name: value for name, value in (clean | self.environment | environment).items() if value}
-        done = subprocess.run(command, cwd=self.folder, env=merged, capture_output=True, text=True, timeout=300)
+        environment = clean_environment(**self.environment | environment)
+        return {"args": command, "cwd": self.folder, "env": environment, "text": True}
+
+    def start(self, *words: str, environment: dict[str, str] | None = None, **options: Any) -> "subprocess.Popen[str]":
+        """Start ``python -m ttlightning`` with these words; ``options`` are those of ``Popen``."""
+        return subprocess.Popen(**self._process(words, environment or {}), **options)
+
+    def process(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """``python -m ttlightning`` with these words, to its end."""
+        done = subprocess.run(**self._process(words, environment), capture_output=True, timeout=300)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
@@ -184,22 +208,63 @@ def kill() -> None:
     raise Killed
 
 
+def before_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+    """Call ``action`` right before an optimizer step, once."""
+    original = Classifier._losses
+
+    def losses(self, batch):
+        if self.training and self.trainer.global_step == step:
+            monkeypatch.setattr(Classifier, "_losses", original)
+            action()
+        return original(self, batch)
+
+    monkeypatch.setattr(Classifier, "_losses", losses)
+
+
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Calls an action right before a given optimizer step, once."""
+    """Calls an action right before an optimizer step, once."""
+    return functools.partial(before_step, monkeypatch)
 
-    def at(step: int, action: Callable[[], None]) -> None:
-        original = Classifier._losses
 
-        def losses(self, batch):
-            if self.training and self.trainer.global_step == step:
-                monkeypatch.setattr(Classifier, "_losses", original)
-                action()
-            return original(self, batch)
+@pytest.fixture
+def rerun_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``rerun`` calls the command that it would start as a process."""
 
-        monkeypatch.setattr(Classifier, "_losses", losses)
+    def start(*words: str) -> int:
+        assert words[:3] == (sys.executable, "-m", "ttlightning")
+        main(words[3:])
+        return 0
 
-    return at
+    monkeypatch.setattr(rerun, "start", start)
+
+
+@pytest.fixture
+def digits(tmp_path: Path, write_mnist: Callable[..., Path]) -> PatchDataModule:
+    """The small dataset in MNIST's layout as 16 patches: 180 images to train on, in batches of 32."""
+    root = write_mnist(tmp_path / "mnist")
+    return PatchDataModule("mnist", root, patch_size=7, batch_size=32, validation=0.1, seed=4)
+
+
+def quiet_trainer(folder: Path, kind: type = Trainer, **options: Any) -> Any:
+    """A trainer on the CPU that prints nothing and keeps no file."""
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler")
+    return kind(default_root_dir=folder, accelerator="cpu", **dict.fromkeys(names, False) | options)
+
+
+def read_wandb(log: Path) -> tuple[dict, list[dict]]:
+    """Summary and records of an offline record, by W&B's own reader, which needs no account."""
+    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    summary, records = (
+        subprocess.run([*read, *more], capture_output=True, text=True, check=True).stdout
+        for more in (["--summary"], [])
+    )
+    return json.loads(summary), [json.loads(line) for line in records.splitlines()]
+
+
+def file_contents(folder: Path) -> dict[Path, bytes]:
+    """The content of every file below a folder."""
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def contents(run: Path) -> dict:

@@ -1,7 +1,14 @@
 """What importing this package leaves as it was, for programs that use it as a library."""
 
+import logging
+import os
 import subprocess
 import sys
+import warnings
+
+import pytest
+
+from ttlightning.training.quiet import LOGGERS, quiet_libraries
 
 STATE = """
 import logging, os, pkgutil, warnings
@@ -43,26 +50,24 @@ def test_importing_every_module_leaves_the_process_as_it_was():
     assert int(done.stdout) > 60
 
 
-def test_quiet_libraries_ends_with_its_block():
-    code = """
-import logging, os, warnings
-from lightning.pytorch.utilities import rank_zero
-from ttlightning.training.quiet import LOGGERS, quiet_libraries
-os.environ.pop("WANDB_SILENT", None)
-before = list(warnings.filters), [logging.getLogger(name).level for name in LOGGERS], dict(os.environ)
-with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    try:
+def test_quiet_libraries_ends_with_its_block(monkeypatch):
+    def state():
+        levels = [logging.getLogger(name).level for name in LOGGERS]
+        return list(warnings.filters), levels, dict(os.environ)
+
+    def block():
         with quiet_libraries():
-            warnings.warn("Checkpoint directory x exists and is not empty")
-            warnings.warn("another")
+            warnings.warn("Checkpoint directory x exists and is not empty", stacklevel=1)
+            warnings.warn("another", stacklevel=1)
             assert os.environ["WANDB_SILENT"] == "true"
             assert logging.getLogger(LOGGERS[0]).level == logging.WARNING
             raise KeyError
-    except KeyError:
-        pass
-assert [str(w.message) for w in caught] == ["another"], caught
-assert before == (list(warnings.filters), [logging.getLogger(name).level for name in LOGGERS], dict(os.environ))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+
+    monkeypatch.delenv("WANDB_SILENT", raising=False)
+    before = state()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(KeyError):
+            block()
+    assert [str(warning.message) for warning in caught] == ["another"]
+    assert state() == before

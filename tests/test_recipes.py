@@ -3,16 +3,13 @@
 import csv
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import contents
 
-from ttlightning.commands import rerun
 from ttlightning.commands.configs import available_configs, find_config
-from ttlightning.commands.main import main
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,13 +24,8 @@ def recipe_words(recipe: str) -> tuple[str, ...]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", available_configs())
-def test_a_recipe_keeps_what_readme_promises(command, monkeypatch, recipe):
-    def start(*words):
-        assert words[:3] == (sys.executable, "-m", "ttlightning")
-        main(words[3:])
-        return 0
-
-    monkeypatch.setattr(rerun, "start", start)
+@pytest.mark.usefixtures("rerun_in_this_process")
+def test_a_recipe_keeps_what_readme_promises(command, recipe):
     said = command(*recipe_words(recipe)).stdout
     run = command.folder / "runs/r/0"
     result = command.result("r/0")

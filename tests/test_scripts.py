@@ -10,6 +10,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -52,6 +53,12 @@ def as_a_process(folder: Path, script: str, *words: str) -> str:
     done = subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module(name)
 
 
 def test_rank_agreement(script):
@@ -126,8 +133,7 @@ def test_width_sweep(script, tmp_path):
 
 
 def test_the_shallow_network_has_more_ranks(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    sweep = importlib.import_module("width_sweep")
+    sweep = module("width_sweep", monkeypatch)
     formats = ["TensorTrain", "CanonicalPolyadic"]
     options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], epochs=1)
     points = sweep.plan(options, {"mnist": ("--data.dataset=mnist",)})
@@ -137,8 +143,7 @@ def test_the_shallow_network_has_more_ranks(monkeypatch):
 
 
 def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    sweep = importlib.import_module("width_sweep")
+    sweep = module("width_sweep", monkeypatch)
     points, runs = [], []
     for number, (rate, loss) in enumerate([(4e-3, 0.5), (1e-3, 0.2), (5e-4, 0.3)]):
         points.append(sweep.Point("mnist", (), "TensorTrain", 2, rate, 1))
@@ -194,8 +199,7 @@ SEEDS_MISTAKES = [
 @pytest.fixture
 def seeds(monkeypatch):
     """scripts/seeds.py as a module."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    return importlib.import_module("seeds")
+    return module("seeds", monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_mistakes_in_seeds(seeds, words, message):
         seeds.plan(*seeds.arguments(words))
 
 
-def test_what_seeds_runs(seeds):
+def test_jobs_of_seeds(seeds):
     """Every combination of the sweep and every seed; the options of fit for all of them, the choices last."""
     jobs = seeds.plan(*seeds.arguments(["--sweep=sweeps/rank_grid.yaml", "--trainer.max_epochs=2"]))
     assert len(jobs) == len(set(jobs)) == 24
@@ -257,8 +261,7 @@ def test_the_certificates_of_this_repository_hold(file):
 def test_benchmark_of_other_formats(monkeypatch):
     """The peer's tree says what ours says, in all of its modes; formats without a peer stand alone."""
     pytest.importorskip("tensorkrowch")
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    benchmark = importlib.import_module("benchmark")
+    benchmark = module("benchmark", monkeypatch)
     case = (3, 2, 4, 8)
     ours = HierarchicalTucker(8, 3, benchmark.CLASSES, 2)
     features = torch.randn(4, 8, 3)
@@ -275,10 +278,9 @@ def test_benchmark_of_other_formats(monkeypatch):
 
 def test_every_way_of_the_peer_is_a_step(monkeypatch):
     pytest.importorskip("tensorkrowch")
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    steps = importlib.import_module("peer_ways").steps_of((3, 2, 4, 6), "equal")
+    steps = module("peer_ways", monkeypatch).steps_of((3, 2, 4, 6), "equal")
     assert len(steps) == 2 + 64
-    times = importlib.import_module("benchmark").interleaved(steps, 1)
+    times = module("benchmark", monkeypatch).interleaved(steps, 1)
     assert all(milliseconds > 0 for [milliseconds] in times.values())
 
 

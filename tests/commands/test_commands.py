@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import assert_one_line
 
 from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER
 from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
@@ -109,8 +110,7 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
     assert made["weights_sha256"] == result["weights_sha256"]
     assert command("verify", "runs/debug/0/rank/certificate.json").stdout.startswith("holds")
     refused = command("certify", "runs/debug/0", "--output=plain.json", code=2).stderr
-    assert refused.count("\n") == 1
-    assert "use --sampled K" in refused
+    assert_one_line(refused, "use --sampled K")
     assert not (command.folder / "plain.json").exists()
     too_many = command("certify", "runs/debug/0", "--sampled=32", code=2).stderr
     assert "the largest for 4 sites of mode size 5 is 16" in too_many
@@ -126,12 +126,9 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
     assert "other weights" in command("verify", "eight.json", "--checkpoint=turned.ckpt", code=1).stdout
     content["ttlightning_network"]["format"] = "TensorTrain"
     torch.save(content, command.folder / "renamed.ckpt")
-    for words in (
-        "certify renamed.ckpt",
-        "certify renamed.ckpt --sampled=8",
-        "verify eight.json --checkpoint=renamed.ckpt",
-    ):
-        done = command(*words.split(), code=2)
+    verify = ("verify", "eight.json", "--checkpoint=renamed.ckpt")
+    for words in (("certify", "renamed.ckpt"), ("certify", "renamed.ckpt", "--sampled=8"), verify):
+        done = command(*words, code=2)
         assert "its weights are not those of the TensorTrain" in done.stdout + done.stderr
 
 
@@ -159,14 +156,12 @@ def test_a_run_of_another_format_is_certified(command, format, certified, said):
         ("rank --mode_size " + "9" * 5000, "must be a number"),
         ("rank --mode_size 1:1000 --rank 1:1000 --sites 2:9", "ask for 8,000,000 rows"),
         ("rank --mode_size 17 --rank 16 --sites 800 --measure", "certify --mode_size 17 --rank 16 --sites 800"),
-        ("rank --mode_size 9000 --rank 95 --sites 8 --measure", "in all; leave --measure out\n"),
+        ("rank --mode_size 9000 --rank 95 --sites 8 --measure", "in all; leave --measure out"),
         ("certify --mode_size=5 --rank=3 --sites=8 --output=none/c.json", "none is not a folder"),
     ],
 )
 def test_refused_in_one_line(command, words, why):
-    done = command(*words.split(), code=2)
-    assert why in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_one_line(command(*words.split(), code=2).stderr, why)
     assert not list(command.folder.iterdir())
 
 
@@ -180,8 +175,7 @@ def test_a_table_with_damaged_numbers_is_one_line(command, number):
     head = "mode_size,rank,sites,k18,a24,generic,measured,shallow_parameters,seed"
     (command.folder / "t.csv").write_text(f"{head}\n5,3,8,81,16,{number},,1.5,0\n")
     done = command("rank", "--mode_size=5", "--sites=8", "--output=t.csv", "--figure=f.png", code=2)
-    assert "t.csv cannot be read as a table" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_one_line(done.stderr, "t.csv cannot be read as a table")
 
 
 def test_ranks_beyond_any_float_are_shown(command):

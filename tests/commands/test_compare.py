@@ -1,16 +1,14 @@
 """``compare``, as a user types it: which runs are read, what is refused, the files, W&B."""
 
 import csv
-import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import wandb
 from comparisons import COMMIT, Page, table_of, write_run
+from conftest import assert_one_line, read_wandb
 
 from ttlightning.comparison.records import settings
 from ttlightning.comparison.sources import find_runs, read_record, wandb_records
@@ -91,8 +89,7 @@ def test_missing_and_corrupt_files(command, file, content, why):
     else:
         place.write_text(content)
     done = command("compare", "runs/eq/0", "--html=page.html", code=2)
-    assert why in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_one_line(done.stderr, why)
     assert not (command.folder / "page.html").exists()
 
 
@@ -112,8 +109,7 @@ def test_missing_and_corrupt_files(command, file, content, why):
 def test_refused_before_any_work(command, words, why):
     (command.folder / "mine.txt").write_text("mine")
     done = command("compare", *words.split(), code=2)
-    assert why in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_one_line(done.stderr, why)
     assert [path.name for path in command.folder.iterdir()] == ["mine.txt"]
     assert (command.folder / "mine.txt").read_text() == "mine"
 
@@ -197,26 +193,15 @@ def test_two_real_runs_from_their_directories_and_from_wandb(command, monkeypatc
 
     monkeypatch.chdir(command.folder)
     [log] = Path("runs/debug/0/wandb").glob("offline-run-*/*.wandb")
-    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
-    whole = json.loads(subprocess.run([*read, "--summary"], capture_output=True, text=True, check=True).stdout)
-    lines = map(json.loads, subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines())
-    rows = [line["history"]["item"] for line in lines if line["type"] == "history"]
-    there = wandb_run(config=whole["config"], summary=whole["summary"], scan_history=lambda: rows)
+    content, records = read_wandb(log)
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    there = wandb_run(config=content["config"], summary=content["summary"], scan_history=lambda: rows)
     monkeypatch.setattr(wandb, "Api", fake_api([there, wandb_run(id="b", state="crashed"), wandb_run(id="c")]))
     [mine], others = wandb_records("me/project", curves=True)
     assert others == ["me/project/b", "me/project/c"]
     local = read_record(Path("runs/debug/0"), curves=True)
-    for name in (
-        "seed",
-        "dataset",
-        "dataset_sha256",
-        "metrics",
-        "parameters",
-        "weights_sha256",
-        "certified",
-        "curves",
-        "date",
-    ):
+    same = "seed dataset dataset_sha256 metrics parameters weights_sha256 certified curves date"
+    for name in same.split():
         assert getattr(mine, name) == getattr(local, name), name
     assert settings(mine.config) == settings(local.config)
     assert mine.seconds == pytest.approx(local.seconds)
@@ -253,11 +238,10 @@ def fake_api(runs):
 def test_wandb_that_does_not_answer(command, monkeypatch, fault):
     monkeypatch.setattr(wandb, "Api", fake_api(fault))
     done = command("compare", "--wandb=me/project", code=2)
-    assert "W&B does not give the runs of me/project (no route)" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert_one_line(done.stderr, "W&B does not give the runs of me/project (no route)")
 
 
-def test_wandb_runs_that_are_others(command, monkeypatch):
+def test_foreign_wandb_runs_are_refused(command, monkeypatch):
     monkeypatch.setattr(wandb, "Api", fake_api([wandb_run(summary={"weights_sha256": "1"}, config={"provenance": 1})]))
     assert "me/project/a does not hold what" in command("compare", "--wandb=me/project", code=2).stderr
     monkeypatch.setattr(wandb, "Api", fake_api([]))

@@ -8,21 +8,12 @@ import yaml
 
 from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError
 from ttlightning.commands.configs import available_configs, find_config
-from ttlightning.commands.main import main
 from ttlightning.data.patches import Patching
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(
     f.relative_to(CONFIGS).as_posix() for f in CONFIGS.rglob("*.yaml") if not {"parts", "sweeps"} & set(f.parts)
 )
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_config_takes_a_step(name, tmp_path, monkeypatch, write_mnist):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TTLIGHTNING_DATA", str(write_mnist(tmp_path / "data")))
-    main(["fit", "--config", name, "--trainer.fast_dev_run=1", "--trainer.accelerator=cpu"])
-    assert not (tmp_path / "runs").exists()
 
 
 def test_the_protocol_of_a24_is_the_same_for_both_columns():

@@ -10,7 +10,6 @@ import torch
 import yaml
 
 from ttlightning.commands import rerun
-from ttlightning.commands.main import main
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--trainer.log_every_n_steps=1")
 
@@ -22,18 +21,6 @@ def finished(command):
     return command, command.folder / "runs/debug/0"
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """`rerun` without starting another Python: the command that it would start is called."""
-
-    def start(*words):
-        assert words[:3] == (sys.executable, "-m", "ttlightning")
-        main(words[3:])
-        return 0
-
-    monkeypatch.setattr(rerun, "start", start)
-
-
 def change(file, edit):
     content = json.loads(file.read_text())
     edit(content)
@@ -42,7 +29,7 @@ def change(file, edit):
 
 def test_bitwise_identical(finished):
     command, run = finished
-    done = command.process("rerun", "runs/debug/0")
+    done = command("rerun", "runs/debug/0")
     assert "verdict     bitwise identical: runs/debug/0 and runs/debug/1" in done.stdout
     again = run.parent / "1"
     record = json.loads((again / "rerun.json").read_text())
@@ -52,20 +39,20 @@ def test_bitwise_identical(finished):
     assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load((run / "config.yaml").read_text())
 
 
-def test_identical_metrics(finished, in_this_process):
+def test_identical_metrics(finished, rerun_in_this_process):
     """The weights are said to have been others."""
     command, run = finished
     change(run / "result.json", lambda result: result.update(weights_sha256="0" * 64))
     assert "verdict     identical metrics" in command("rerun", "runs/debug/0", code=3).stdout
 
 
-def test_a_run_that_began_at_a_checkpoint(finished, in_this_process):
+def test_a_rerun_of_a_run_that_began_at_a_checkpoint(finished, rerun_in_this_process):
     command, _ = finished
     command("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
     assert "bitwise identical: runs/debug/1 and runs/debug/2" in command("rerun", "runs/debug/1").stdout
 
 
-def test_different(finished, in_this_process):
+def test_different(finished, rerun_in_this_process):
     """One loss was another, and so was torch."""
     command, run = finished
     rows = list(csv.DictReader((run / "metrics.csv").open()))
@@ -81,7 +68,7 @@ def test_different(finished, in_this_process):
     assert "what differed beforehand and can change the weights: packages.torch\n" in done.stdout
 
 
-def test_a_rerun_that_does_not_come_to_its_end(finished, monkeypatch):
+def test_an_interrupted_rerun(finished, monkeypatch):
     command, _ = finished
     monkeypatch.setattr(rerun, "start", lambda *_: 143)
     done = command("rerun", "runs/debug/0", code=143)
@@ -131,11 +118,11 @@ def test_a_record_of_an_older_version(finished):
         ([], [], "nothing that is recorded and can change the weights differed: the cause is another"),
     ],
 )
-def test_why_it_can_have_come_out_otherwise(known, silent, said):
+def test_the_cause_of_a_difference(known, silent, said):
     assert rerun.cause(known, silent) == said
 
 
-def test_the_cause_is_named(finished, in_this_process):
+def test_the_cause_is_named(finished, rerun_in_this_process):
     """By the check, and again beside a verdict."""
     command, run = finished
 
@@ -154,7 +141,7 @@ def test_the_cause_is_named(finished, in_this_process):
     assert said.strip().startswith("what differed beforehand and can change the weights: numerics.torch_capability")
 
 
-def test_data_that_lie_elsewhere(finished, tmp_path):
+def test_moved_data_are_found(finished, tmp_path):
     """Data are known by their content: a folder that is not here is looked for where this machine keeps its own."""
     command, run = finished
     config = yaml.safe_load((run / "config.yaml").read_text())

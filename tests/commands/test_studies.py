@@ -80,7 +80,7 @@ def test_what_changes_no_result_makes_no_other_run(fits):
     assert len(fits.calls) == 1
 
 
-def test_a_run_that_was_begun_goes_on(fits):
+def test_a_study_resumes_its_runs(fits):
     begun = begin("a", 4)
     [outcome] = make_runs([Job("a", WORDS, 4)], 1)
     assert outcome.run.path == begun.path
@@ -88,7 +88,7 @@ def test_a_run_that_was_begun_goes_on(fits):
     assert [words for words, _ in fits.calls] == [again]
 
 
-def test_a_run_that_another_process_makes_is_waited_for(fits):
+def test_a_study_waits_for_a_run_of_another_process(fits):
     begun = begin("a", 0)
     begun.claim()
 

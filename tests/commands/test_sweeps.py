@@ -126,7 +126,7 @@ def test_files_that_are_no_sweeps(tmp_path, content, runs, message):
 
 
 @pytest.mark.parametrize("text", ["rank", "=4", "rank=", "rank=[", "rank=4,8,["])
-def test_words_that_are_no_grid(text):
+def test_invalid_grids_are_refused(text):
     with pytest.raises(UserError, match="--grid has"):
         read_options([text])
 

@@ -121,12 +121,8 @@ def test_grey_pictures_of_a_folder(tmp_path, write_pictures):
 
 FAULTS = {
     "no test": "there is no folder .*test; name with --data.root",
-    "class": "has pictures of class dog in train only",
     "one class": "has 1 folders, it must have one for each of two or more",
     "empty": "bee has no pictures",
-    "truncated": "02.png is no picture, or is damaged",
-    "no bytes": "02.png is no picture, or is damaged",
-    "deep": "02.png has 16 bits for each channel",
     "size": "02.png is 9 pixels wide and 8 high, but .*ant.00.jpg is 8 by 8",
     "colour": "01.jpg is coloured, but .*ant.00.jpg is grey",
 }
@@ -135,22 +131,13 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_folders_that_cannot_be_read(tmp_path, write_pictures, fault):
     root = write_pictures(tmp_path, classes=("ant",) if fault == "one class" else ("ant", "bee"))
-    file = root / "train/bee/02.png"
     if fault == "no test":
         (root / "test").rename(root / "elsewhere")
-    elif fault == "class":
-        (root / "train" / "dog").mkdir()
     elif fault == "empty":
         for picture in (root / "test/bee").iterdir():
             picture.unlink()
-    elif fault == "truncated":
-        file.write_bytes(file.read_bytes()[:100])
-    elif fault == "no bytes":
-        file.write_bytes(b"")
-    elif fault == "deep":
-        Image.fromarray(np.full((8, 8), 1000, dtype=np.uint16)).save(file)
     elif fault == "size":
-        write_png(torch.zeros(3, 8, 9, dtype=torch.uint8), str(file))
+        write_png(torch.zeros(3, 8, 9, dtype=torch.uint8), str(root / "train/bee/02.png"))
     elif fault == "colour":
         write_jpeg(torch.zeros(1, 8, 8, dtype=torch.uint8), str(root / "train/ant/00.jpg"))
     with pytest.raises(UserError, match=FAULTS[fault]):
@@ -203,21 +190,9 @@ def test_the_download_is_torchvisions(tmp_path, write_mnist, monkeypatch):
     assert len(read_dataset("mnist", tmp_path).train.labels) == 200
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dataset": "minst"}, "'minst', it must be one of mnist, fashion_mnist"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"validation": 1.0}, "validation is 1.0"),
-        ({"patch_size": 5}, "does not tile"),
-        ({"repeat": 0}, "repeat is 0"),
-        ({"dataset": "moons"}, "patch_size 7 .* does not tile an image of height 2.*patch sizes that fit: 1, 2"),
-        ({"dataset": "cifar10", "patch_size": 8, "offline_fallback": "mnist5k"}, "offline_fallback is mnist5k"),
-    ],
-)
-def test_options_out_of_range(options, message):
-    with pytest.raises(UserError, match=message):
-        PatchDataModule(**options)
+def test_a_fallback_of_another_kind_is_refused():
+    with pytest.raises(UserError, match="offline_fallback is mnist5k"):
+        PatchDataModule("cifar10", patch_size=8, offline_fallback="mnist5k")
 
 
 def test_the_data_module(tmp_path, write_mnist):

@@ -48,7 +48,7 @@ def test_the_files_wherever_they_are(tmp_path, write_mnist, place, kind):
     assert read_dataset(name, tmp_path / "own").sha256() == whole.sha256()
 
 
-def test_a_folder_called_like_another_data_set_is_not_taken(tmp_path, write_mnist):
+def test_a_folder_named_after_another_data_set_is_ignored(tmp_path, write_mnist):
     raw = write_mnist(tmp_path, "FashionMNIST") / "FashionMNIST" / "raw"
     for root in (raw, raw.parent, tmp_path):
         with pytest.raises(UserError, match="mnist is not under"):

@@ -103,7 +103,7 @@ def test_jpeg_is_turned_upright_and_otherwise_what_it_was(tmp_path):
         assert torch.equal(read_picture(file), upright.rot90(-1, (1, 2)))
 
 
-def test_a_phones_jpeg_with_a_second_picture_is_its_first(tmp_path):
+def test_only_the_first_picture_of_an_mpo_file_is_read(tmp_path):
     file = tmp_path / "x.jpg"
     file.write_bytes(encoded(COLOURED, "MPO", save_all=True, append_images=[COLOURED.rotate(180)]))
     assert torch.equal(read_picture(file), decode_image(str(file)))
@@ -127,6 +127,7 @@ REFUSED = {
     "no width": (png(0, 4, 8, 0, b""), DAMAGED),
     "no height": (png(4, 0, 8, 0, b""), DAMAGED),
     "no bytes": (b"", DAMAGED),
+    "cut off": (encoded(COLOURED)[:100], DAMAGED),
     "text": (b"not a picture", DAMAGED),
     "large": (png(10_000, 10_000, 8, 0, b""), "is too large for a picture"),
     "a telephone's": (bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(12), "is of the format HEIF"),
@@ -138,7 +139,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_would_be_a_guess_is_refused(tmp_path, what):
+def test_ambiguous_pictures_are_refused(tmp_path, what):
     content, message = REFUSED[what]
     file = tmp_path / "x.png"
     file.write_bytes(content)
@@ -203,7 +204,7 @@ def put(root: Path, name: str) -> Path:
         ("test/c/y.png", "has pictures of class c in test only"),
     ],
 )
-def test_nothing_in_a_folder_is_left_out_without_a_word(tmp_path, name, message):
+def test_unexpected_files_in_a_folder_are_refused(tmp_path, name, message):
     for place in ("train/a/x.png", "train/b/x.png", "test/a/x.png", "test/b/x.png"):
         put(tmp_path, place)
     put(tmp_path, "train/a/.hidden.png")

@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
+from conftest import quiet_trainer
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning.pytorch import Callback
@@ -13,7 +14,6 @@ from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBa
 from ttlightning.formats import TensorTrain
 from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.randomness import keep_mask
-from ttlightning.training.trainer import Trainer
 
 
 def numbered(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_microbatches_cut_the_same_batches_on_any_number_of_devices(samples, bat
 
 
 @given(samples=st.integers(1, 60), batch=st.integers(1, 12), size=st.integers(1, 4), data=st.data())
-def test_a_pass_goes_on_where_it_was(samples, batch, size, data):
+def test_an_interrupted_epoch_continues_with_the_next_batch(samples, batch, size, data):
     """Batches given out before and after are those of a pass that was not interrupted; the next epoch starts anew."""
 
     def batches() -> tuple[TrainingBatches, Calls]:
@@ -142,10 +142,7 @@ def test_overfitting_shows_the_same_batches_in_every_epoch(tmp_path, write_mnist
         def on_train_batch_start(self, trainer, module, batch, index):
             seen[-1].append(batch.patches)  # who looks at steps has a call for each
 
-    Trainer(
-        max_epochs=3, callbacks=[Watch()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, accelerator="cpu", use_distributed_sampler=False, **{limit: 2},
-    ).fit(model, datamodule=data)  # fmt: skip
+    quiet_trainer(tmp_path, max_epochs=3, callbacks=[Watch()], **{limit: 2}).fit(model, datamodule=data)
     assert [len(epoch) for epoch in seen] == [2] * 3
     first, second, third = (torch.cat(epoch) for epoch in seen)
     assert torch.equal(first, second) == torch.equal(second, third) == torch.equal(first, third) == same

@@ -4,28 +4,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kinds import FORMATS, TREES
 from oracles import dense, dense_scores
 from tensor_ring import PlainTensorRing, TensorRing
 
-from ttlightning import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    ScoreTensor,
-    SharedHierarchicalTucker,
-    TensorTrain,
-    UserError,
-)
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, ScoreTensor, TensorTrain, UserError
 from ttlightning.testing import check_format
 
-TREES = [HierarchicalTucker, SharedHierarchicalTucker]
-FORMATS = [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic, *TREES]
-shapes = st.fixed_dictionaries(
-    {
-        name: st.integers(*ends)
-        for name, ends in [("sites", (2, 7)), ("mode_size", (1, 4)), ("classes", (1, 3)), ("rank", (1, 4))]
-    }
-)
+RANGES = {"sites": (2, 7), "mode_size": (1, 4), "classes": (1, 3), "rank": (1, 4)}
+shapes = st.fixed_dictionaries({name: st.integers(*ends) for name, ends in RANGES.items()})
 seeds = st.integers(0, 2**31)
 
 
@@ -70,23 +57,6 @@ def test_equal_cores_are_different_cores_that_happen_to_be_equal(shape, seed):
     assert torch.equal(equal(features), different(features))
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("sites", [2, 3, 9])
-def test_gradients(kind, sites):
-    """Central differences agree with autograd, through the rescaling too (of chains it happens at site 8)."""
-    torch.manual_seed(0)
-    sites = {2: 2, 3: 4, 9: 8}[sites] if kind in TREES else sites
-    format = kind(sites, 2, 2, rank=2, initialization="gaussian", gain=1.5).double()
-    features = torch.randn(2, sites, 2, dtype=torch.float64, requires_grad=True)
-    parameters = [p.detach().clone().requires_grad_() for p in format.parameters()]
-    names = [name for name, _ in format.named_parameters()]
-
-    def scores(features, *parameters):
-        return torch.func.functional_call(format, dict(zip(names, parameters, strict=True)), (features,))
-
-    assert torch.autograd.gradcheck(scores, (features, *parameters))
-
-
 @pytest.mark.parametrize("kind", TREES)
 @pytest.mark.parametrize("at_once", [1, 2 * 9 * 5, 3 * 9 * 5])
 def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
@@ -128,7 +98,7 @@ def test_features_of_another_shape_are_named():
 
 @given(shape=shapes, seed=seeds)
 def test_shared_nodes_are_nodes_that_happen_to_be_equal(shape, seed):
-    shared, generator = random_format(SharedHierarchicalTucker, shape, seed)
+    shared, generator = random_format(TREES[1], shape, seed)
     own, _ = random_format(HierarchicalTucker, shape, seed)
     state = own.state_dict()
     own.load_state_dict({name: tensor.expand(state[name].shape) for name, tensor in shared.state_dict().items()})
@@ -152,6 +122,6 @@ def test_a_tree_of_superdiagonal_nodes_is_canonical(shape, seed):
 
 
 @pytest.mark.parametrize("sites", [3, 6, 49])
-def test_a_tree_wants_a_power_of_two(sites):
+def test_trees_need_a_power_of_two_of_sites(sites):
     with pytest.raises(UserError, match=f"sites is {sites}, it must be a power of two"):
         HierarchicalTucker(sites, 2, 2)

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from test_derivatives import KERNELS, by_kernel, inputs_of, made
+from kinds import KERNELS, by_kernel, inputs_of, made
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, SharedHierarchicalTucker
 from ttlightning.formats.kernels.scales import scale_by_power_of_two

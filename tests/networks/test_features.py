@@ -27,11 +27,6 @@ def test_the_map_is_shared_by_all_sites():
     torch.testing.assert_close(features(patches[:, order]), features(patches)[:, order])
 
 
-def test_no_feature_left_to_learn():
-    with pytest.raises(UserError, match="mode_size is 1, it must be at least 2"):
-        PatchFeatureMap(49, mode_size=1)
-
-
 def test_unknown_activation():
     with pytest.raises(UserError, match=r"'sine'.*relu"):
         PatchFeatureMap(49, activation="sine")

@@ -8,15 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from kinds import CHAINS, TREES
 from tensor_ring import TensorRing
 
-from ttlightning import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    SharedHierarchicalTucker,
-    TensorTrain,
-)
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, TensorTrain
 from ttlightning.rank import (
     can_be_written,
     cp_rank_bound_a24,
@@ -47,11 +42,11 @@ def test_ours_is_never_below_the_published_ones(mode_size, rank, sites):
 
 
 @given(mode_size=st.integers(1, 40), rank=st.integers(1, 40), pairs=st.integers(1, 15))
-def test_a_tree_of_rank_r_says_what_chains_were_known_to_say(mode_size, rank, pairs):
+def test_the_generic_rank_of_trees_is_the_published_bound_of_chains(mode_size, rank, pairs):
     assert generic_tree_rank(mode_size, rank, 2 * pairs) == cp_rank_bound_k18(mode_size, rank, 2 * pairs)
 
 
-@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize("kind", CHAINS)
 @pytest.mark.parametrize(
     ("mode_size", "rank", "sites"),
     [(n, r, d) for n in range(1, 5) for r in range(1, 4) for d in range(2, 7) if n**d <= 4096],
@@ -77,13 +72,7 @@ def test_numbers_of_any_size_can_be_shown():
 
 
 def test_bounds_certificates_and_verifier_are_imported_without_torch():
-    modules = (
-        "bounds",
-        "full_matricization",
-        "certificates.staircase",
-        "certificates.sampled",
-        "verifier.verification",
-    )
+    modules = "bounds", "full_matricization", "certificates.staircase", "certificates.sampled", "verifier.verification"
     code = (
         f"import sys; {'; '.join(f'import ttlightning.rank.{name}' for name in modules)}; print('torch' in sys.modules)"
     )
@@ -102,8 +91,7 @@ def test_the_measures_need_neither_lightning_nor_torchvision_nor_scipy():
         (TensorTrain, 3 * 4**3, 3**4),
         (EqualCoreTensorTrain, 3 * 4**3, 2**4),
         (CanonicalPolyadic, 3, None),
-        (HierarchicalTucker, 3**4, None),
-        (SharedHierarchicalTucker, 3**4, None),
+        *((kind, 3**4, None) for kind in TREES),
         (TensorRing, None, None),
     ],
 )

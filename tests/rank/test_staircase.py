@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from restore import restore
+from kinds import restore
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.rank import generic_odd_even_rank, matricization, witnesses

@@ -28,18 +28,6 @@ def test_a_sketch_has_the_rank_of_what_it_sketches(kind, mode_size, rank, sites)
     assert numerical_rank(values, 1e-12).tolist() == [expected] * 3
 
 
-def test_the_sketch_is_a_product_with_the_matricization():
-    """Its entries are the form at rows and columns that its generator drew: linear in W."""
-    torch.manual_seed(0)
-    one, two, both = (TensorTrain(4, 3, 2, rank=2, initialization="gaussian") for _ in range(3))
-    for parameter in ("first", "interior"):
-        for format in (two, both):
-            getattr(format, parameter).data.copy_(getattr(one, parameter).data)
-    both.last.data.copy_(one.last.data + two.last.data)
-    matrices = [matricization(format) for format in (one, two, both)]
-    torch.testing.assert_close(matrices[2], matrices[0] + matrices[1])
-
-
 def test_equilibration_scales_and_changes_no_rank():
     generator = torch.Generator().manual_seed(0)
     low = torch.randn(2, 9, 3, generator=generator).double() @ torch.randn(2, 3, 7, generator=generator).double()

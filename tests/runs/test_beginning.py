@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Killed, assert_one_line, contents, kill
+from conftest import assert_one_line, contents, file_contents
 
 from ttlightning import UserError
+from ttlightning.commands.studies import configuration
 from ttlightning.runs import beginning
 from ttlightning.runs.beginning import makes_same_steps
 from ttlightning.runs.identity import first_difference
@@ -28,7 +29,11 @@ def rates(command, run):
 
 
 def config(command, run):
-    return yaml.safe_load((command.folder / "runs" / run / "config.yaml").read_text())
+    return Run(command.folder / "runs" / run).config
+
+
+def runs(command):
+    return sorted(path.name for path in (command.folder / "runs/debug").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -72,33 +77,44 @@ def test_other_devices_and_more_epochs_go_on_with_everything(command):
 
 
 def test_more_epochs_of_a_schedule_that_is_as_long_as_the_run(command):
-    """A OneCycle run that is over has no more steps to make: the weights begin a new one, of its own length."""
-    command("fit", *SMALL, *SCHEDULE)
-    refused = command("fit", "--ckpt_path=runs/debug/0", code=2)
-    assert "runs/debug/0 is finished" in refused.stderr
+    """A finished OneCycle run has no more steps to make: its weights begin a new run with a schedule of its own."""
+    command.finished(*SMALL, *SCHEDULE)
+    assert_one_line(command("fit", "--ckpt_path=runs/debug/0", code=2).stderr, "runs/debug/0 is finished")
     command("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
     assert command.result("debug/1")["epochs"] == 2
     assert len(rates(command, "debug/1")) == 2 * STEPS
 
 
-@pytest.mark.parametrize("stop", [2, STEPS + 2])
-def test_a_run_that_began_with_weights_is_one_like_any_other(command, at_step, stop):
-    """Killed before its own first checkpoint, or after; resumed to the bits of one that was not."""
+WEIGHTS = ("--config=debug.yaml", *SMALL[1:], "--model.optimizer.init_args.lr=1e-3", "--trainer.max_epochs=2")
+
+
+@pytest.mark.parametrize(
+    ("options", "stop"),
+    [(WEIGHTS, 2), (WEIGHTS, STEPS + 2), (("--trainer.max_epochs=3",), 2 * STEPS + 2)],
+    ids=["weights, before its first checkpoint", "weights", "state"],
+)
+def test_a_run_that_began_at_a_checkpoint_resumes_to_the_same_bits(command, options, stop):
     command.finished(*SMALL)
-    words = ("fit", *SMALL, "--ckpt_path=runs/debug/0", "--model.optimizer.init_args.lr=1e-3", "--trainer.max_epochs=2")
+    words = ("fit", *options, "--ckpt_path=runs/debug/0")
     command(*words)
-    at_step(stop, kill)
-    with pytest.raises(Killed):
-        command(*words)
+    command.killed(stop, *words)
     command("fit", "--ckpt_path=runs/debug/2")
     assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
+    assert runs(command) == ["0", "1", "2"]
 
 
 def test_options_win_over_configs_wherever_they_stand(command):
-    command("fit", "--trainer.max_epochs=2", *SMALL)
-    assert command.result("debug/0")["epochs"] == config(command, "debug/0")["trainer"]["max_epochs"] == 2
-    said = command("test", "--ckpt_path=runs/debug/0", "--config=runs/debug/0/config.yaml").stdout
-    assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in said
+    assert configuration(("--trainer.max_epochs=2", *SMALL))["trainer"]["max_epochs"] == 2
+    command.finished(*SMALL)
+    shown = command("test", "--ckpt_path=runs/debug/0", "--config=runs/debug/0/config.yaml").stdout
+    assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in shown
+
+
+def stopped(command, *options):
+    """A run that was stopped after its last epoch, before its result was written."""
+    run = Run(command.finished(*SMALL, "--trainer.max_epochs=2", *options))
+    run.result_file.unlink()
+    return run
 
 
 def test_nothing_left_to_train(command):
@@ -107,46 +123,33 @@ def test_nothing_left_to_train(command):
         options = ("--trainer.check_val_every_n_epoch=3", f"--trainer.max_epochs={epochs}")
         done = command("fit", "--ckpt_path=runs/debug/0", *options, code=2)
         assert f"has 2 epochs behind it and trainer.max_epochs is {epochs}" in done.stderr
-    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+    assert runs(command) == ["0"]
 
 
-def test_a_config_that_was_edited(command, at_step):
-    at_step(STEPS + 2, kill)
-    with pytest.raises(Killed):
-        command("fit", *SMALL, "--trainer.max_epochs=2")
-    file = command.folder / "runs/debug/0/config.yaml"
-    before = file.read_text()
-    file.write_text(before.replace("max_epochs: 2", "max_epochs: 5"))
+def test_an_edited_config_is_refused(command):
+    file = stopped(command).config_file
+    file.write_text(file.read_text().replace("max_epochs: 2", "max_epochs: 5"))
     done = command("fit", "--ckpt_path=runs/debug/0", code=2)
-    assert "config.yaml says trainer.max_epochs: 5, which is not what the run's checkpoint" in done.stderr
-    file.write_text(before)
-    command("fit", "--ckpt_path=runs/debug/0")
-    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+    assert_one_line(done.stderr, "config.yaml says trainer.max_epochs: 5, which is not what the run's checkpoint")
+    assert runs(command) == ["0"]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_data_that_have_changed(command, at_step, elsewhere):
-    """In the run's own directory, and where a new run would go on from its state."""
-    at_step(STEPS + 2, kill)
-    with pytest.raises(Killed):
-        command("fit", *SMALL, "--trainer.max_epochs=2")
+@pytest.mark.parametrize("options", [(), ("--trainer.max_epochs=3",)], ids=["in its directory", "in a new run"])
+def test_changed_data_are_refused(command, options):
+    run = stopped(command)
     file = command.data / "MNIST/raw/train-images-idx3-ubyte"
     content = bytearray(file.read_bytes())
     content[500] ^= 1
     file.write_bytes(content)
-    words = ("--trainer.max_epochs=3",) if elsewhere else ()
-    done = command("fit", "--ckpt_path=runs/debug/0", *words, code=2)
-    assert "the data have changed: mnist has SHA-256" in done.stderr
-    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
-    provenance = json.loads((command.folder / "runs/debug/0/provenance.json").read_text())
-    assert "resumed" not in provenance
+    done = command("fit", "--ckpt_path=runs/debug/0", *options, code=2)
+    assert_one_line(done.stderr, "the data have changed: mnist has SHA-256")
+    assert runs(command) == ["0"]
+    assert "resumed" not in run.provenance
 
 
-def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
+def test_last_is_the_newest_run_of_this_very_configuration(command):
     for seed in (0, 1):
-        at_step(2, kill)
-        with pytest.raises(Killed):
-            command("fit", *SMALL, f"--seed_everything={seed}", "--last_checkpoint.every_n_steps=1")
+        command.killed(2, "fit", *SMALL, f"--seed_everything={seed}", "--last_checkpoint.every_n_steps=1")
     command("fit", *SMALL, "--seed_everything=2", "--last_checkpoint.every_n_steps=1")
     again = ("fit", *SMALL, "--last_checkpoint.every_n_steps=1", "--ckpt_path=last")
     command(*again)
@@ -158,20 +161,18 @@ def test_last_is_the_newest_run_of_this_very_configuration(command, at_step):
     assert not (command.folder / "runs/debug/1/result.json").exists()
     said = command("test", *SMALL, "--ckpt_path=last", "--seed_everything=0").stdout
     assert str(command.result("debug/0")["metrics"]["test/loss"])[:9] in said
-    assert sorted(path.name for path in (command.folder / "runs/debug").iterdir()) == ["0", "1", "2"]
+    assert runs(command) == ["0", "1", "2"]
 
 
-def test_another_number_of_steps_in_a_call_within_an_epoch(command, at_step):
+def test_steps_per_execution_cannot_change_within_an_epoch(command):
     words = ("fit", *SMALL, "--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4")
-    at_step(5, kill)
-    with pytest.raises(Killed):
-        command(*words)
+    command.killed(5, *words)
     done = command(*words, "--ckpt_path=runs/debug/0", "--data.steps_per_execution=2", code=2)
     assert "lies within an epoch and was made with 4 steps in a call, here there are 2" in done.stderr
-    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+    assert runs(command) == ["0"]
 
 
-def test_lightnings_own_checkpoint_within_an_epoch_that_something_has_begun(command):
+def test_a_checkpoint_within_an_epoch_of_stochastic_weight_averaging(command):
     """SWA has set up its schedule when the epoch started: the rest of the epoch cannot be made without that."""
     words = ("fit", *SMALL, "--trainer.max_epochs=3", "--checkpoint.save_top_k=-1",
              "--checkpoint.every_n_train_steps=4",
@@ -181,27 +182,21 @@ def test_lightnings_own_checkpoint_within_an_epoch_that_something_has_begun(comm
     file = found.relative_to(command.folder)
     done = command(*words, f"--ckpt_path={file}", code=2)
     assert f"{file} lies within an epoch, and StochasticWeightAveraging acts when one starts" in done.stderr
-    assert [path.name for path in (command.folder / "runs/debug").iterdir()] == ["0"]
+    assert runs(command) == ["0"]
 
 
-def files(folder):
-    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def test_a_run_at_a_path(command, at_step):
+def test_a_run_at_a_path(command):
     """Made there, continued there to the same bits, and nothing is written where it must not be."""
     command("fit", *SMALL, "--run=a/b", "--trainer.max_epochs=2")
     whole = command.folder / "a/b"
     assert "run" not in yaml.safe_load((whole / "config.yaml").read_text())
     assert json.loads((whole / "result.json").read_text())["experiment"] == "debug"
     for words, stop in (((), 2), (("--last_checkpoint.every_n_steps=1",), STEPS + 4)):
-        at_step(stop, kill)
-        with pytest.raises(Killed):
-            command("fit", *SMALL, "--run", "c", "--trainer.max_epochs=2", *words)
-        before = files(command.folder)
+        command.killed(stop, "fit", *SMALL, "--run", "c", "--trainer.max_epochs=2", *words)
+        before = file_contents(command.folder)
         done = command("fit", *SMALL, "--run=c", "--trainer.max_epochs=3", *words, code=2)
         assert_one_line(done.stderr, "c was begun with another configuration, it has trainer.max_epochs: 2")
-        assert files(command.folder) == before
+        assert file_contents(command.folder) == before
         again = ("--config=debug.yaml", *SMALL[1:], "--trainer.max_epochs=2", "--wandb.tags=[x]") if words else ()
         command("fit", "--run=c", *again, *words)
         mine, theirs = contents(command.folder / "c"), contents(whole)
@@ -217,20 +212,19 @@ def test_a_run_at_a_path(command, at_step):
     assert_one_line(command("test", *SMALL, "--run=a/b", code=2).stderr, "run")
 
 
-def test_a_new_run_at_a_path_from_a_checkpoint(command, at_step):
-    """It goes on when it is asked for in the same words, and is another run without the checkpoint."""
-    command("fit", *SMALL, "--run=a")
-    words = ("fit", *SMALL, "--run=b", "--ckpt_path=a", "--trainer.max_epochs=2")
-    at_step(STEPS + 2, kill)
-    with pytest.raises(Killed):
-        command(*words)
+def test_a_new_run_at_a_path_from_a_checkpoint(command):
+    """The same words resume it; without the checkpoint they are those of another run."""
+    command.finished(*SMALL)
+    words = ("fit", *SMALL, "--run=b", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
+    command.killed(STEPS + 2, *words)
     done = command("fit", *SMALL, "--run=b", "--trainer.max_epochs=2", code=2)
-    assert_one_line(done.stderr, "b was begun with another configuration, it has ckpt_path: a/checkpoints/last.ckpt")
+    start = "runs/debug/0/checkpoints/last.ckpt"
+    assert_one_line(done.stderr, f"b was begun with another configuration, it has ckpt_path: {start}")
     command(*words)
-    command("fit", *SMALL, "--run=whole", "--trainer.max_epochs=2")
-    one, two = (json.loads((command.folder / run / "result.json").read_text()) for run in ("b", "whole"))
-    assert one["weights_sha256"] == two["weights_sha256"]
-    assert_one_line(command("fit", *SMALL, "--run=c", "--ckpt_path=a", code=2).stderr, "nothing is left to train")
+    whole = Run(command.finished(*SMALL, "--trainer.max_epochs=2"))
+    assert Run(command.folder / "b").result["weights_sha256"] == whole.result["weights_sha256"]
+    done = command("fit", *SMALL, "--run=c", "--ckpt_path=runs/debug/0", code=2)
+    assert_one_line(done.stderr, "nothing is left to train")
     assert not (command.folder / "c").exists()
 
 
@@ -285,14 +279,14 @@ def test_the_first_difference():
 
 def test_a_run_of_version_0_1_does_not_go_on(command):
     """Neither with its own configuration nor with one of this version; one line, nothing written."""
-    command("fit", *SMALL, "--run=a")
-    run = Run(command.folder / "a")
+    run = Run(command.finished(*SMALL))
     run.result_file.rename(command.folder / "kept")
     run.config_file.write_text(run.config_file.read_text().replace("microbatches:", "virtual_devices:"))
-    before = files(run.path)
-    assert_one_line(command("fit", "--run=a", code=2).stderr, "virtual_devices is called microbatches")
-    refused = command("fit", *SMALL, "--run=a", code=2).stderr
+    before = file_contents(run.path)
+    refused = command("fit", "--run=runs/debug/0", code=2).stderr
+    assert_one_line(refused, "virtual_devices is called microbatches")
+    refused = command("fit", *SMALL, "--run=runs/debug/0", code=2).stderr
     assert_one_line(refused, "config.yaml is of version 0.1, which this version does not go on with")
     (command.folder / "kept").rename(run.result_file)
-    assert_one_line(command("rerun", "a", code=2).stderr, "virtual_devices is called microbatches")
-    assert files(run.path) == before | {run.result_file: run.result_file.read_bytes()}
+    assert_one_line(command("rerun", "runs/debug/0", code=2).stderr, "virtual_devices is called microbatches")
+    assert file_contents(run.path) == before | {run.result_file: run.result_file.read_bytes()}

@@ -14,12 +14,7 @@ from conftest import assert_one_line
 
 from ttlightning import UserError
 from ttlightning.formats import EqualCoreTensorTrain
-from ttlightning.runs.checkpoints import (
-    NETWORK_KEY,
-    RUN_KEY,
-    SUMS_KEY,
-    read_checkpoint,
-)
+from ttlightning.runs.checkpoints import NETWORK_KEY, RUN_KEY, SUMS_KEY, read_checkpoint
 from ttlightning.runs.seals import Damaged, check_seal, seal
 from ttlightning.runs.trained_formats import read_format
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
@@ -78,7 +73,7 @@ def file(tmp_path):
     return tmp_path / "last.ckpt"
 
 
-def test_everyone_reads_the_sealed_file(file):
+def test_sealed_checkpoints_are_read_by_torch_and_zip(file):
     for found in (read_checkpoint(file), SafeCheckpointIO().load_checkpoint(file)):
         assert same(found, content())
     for options in ({}, {"mmap": True}):
@@ -125,11 +120,10 @@ def test_torchs_older_formats_are_not_read(file):
 
 
 def test_archives_that_grow_are_refused():
-    for compression, parts in ((zipfile.ZIP_DEFLATED, ["data"]), (zipfile.ZIP_STORED, ["data"])):
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", compression) as archive:
-            for part in parts:
-                archive.writestr(part, bytes(10_000))
+            archive.writestr("data", bytes(10_000))
             if compression == zipfile.ZIP_STORED:  # a second name for the same bytes, as overlapping bombs have
                 again = copy.copy(archive.filelist[0])
                 again.filename = again.orig_filename = "more"
@@ -144,22 +138,15 @@ def test_archives_that_grow_are_refused():
 COUNTED = {"fit_loop": {"epoch_progress": {"total": {"ready": "x"}}}}
 WRONG = (None, -5, 1.5, "x", [1], {"a": 1}, torch.zeros(2), True, 10**30, {"a": {"b": [1]}}, {1: torch.zeros(2)})
 MAY_BE_ANY_DICT = ("loops", "callbacks")
+COUNT = 10**30
+VALID = {"epoch": COUNT, "global_step": COUNT, "optimizer_states": [1], "lr_schedulers": [1], "ttlightning_config": "x"}
 
 
 @pytest.mark.parametrize("name", [name for name in content() if name != NETWORK_KEY])
 def test_entries_of_another_kind_are_refused(tmp_path, name):
     """Each entry that is read, with values of every kind in its place."""
     for value in WRONG:
-        fine = {
-            "epoch": (10**30,),
-            "global_step": (10**30,),
-            "ttlightning_config": ("x",),
-            "optimizer_states": ([1],),
-            "lr_schedulers": ([1],),
-        }
-        is_fine = (isinstance(value, dict) and name in MAY_BE_ANY_DICT) or any(
-            type(value) is type(one) and value == one for one in fine.get(name, ())
-        )
+        is_fine = (isinstance(value, dict) and name in MAY_BE_ANY_DICT) or (name in VALID and same(value, VALID[name]))
         torch.save(content() | {name: value}, tmp_path / "x.ckpt")
         if is_fine:
             assert same(read_checkpoint(tmp_path / "x.ckpt")[name], value)
@@ -173,15 +160,9 @@ def test_entries_of_another_kind_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "tensor",
-    [
-        torch.zeros(1).expand(10**12),
-        torch.zeros(3, 3).to_sparse(),
-        torch.zeros(3, device="meta"),
-    ],
-    ids=["repeated", "sparse", "meta"],
+    "tensor", [torch.zeros(1).expand(10**12), torch.zeros(3, 3).to_sparse(), torch.zeros(3, device="meta")]
 )
-def test_tensors_that_are_not_all_there_are_refused(tmp_path, tensor):
+def test_tensors_without_storage_are_refused(tmp_path, tensor):
     torch.save(content() | {"state_dict": {"x": tensor}}, tmp_path / "x.ckpt")
     with pytest.raises(UserError, match=r"its state_dict is not|is not a whole"):
         read_checkpoint(tmp_path / "x.ckpt")
@@ -258,7 +239,7 @@ STATES = [
 ]
 
 
-def test_states_that_their_owners_do_not_take(finished):
+def test_forged_states_of_optimizers_and_callbacks_are_refused(finished):
     """Lightning and torch meet them deep inside: one line, and no run is begun."""
     command, file = finished
     whole = torch.load(file, weights_only=True)
@@ -291,10 +272,8 @@ def test_optimizers_and_schedules_keep_their_kinds():
     def restore(group, schedule):
         optimizer_state, schedule_state = copy.deepcopy((optimizer.state_dict(), scheduler.state_dict()))
         optimizer_state["param_groups"][0] |= group
-        connector._loaded_checkpoint = {
-            "optimizer_states": [optimizer_state],
-            "lr_schedulers": [schedule_state | schedule],
-        }
+        states = {"optimizer_states": [optimizer_state], "lr_schedulers": [schedule_state | schedule]}
+        connector._loaded_checkpoint = states
         connector.restore_optimizers()
         connector.restore_lr_schedulers()
 
@@ -315,13 +294,8 @@ def test_optimizers_and_schedules_keep_their_kinds():
     for name, value in {"lr": "x", "betas": 5, "max_momentum": None, "weight_decay": {}}.items():
         with pytest.raises(TypeError, match=name):
             restore({name: value}, {})
-    for name, value in {
-        "step": 5,
-        "total_steps": "x",
-        "_last_lr": 5,
-        "last_epoch": [1],
-        "_schedule_phases": [{}],
-    }.items():
+    wrong = {"step": 5, "total_steps": "x", "_last_lr": 5, "last_epoch": [1], "_schedule_phases": [{}]}
+    for name, value in wrong.items():
         with pytest.raises(TypeError, match=name):
             restore({}, {name: value})
     with pytest.raises(TypeError, match="optimizer"):

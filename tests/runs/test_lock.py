@@ -48,7 +48,7 @@ def test_a_file_system_without_locks_is_said_once(run, without_locks, number):
     assert [file.name for file in run.path.iterdir()] == ["config.yaml"]
 
 
-def test_another_fault_of_a_lock_is_none_of_these(run, without_locks):
+def test_other_errors_of_a_lock_are_raised(run, without_locks):
     without_locks(errno.EIO)
     with pytest.raises(OSError, match="EIO"):
         run.claim()
@@ -105,7 +105,7 @@ def test_a_new_run_has_only_what_a_killed_process_left(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:the file system of the runs has no locks")
 @pytest.mark.parametrize("locks", [True, False])
-def test_threads_of_a_study_are_kept_apart_with_locks_and_without(tmp_path, without_locks, locks):
+def test_threads_of_a_study_exclude_each_other(tmp_path, without_locks, locks):
     if not locks:
         without_locks(errno.ENOTSUP)
     inside, most = [], []
@@ -126,7 +126,7 @@ def test_threads_of_a_study_are_kept_apart_with_locks_and_without(tmp_path, with
     assert not (tmp_path / "x.lock").exists()
 
 
-def test_processes_are_kept_apart_whose_lock_files_come_and_go(tmp_path):
+def test_processes_exclude_each_other(tmp_path):
     """Each adds one to a number in a file, many times; none is lost."""
     counter = tmp_path / "counter"
     counter.write_text("0")

@@ -5,13 +5,7 @@ import torch
 
 from ttlightning.formats.kernels import native
 from ttlightning.runs import machine
-from ttlightning.runs.machine import (
-    cpu_name,
-    instructions,
-    numerics,
-    source_sha256,
-    variables,
-)
+from ttlightning.runs.machine import cpu_name, instructions, numerics, source_sha256, variables
 
 X86 = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: fpu smep sse sse4_1 avx avx2 avx512f fma amx_tile md_clear\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd fphp sve crc32 i8mm bf16\n"
@@ -54,7 +48,7 @@ def test_variables_that_change_numerics(monkeypatch, name):
     assert variables()[name] == "value"
 
 
-def test_what_lightning_sets_itself_is_not_recorded(monkeypatch):
+def test_variables_set_by_lightning_are_not_recorded(monkeypatch):
     """It is there once a run has begun, and not where `rerun` looks before."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     assert "CUBLAS_WORKSPACE_CONFIG" not in variables()
@@ -62,12 +56,12 @@ def test_what_lightning_sets_itself_is_not_recorded(monkeypatch):
     assert variables()["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
 
 
-def test_the_kernel_speaks_for_itself(monkeypatch):
+def test_the_compiler_is_recorded(monkeypatch):
     monkeypatch.setattr(native, "compiler_description", lambda: "clang -O3: 17")
     assert numerics()["compiler"] == "clang -O3: 17"
 
 
-def test_the_code_is_known_by_its_content(monkeypatch, tmp_path):
+def test_the_hash_of_the_code_depends_on_its_content(monkeypatch, tmp_path):
     """A file that git does not know, or one that was changed where it is installed, is another code."""
     package = tmp_path / "ttlightning"
     (package / "formats").mkdir(parents=True)

@@ -77,7 +77,7 @@ def test_a_path_that_exists_stays_whole_where_a_part_of_it_is_a_password(monkeyp
 
 
 @pytest.mark.parametrize("variable", ["HOCKEY_DATA", "MONKEY", "KEYBOARD", "TOKENIZERS_PARALLELISM", "PWD", "TURKEY"])
-def test_variables_that_only_sound_like_one(monkeypatch, variable):
+def test_variables_with_similar_names_are_not_masked(monkeypatch, variable):
     monkeypatch.setenv(variable, "x9-0123456789")
     assert scrub("a x9-0123456789 b") == "a x9-0123456789 b"
 
@@ -85,7 +85,7 @@ def test_variables_that_only_sound_like_one(monkeypatch, variable):
 @pytest.mark.parametrize(
     "variable", ["KEY", "my_api_key", "GH_TOKEN", "SECRETS_FOR_CI", "MYSQL_PWD", "AWS_SECRET_ACCESS_KEY", "AUTHTOKEN"]
 )
-def test_variables_that_are_for_one(monkeypatch, variable):
+def test_values_of_secret_variables_are_masked(monkeypatch, variable):
     monkeypatch.setenv(variable, "x9-01/234+789=")
     text = "x9-01/234+789= at https://h/?q=x9-01%2F234%2B789%3D, ax9-01/234+789="
     assert masked(text) == ("*** at https://h/?q=***, ax9-01/234+789=", (f"${variable}",))
@@ -97,7 +97,7 @@ def test_the_longer_of_two_secrets_leaves_no_rest(monkeypatch):
     assert scrub("horse-battery-1-staple") == "***"
 
 
-def test_what_stands_under_a_name_that_asks_for_a_secret():
+def test_values_of_secret_keys_are_masked():
     config = {
         "trainer": {
             "logger": {"class_path": "my.Logger", "init_args": {"api_key": "k", "pwd": "w", "keep_token": True}},
@@ -164,14 +164,14 @@ def test_urls(url, expected):
     assert scrub(f"from {url} on") == f"from {expected} on"
 
 
-def test_a_message_keeps_its_paths_and_its_words(monkeypatch):
+def test_messages_keep_paths_and_names_of_options(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.setenv("GH_TOKEN", HASH)
     message = f"/home/ada/x: --a.token=t; 'a.token': must be {HASH}"
     assert without_secrets(message) == "/home/ada/x: --a.token=***; 'a.token': must be ***"
 
 
-def test_a_mask_is_no_value_to_go_on_with():
+def test_a_masked_value_is_refused():
     config = {"a": [{"token": "***"}], "b": "https://u:***@h", "c": "a *** b", "wandb": {"tags": ["***"]}}
     assert masked_keys(config) == ["a.0.token", "b", "wandb.tags.0"]
     with pytest.raises(UserError, match=r"a\.0\.token, b, which no file keeps; give it again: --a\.0\.token"):

@@ -20,17 +20,10 @@ def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
     data = home / "data"
     command.data.rename(data)
     secrets = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "DB_PASSWORD": "correct-horse-battery"}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
-    environment |= {"HOME": str(home), "OMP_NUM_THREADS": "1"} | secrets
-    words = [
-        "--config=debug.yaml",
-        "--data.dataset=mnist",
-        f"--data.root={data}",
-        "--wandb.tags=[correct-horse-battery]",
-    ]
-    fit = [sys.executable, "-m", "ttlightning", "fit"]
-    done = subprocess.run([*fit, *words], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    environment = {"HOME": str(home), "TTLIGHTNING_DATA": "", "WANDB_MODE": ""} | secrets
+    words = ("--config=debug.yaml", "--data.dataset=mnist", f"--data.root={data}")
+    command.folder = folder
+    done = command.process("fit", *words, "--wandb.tags=[correct-horse-battery]", **environment)
     assert [line for line in done.stderr.splitlines() if "masked" in line] == [
         "ttlightning: masked as *** in what this run writes: $DB_PASSWORD"
     ]
@@ -43,7 +36,6 @@ def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] == "~/data"
     assert "--data.root=~/data" in json.loads((run / "provenance.json").read_text())["argv"]
     command.environment |= {"HOME": str(home), "TTLIGHTNING_DATA": ""}
-    command.folder = folder
     command("fit", "--config", "runs/debug/0/config.yaml")  # ~ is found again
     assert command.result("debug/1")["weights_sha256"] == command.result("debug/0")["weights_sha256"]
 
@@ -103,7 +95,7 @@ def test_a_variable_that_was_not_set_is_a_difference(monkeypatch):
         assert unknown(then, now) == []
 
 
-def test_a_record_without_a_checkout_is_known_to_have_had_none():
+def test_a_record_without_git_is_complete():
     now = record() | {"git": {"commit": "abc", "dirty_diff_sha256": None}}
     then = now | {"git": None}
     assert [(d.name, d.now) for d in differences(then, now)] == [("git.commit", "abc")]
@@ -124,7 +116,7 @@ def test_the_cause_of_other_bits_is_named(monkeypatch):
     }
 
 
-def test_instructions_that_went_and_came_are_named():
+def test_changed_processor_instructions_are_named():
     now, then = record(), record()
     now["numerics"]["instructions"], then["numerics"]["instructions"] = "amx_tile avx2 fma", "avx2 avx512f fma"
     [found] = differences(then, now)
@@ -132,7 +124,7 @@ def test_instructions_that_went_and_came_are_named():
     assert found.changes_bits
 
 
-def test_a_package_that_only_one_record_knows():
+def test_a_package_in_only_one_record_is_a_difference():
     then, now = record(), record()
     del now["packages"]["mlxtend"]
     now["git"] = None
@@ -140,7 +132,7 @@ def test_a_package_that_only_one_record_knows():
     assert names["packages.mlxtend"] == (then["packages"]["mlxtend"], None)
 
 
-def test_the_image_tells_its_revision(monkeypatch, tmp_path):
+def test_the_docker_image_records_its_revision(monkeypatch, tmp_path):
     """Where the package lies in no checkout, as in the Docker image."""
     package = tmp_path / "ttlightning" / "runs"
     package.mkdir(parents=True)

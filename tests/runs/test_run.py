@@ -52,3 +52,17 @@ def test_the_root_of_the_runs_may_begin_with_the_home_folder(monkeypatch, tmp_pa
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TTLIGHTNING_RUNS", "~/my runs")
     assert runs_root() == tmp_path / "my runs"
+
+
+def test_run_directories_count_up_and_are_claimed_one_at_a_time(tmp_path):
+    (tmp_path / "eq" / "7").mkdir(parents=True)
+    (tmp_path / "eq" / "notes").mkdir()
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "8"
+    assert Run.create(tmp_path, "eq").path == tmp_path / "eq" / "9"
+    assert Run.create(tmp_path, "tt").path == tmp_path / "tt" / "0"
+
+
+def test_a_root_that_is_a_file(tmp_path):
+    (tmp_path / "runs").write_text("not a folder")
+    with pytest.raises(UserError, match="cannot make a run directory"):
+        Run.create(tmp_path / "runs", "eq")

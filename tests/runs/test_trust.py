@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import Killed, assert_one_line, kill
+from conftest import assert_one_line
 
 from ttlightning import UserError
 from ttlightning.runs.checkpoints import CONFIG_KEY
@@ -180,7 +180,7 @@ def test_a_runs_configuration_names_only_what_is_listed(command, folder):
     assert_one_line(command("fit", "--ckpt_path=runs/debug/0", code=2).stderr, "cannot be read as text")
 
 
-def test_a_class_of_the_users_own_goes_on_where_he_names_it(command, folder):
+def test_a_users_own_class_is_trusted_only_by_name(command, folder):
     """By an option or a config without more; from a run that has it by --trust, by naming it again, by --config."""
     words = ("--model.format=ownmodule.OwnFormat", "--trainer.callbacks+=ownmodule.Touch")
     command("fit", *SMALL, *words)
@@ -210,19 +210,17 @@ def test_a_stopped_run_says_what_must_be_trusted(command, folder, monkeypatch):
     assert (folder / "runs/debug/0/result.json").exists()
 
 
-def test_a_run_goes_on_with_the_words_that_began_it(command, folder, at_step):
+def test_a_run_goes_on_with_the_words_that_began_it(command, folder):
     """As a study does it: what the user names himself is trusted; the run directory alone is not."""
     words = ("fit", *SMALL, "--model.format=ownmodule.OwnFormat", "--run=a")
-    at_step(1, kill)
-    with pytest.raises(Killed):
-        command(*words)
+    command.killed(1, *words)
     refused = command("fit", "--run=a", code=2)
     assert_one_line(refused.stderr, "names ownmodule.OwnFormat, which would be run")
     command(*words)
     assert (command.folder / "a/result.json").exists()
 
 
-def test_nothing_is_made_out_of_any_value_of_the_users_own_config(command, folder):
+def test_a_class_path_at_an_untyped_argument_stays_a_dictionary(command, folder):
     """No option here needs it: a class path at a place that takes anything stays what it is, a dict."""
     callback = own("Touch", anything=RUN | {"class_path": "ownmodule.call"})
     (folder / "mine.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))

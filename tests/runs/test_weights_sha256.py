@@ -6,7 +6,7 @@ import torch
 from ttlightning.runs.checkpoints import weights_sha256
 
 
-def test_a_hash_that_stays():
+def test_the_hash_is_that_of_earlier_versions():
     """Of ordinary names, as every version has computed it."""
     state = {"format.first": torch.arange(6.0).reshape(2, 3), "features.bias": torch.tensor(7, dtype=torch.int64)}
     assert weights_sha256(state) == "f587585aed6b5cd377d13ea9e6513232ce5c2e40a14e99622f74e581a2ce89ec"

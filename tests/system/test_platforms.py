@@ -35,7 +35,7 @@ print("imported")
 """
 
 
-def test_without_what_only_unix_has():
+def test_the_package_imports_without_unix():
     """Signals, forks, locks and users of Unix are taken away after the libraries are imported."""
     done = subprocess.run([sys.executable, "-c", LACKING], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr

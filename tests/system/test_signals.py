@@ -1,7 +1,6 @@
 """A signal at any moment, to one process or to all: the exit code that queues a job again, one line, nothing lost."""
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import clean_environment, contents
 
 from ttlightning import PatchDataModule
 from ttlightning.commands import rerun
@@ -24,19 +24,6 @@ LONG = (
     "--model.patch_dropout=0.2", "--trainer.log_every_n_steps=2",
 )  # fmt: skip
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
-
-
-def environment(**more) -> dict:
-    """Without what would make W&B or this package behave otherwise than where it is new."""
-    names = ("WANDB", "TTLIGHTNING", "PL_", "SLURM", "TORCHELASTIC", "RANK", "LOCAL_RANK")
-    return {k: v for k, v in os.environ.items() if not k.startswith(names)} | more
-
-
-def outcome(run: Path) -> dict:
-    """What must come out the same, without the times."""
-    result = json.loads((run / "result.json").read_text())
-    del result["seconds"], result["rank_check_seconds"]
-    return {"result": result} | {name: (run / name).read_text() for name in ("metrics.csv", "rank/checks.jsonl")}
 
 
 def descendants(parent: int) -> dict[int, str]:
@@ -67,11 +54,10 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def python(code: str, **more) -> "subprocess.Popen[str]":
+def python(code: str) -> "subprocess.Popen[str]":
     head = "import os, signal, subprocess, sys, time\nfrom ttlightning.system import signals\n"
-    return subprocess.Popen(
-        [sys.executable, "-c", head + code], env=environment(**more), stdout=-1, stderr=-1, text=True
-    )  # fmt: skip
+    words = [sys.executable, "-c", head + code]
+    return subprocess.Popen(words, env=clean_environment(), stdout=-1, stderr=-1, text=True)
 
 
 # One process, at every moment
@@ -79,12 +65,9 @@ def python(code: str, **more) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("number", CODES)
-def test_while_it_imports(number, late, tmp_path):
+def test_a_signal_during_the_imports(command, number, late):
     """As soon as it listens, or while Lightning is imported, which the first line says."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", "--config=debug.yaml"], cwd=tmp_path, env=environment(),
-        stdout=-1, stderr=-1, text=True,
-    )  # fmt: skip
+    process = command.start("fit", "--config=debug.yaml", stdout=-1, stderr=-1)
     caught = Path(f"/proc/{process.pid}/status")
 
     def listens() -> bool:
@@ -99,17 +82,17 @@ def test_while_it_imports(number, late, tmp_path):
     assert process.returncode == CODES[number]
     assert errors == f"ttlightning: stopped by {number.name} before anything began\n"
     assert output == "" or (not late and output.endswith("importing PyTorch Lightning\n"))
-    assert list(tmp_path.iterdir()) == []
+    assert list(command.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("number", "chosen"),
     [(signal.SIGTERM, slice(None)), (signal.SIGINT, slice(2, 4)), (signal.SIGUSR1, slice(5, 7))],
 )
-def test_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
+def test_a_signal_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
     """Where nothing was written nothing is; elsewhere the run goes on to the same bits, or it was at its end."""
     command.finished(*LONG)
-    whole, count = outcome(command.folder / "runs/debug/0"), 0
+    whole, count = contents(command.folder / "runs/debug/0"), 0
     stages = [
         (PatchDataModule, "setup", "", None),
         (RunDirectory, "_claim", "", "no checkpoint yet"),
@@ -138,10 +121,10 @@ def test_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
         if kept:
             assert f"has {kept}; it goes on with: python -m ttlightning fit --ckpt_path runs/debug/{count}" in last
             command("fit", f"--ckpt_path=runs/debug/{count}")
-            assert outcome(run) == whole, name
+            assert contents(run) == whole, name
 
 
-def test_when_the_result_is_written(command, monkeypatch):
+def test_a_signal_while_the_result_is_written(command, monkeypatch):
     """Too late: the run ends as it would have."""
     usual = run_directory.write_json
 
@@ -156,7 +139,7 @@ def test_when_the_result_is_written(command, monkeypatch):
     assert command.result("debug/0")["epochs"] == 3
 
 
-def test_signals_of_a_launcher_and_its_group_are_one_wish_and_a_later_one_ends_at_once():
+def test_repeated_signals_count_once_and_a_later_one_ends_at_once():
     code = """
 signals.listen()
 signals.say_at_last(lambda: "all is well")
@@ -177,7 +160,7 @@ time.sleep(60)
     assert process.returncode == 143
 
 
-def test_a_library_that_does_not_come_back():
+def test_a_signal_during_a_long_call_of_a_library():
     code = """
 import hashlib, threading
 signals.NOT_REACHED = 0.3
@@ -229,7 +212,7 @@ sys.exit(10 * (os.getsid(0) == os.getpid()) + len(seen))
     assert rerun.start(sys.executable, "-c", code) == 11
 
 
-def test_what_a_dead_process_has_started_stops():
+def test_children_of_a_killed_process_stop():
     code = """
 child = "import time; from ttlightning.system import signals; signals.listen(); print(1, flush=True); time.sleep(60)"
 subprocess.Popen([sys.executable, "-c", child], env=os.environ | signals.followed())
@@ -242,7 +225,7 @@ time.sleep(60)
     assert f"the process that started this one ({process.pid}) is gone" in errors
 
 
-def test_a_rank_ends_with_rank_zero():
+def test_other_ranks_end_with_rank_zero():
     """It waits for it in vain, inside torch; no checkpoint can be written."""
     code = """
 child = "from ttlightning.system import signals; import time; signals.NOT_REACHED = 0.2; signals.listen();"
@@ -259,13 +242,12 @@ time.sleep(60)
 @pytest.mark.slow
 def test_torchruns_agent_is_killed(command):
     """Its ranks do not train on as orphans: they stop at one step, with a checkpoint that goes on."""
-    words = (*LONG, "--trainer.max_epochs=2000", "--trainer.devices=2", "--trainer.accelerator=cpu")
+    words = (*LONG, "--trainer.max_epochs=2000", "--trainer.devices=2", "--trainer.accelerator=cpu",
+             "--trainer.enable_progress_bar=false")  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "ttlightning"]
     with (command.folder / "log").open("w") as log:
-        agent = subprocess.Popen(
-            [*launch, "fit", *words, "--trainer.enable_progress_bar=false"], cwd=command.folder,
-            env=environment(**command.environment), stdout=log, stderr=log,
-        )  # fmt: skip
+        environment = clean_environment(**command.environment)
+        agent = subprocess.Popen([*launch, "fit", *words], cwd=command.folder, env=environment, stdout=log, stderr=log)
     wait_until((command.folder / "runs/debug/0/checkpoints/last.ckpt").exists)
     ranks = [number for number, line in descendants(agent.pid).items() if "-m ttlightning fit" in line]
     assert len(ranks) == 2
@@ -280,23 +262,19 @@ def test_torchruns_agent_is_killed(command):
 # W&B's service is a process of its own
 
 
-def test_a_service_that_dies_stops_nothing(command, monkeypatch):
+def test_training_continues_without_the_wandb_service(command, at_step):
     command.finished(*LONG)
-    usual = Classifier._losses
 
-    def losses(self, batch):
-        if self.training and self.trainer.global_step == 5:
-            services = [number for number, line in descendants(os.getpid()).items() if "wandb-core" in line]
-            assert services
-            for number in services:
-                os.kill(number, signal.SIGKILL)
-        return usual(self, batch)
+    def kill_services():
+        services = [number for number, line in descendants(os.getpid()).items() if "wandb-core" in line]
+        assert services
+        for number in services:
+            os.kill(number, signal.SIGKILL)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "_losses", losses)
-        command.environment["WANDB_MODE"] = "offline"
-        done = command("fit", *LONG)
-    assert outcome(command.folder / "runs/debug/1") == outcome(command.folder / "runs/debug/0")
+    at_step(5, kill_services)
+    command.environment["WANDB_MODE"] = "offline"
+    done = command("fit", *LONG)
+    assert contents(command.folder / "runs/debug/1") == contents(command.folder / "runs/debug/0")
     lines = [line for line in done.stderr.splitlines() if "W&B" in line]
     assert len(lines) == 1
     assert "its record of the run stops here" in lines[0]
@@ -319,11 +297,9 @@ def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, ever
     path = f"{tmp_path}:{os.environ['PATH']}"
     reader, writer = os.pipe()
     os.close(reader)  # `fit | head -1`: that nobody reads stops nothing either
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], cwd=command.folder,
-        env=environment(**command.environment | {"WANDB_MODE": "offline", "PATH": path}),
-        stdout=writer, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    environment = {"WANDB_MODE": "offline", "PATH": path}
+    streams = {"stdout": writer, "stderr": subprocess.PIPE}
+    process = command.start("fit", *words, environment=environment, **streams, start_new_session=True)
     os.close(writer)
     wait_until((command.folder / "runs/eq/0/checkpoints/last.ckpt").exists)
     below = descendants(process.pid)
@@ -342,25 +318,17 @@ def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, ever
     if options:
         command("fit", "--ckpt_path=runs/eq/0")
         command("fit", *words)
-        assert outcome(command.folder / "runs/eq/0") == outcome(command.folder / "runs/eq/1")
+        assert contents(command.folder / "runs/eq/0") == contents(command.folder / "runs/eq/1")
 
 
 # What is shown
 
 
-def test_the_first_epoch_after_a_resume_has_its_own_seconds(command, monkeypatch):
+def test_the_first_epoch_after_a_resume_has_its_own_seconds(command, monkeypatch, at_step):
     clock = time.perf_counter
     monkeypatch.setattr(progress.time, "perf_counter", lambda: 1e6 + clock())
-    usual = Classifier._losses
-
-    def losses(self, batch):
-        if self.training and self.trainer.global_step == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return usual(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "_losses", losses)
-        command("fit", *LONG, code=143)
+    at_step(12, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    command("fit", *LONG, code=143)
     done = command("fit", "--ckpt_path=runs/debug/0")
     lines = [line for line in done.stdout.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["2/3", "3/3"]

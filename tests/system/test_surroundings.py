@@ -51,7 +51,7 @@ def test_without_a_home_a_run_is_like_any_other(command, tmp_path):
     assert list((command.folder / "runs/debug/0/wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_what_a_tilde_means_without_a_home_is_asked(homeless, command, tmp_path):
+def test_a_tilde_without_a_home_folder_is_refused(homeless, command, tmp_path):
     assert home() is None
     assert scrub("/home/ada ~ /") == "/home/ada ~ /"
     assert expanded("/a/b") == Path("/a/b")
@@ -70,16 +70,6 @@ def test_a_home_that_is_no_folder_masks_nothing(monkeypatch, value):
     assert scrub("fit . relative/x / ~") == "fit . relative/x / ~"
 
 
-def start(command, *words, **streams) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING", "PL_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", *words],
-        cwd=command.folder,
-        env=environment | command.environment,
-        **streams,
-    )
-
-
 def nobody_reads() -> int:
     """The end of a pipe whose other end is closed."""
     reader, writer = os.pipe()
@@ -87,8 +77,8 @@ def nobody_reads() -> int:
     return writer
 
 
-def test_a_run_that_nobody_watches_comes_to_its_end(command):
-    process = start(command, *FIT, stdout=nobody_reads(), stderr=nobody_reads())
+def test_closed_output_does_not_end_a_run(command):
+    process = command.start(*FIT, stdout=nobody_reads(), stderr=nobody_reads())
     assert process.wait(300) == 0
     assert command.result("debug/0")["epochs"] == 1
 
@@ -98,7 +88,7 @@ def test_a_run_that_nobody_watches_comes_to_its_end(command):
     [(["rank", "--sites=4:40"], 0, ""), (["verify", "nothing.json"], 2, ""), (["verify"], 2, "ttlightning: ")],
 )
 def test_commands_end_quietly_and_with_their_own_exit_code(command, words, code, said):
-    process = start(command, *words, stdout=nobody_reads(), stderr=subprocess.PIPE, text=True)
+    process = command.start(*words, stdout=nobody_reads(), stderr=subprocess.PIPE)
     errors = process.communicate(timeout=300)[1]
     assert process.returncode == code
     assert "Error" not in errors
@@ -106,7 +96,7 @@ def test_commands_end_quietly_and_with_their_own_exit_code(command, words, code,
     assert len(errors.splitlines()) == bool(said)
 
 
-def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
+def test_closed_output_does_not_end_a_script(tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -123,7 +113,7 @@ def test_a_script_that_nobody_reads_comes_to_its_end(tmp_path):
     assert done.stderr == b""
 
 
-def test_every_script_outlives_its_reader():
+def test_every_script_is_started_by_run_script():
     """What is started is started by ``run_script``; and one that was not always, in a process."""
     scripts = Path(__file__).parents[2] / "scripts"
     started = [file for file in scripts.glob("*.py") if "__main__" in file.read_text()]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import quiet_trainer
 from lightning.pytorch import Trainer
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
@@ -13,29 +14,19 @@ from ttlightning import Classifier, EqualCoreTensorTrain, PatchDataModule, Patch
 from ttlightning.training.metrics import LossAndAccuracy
 
 GOLDEN = Path(__file__).with_name("golden_losses.json")
-
-
-def quiet_trainer(folder: Path, **options) -> Trainer:
-    return Trainer(
-        default_root_dir=folder,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **options,
-    )
-
-
-@pytest.fixture
-def data(tmp_path, write_mnist):
-    return PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, validation=0.1, seed=4)
+ADAM = partial(torch.optim.AdamW, lr=2e-2)
+CYCLE = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
 
 
 def classifier(data: PatchDataModule, kind=EqualCoreTensorTrain, **options) -> Classifier:
     options = {"features": partial(PatchFeatureMap, mode_size=5), "format": partial(kind, rank=4), "seed": 4} | options
     return Classifier(data.sites, data.patch_dim, data.classes, **options)
+
+
+def in_calls(root: Path, steps: int, **options) -> tuple[PatchDataModule, Classifier]:
+    """Data and network with ``steps`` optimizer steps per call."""
+    data = PatchDataModule("mnist", root, patch_size=7, batch_size=32, seed=4, steps_per_execution=steps)
+    return data, classifier(data, steps_per_execution=steps, **options)
 
 
 def train(model: Classifier, data: PatchDataModule, folder: Path, **options) -> list[float]:
@@ -49,24 +40,18 @@ def train(model: Classifier, data: PatchDataModule, folder: Path, **options) -> 
         return loss
 
     model.training_step = recorded
-    quiet_trainer(folder, **options).fit(model.double(), datamodule=data)
+    quiet_trainer(folder, Trainer, **options).fit(model.double(), datamodule=data)
     return losses
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
-def test_golden_loss_curve(kind, data, tmp_path):
+def test_golden_loss_curve(kind, digits, tmp_path):
     """Eight epochs of the whole pipeline: data, permutation, dropout, initialization, contraction, optimizer, schedule.
 
     The file was written by this test (delete it to write it anew, with the reason in the commit).
     """
-    model = classifier(
-        data,
-        kind,
-        optimizer=partial(torch.optim.AdamW, lr=2e-2),
-        scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
-        patch_dropout=0.1,
-    )
-    found = train(model, data, tmp_path, max_epochs=8)
+    model = classifier(digits, kind, optimizer=ADAM, scheduler=CYCLE, patch_dropout=0.1)
+    found = train(model, digits, tmp_path, max_epochs=8)
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if kind.__name__ not in golden:
         GOLDEN.write_text(json.dumps(golden | {kind.__name__: found}, indent=1) + "\n")
@@ -75,23 +60,23 @@ def test_golden_loss_curve(kind, data, tmp_path):
     assert found[-1] < 0.8 * found[0]
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(data, tmp_path):
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(digits, tmp_path):
     weights = []
     for seed in (4, 4, 5):
-        model = classifier(data, seed=seed, patch_dropout=0.2)
+        model = classifier(digits, seed=seed, patch_dropout=0.2)
         torch.manual_seed(len(weights))  # nothing may depend on the global generator
-        quiet_trainer(tmp_path, max_epochs=1).fit(model, datamodule=data)
+        quiet_trainer(tmp_path, Trainer, max_epochs=1).fit(model, datamodule=digits)
         weights.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_metrics_are_those_of_a_direct_computation(data, tmp_path):
-    model = classifier(data)
-    trainer = quiet_trainer(tmp_path)
-    [found] = trainer.test(model, datamodule=data, verbose=False)
-    scores = torch.cat([model(batch.patches) for batch in data.test_dataloader()])
-    labels = torch.cat([batch.labels for batch in data.test_dataloader()])
+def test_metrics_are_those_of_a_direct_computation(digits, tmp_path):
+    model = classifier(digits)
+    trainer = quiet_trainer(tmp_path, Trainer)
+    [found] = trainer.test(model, datamodule=digits, verbose=False)
+    scores = torch.cat([model(batch.patches) for batch in digits.test_dataloader()])
+    labels = torch.cat([batch.labels for batch in digits.test_dataloader()])
     assert found["test/acc"] == pytest.approx((scores.argmax(1) == labels).double().mean().item())
     assert found["test/loss"] == pytest.approx(torch.nn.functional.cross_entropy(scores, labels).item(), rel=1e-5)
 
@@ -112,51 +97,38 @@ def test_metrics_do_not_depend_on_how_samples_are_batched():
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
-def test_total_steps_are_filled_in(data, tmp_path, microbatches):
-    schedule = partial(OneCycleLR, max_lr=1e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, microbatches=microbatches)
-    trainer = quiet_trainer(tmp_path, max_epochs=3, limit_val_batches=0)
-    trainer.fit(model, datamodule=data)
+def test_total_steps_are_filled_in(digits, tmp_path, microbatches):
+    model = classifier(digits, scheduler=CYCLE, microbatches=microbatches)
+    trainer = quiet_trainer(tmp_path, Trainer, max_epochs=3, limit_val_batches=0)
+    trainer.fit(model, datamodule=digits)
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 3 * 6
     assert trainer.global_step == 3 * 6
 
 
-def test_any_schedule_can_be_injected(data, tmp_path):
-    model = classifier(
-        data,
-        optimizer=partial(torch.optim.SGD, lr=0.1),
-        scheduler=partial(CosineAnnealingLR, T_max=2),
-        scheduler_interval="epoch",
-    )
-    trainer = quiet_trainer(tmp_path, max_epochs=2, limit_val_batches=0)
-    trainer.fit(model, datamodule=data)
+def test_any_schedule_can_be_injected(digits, tmp_path):
+    sgd, cosine = partial(torch.optim.SGD, lr=0.1), partial(CosineAnnealingLR, T_max=2)
+    model = classifier(digits, optimizer=sgd, scheduler=cosine, scheduler_interval="epoch")
+    trainer = quiet_trainer(tmp_path, Trainer, max_epochs=2, limit_val_batches=0)
+    trainer.fit(model, datamodule=digits)
     assert isinstance(trainer.optimizers[0], torch.optim.SGD)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
-def test_dropout_out_of_range(data, dropout):
+def test_dropout_out_of_range(digits, dropout):
     with pytest.raises(UserError, match=f"patch_dropout is {dropout}"):
-        classifier(data, patch_dropout=dropout)
+        classifier(digits, patch_dropout=dropout)
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
     """However many steps a call makes: the same bits, schedule, metrics and count of steps."""
-    found = []
-    for steps_per_execution in (1, 2, 5, 100):
-        data = PatchDataModule(
-            "mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, seed=4, steps_per_execution=steps_per_execution
+    found, root = [], write_mnist(tmp_path)
+    for steps in (1, 2, 5, 100):
+        data, model = in_calls(
+            root, steps, optimizer=ADAM, scheduler=CYCLE, scheduler_interval=interval, patch_dropout=0.1
         )
-        model = classifier(
-            data,
-            optimizer=partial(torch.optim.AdamW, lr=2e-2),
-            scheduler=partial(OneCycleLR, max_lr=2e-2, total_steps=None),
-            scheduler_interval=interval,
-            patch_dropout=0.1,
-            steps_per_execution=steps_per_execution,
-        )
-        trainer = quiet_trainer(tmp_path, max_epochs=3)
+        trainer = quiet_trainer(tmp_path, Trainer, max_epochs=3)
         trainer.fit(model, datamodule=data)
         weights = torch.cat([p.flatten() for p in model.parameters()])
         rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -171,18 +143,14 @@ def test_steps_in_one_call_are_the_same_steps(interval, tmp_path, write_mnist):
 
 
 def test_max_steps_ends_within_a_call(tmp_path, write_mnist):
-    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_execution=5)
-    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, steps_per_execution=5)
-    trainer = quiet_trainer(tmp_path, max_steps=7)
+    data, model = in_calls(write_mnist(tmp_path), 5, scheduler=CYCLE)
+    trainer = quiet_trainer(tmp_path, Trainer, max_steps=7)
     trainer.fit(model, datamodule=data)
     assert trainer.global_step == 7
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == 7
 
 
-def test_an_endless_run_has_no_schedule_to_complete(tmp_path, write_mnist):
-    data = PatchDataModule("mnist", write_mnist(tmp_path), patch_size=7, batch_size=32, steps_per_execution=5)
-    schedule = partial(OneCycleLR, max_lr=2e-2, total_steps=None)
-    model = classifier(data, scheduler=schedule, steps_per_execution=5)
+def test_total_steps_need_an_end_of_the_run(tmp_path, write_mnist):
+    data, model = in_calls(write_mnist(tmp_path), 5, scheduler=CYCLE)
     with pytest.raises(UserError, match="a schedule with total_steps: null needs"):
-        quiet_trainer(tmp_path, max_epochs=-1).fit(model, datamodule=data)
+        quiet_trainer(tmp_path, Trainer, max_epochs=-1).fit(model, datamodule=data)

@@ -5,21 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import assert_one_line
+from conftest import assert_one_line, quiet_trainer
 
-from ttlightning import Classifier, HierarchicalTucker, PatchDataModule, PatchFeatureMap, TensorTrain
+from ttlightning import Classifier, HierarchicalTucker, PatchFeatureMap, TensorTrain
 from ttlightning.errors import Fault
 from ttlightning.formats.kernels.scales import below_the_largest
-from ttlightning.training.trainer import Trainer
 
 OUT_OF_RANGE = [(TensorTrain, 1e12), (TensorTrain, 1e-12), (HierarchicalTucker, 1e6), (HierarchicalTucker, 1e-6)]
-
-
-@pytest.fixture
-def data(tmp_path, write_mnist):
-    return PatchDataModule(
-        "mnist", write_mnist(tmp_path / "mnist"), patch_size=7, batch_size=32, validation=0.1, seed=4
-    )
 
 
 def scaled_classifier(data, kind, size):
@@ -35,23 +27,16 @@ def scaled_classifier(data, kind, size):
     return model
 
 
-def quiet(folder):
-    return Trainer(
-        default_root_dir=folder, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(("kind", "size"), OUT_OF_RANGE)
-def test_predictions_are_those_of_the_mantissas(kind, size, data, tmp_path):
+def test_predictions_are_those_of_the_mantissas(kind, size, digits, tmp_path):
     """Scores of 1e+-100 and more, inf or 0 in float32: the class of the highest, and the softmax of real numbers."""
-    model = scaled_classifier(data, kind, size)
-    probabilities = quiet(tmp_path).predict(model, datamodule=data, output=tmp_path / "found.csv")
+    model = scaled_classifier(digits, kind, size)
+    probabilities = quiet_trainer(tmp_path).predict(model, datamodule=digits, output=tmp_path / "found.csv")
     with (tmp_path / "found.csv").open() as file:
         said = [int(row["predicted"]) for row in csv.DictReader(file)]
     with torch.no_grad():
-        exact = torch.cat([model.double()(batch.patches) for batch in data.test_dataloader()])
-        lost = torch.cat([model.float()(batch.patches) for batch in data.test_dataloader()])
+        exact = torch.cat([model.double()(batch.patches) for batch in digits.test_dataloader()])
+        lost = torch.cat([model.float()(batch.patches) for batch in digits.test_dataloader()])
     assert not lost.isfinite().all() or not lost.any()  # what is tried here
     assert exact.isfinite().all()
     assert said == exact.argmax(1).tolist()
@@ -60,15 +45,15 @@ def test_predictions_are_those_of_the_mantissas(kind, size, data, tmp_path):
 
 
 @pytest.mark.parametrize("size", [1e12, 1e-12])
-def test_evaluation_is_that_of_the_mantissas_or_a_fault(size, data, tmp_path):
+def test_evaluation_is_that_of_the_mantissas_or_a_fault(size, digits, tmp_path):
     """Where a loss itself is out of range, one line names the samples."""
-    model = scaled_classifier(data, TensorTrain, size)
+    model = scaled_classifier(digits, TensorTrain, size)
     if size > 1:
         with pytest.raises(Fault, match=r"test/loss is inf, scores of \d+ samples are out of range by step 0"):
-            quiet(tmp_path).test(model, datamodule=data, verbose=False)
+            quiet_trainer(tmp_path).test(model, datamodule=digits, verbose=False)
         return
-    [found] = quiet(tmp_path).test(model, datamodule=data, verbose=False)
-    batches = list(data.test_dataloader())
+    [found] = quiet_trainer(tmp_path).test(model, datamodule=digits, verbose=False)
+    batches = list(digits.test_dataloader())
     with torch.no_grad():
         exact = torch.cat([model.double()(batch.patches) for batch in batches])
     labels = torch.cat([batch.labels for batch in batches])
@@ -77,18 +62,18 @@ def test_evaluation_is_that_of_the_mantissas_or_a_fault(size, data, tmp_path):
 
 
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_never_predicted(lost, data, tmp_path):
-    model = scaled_classifier(data, TensorTrain, 1.0)
+def test_what_is_not_finite_is_never_predicted(lost, digits, tmp_path):
+    model = scaled_classifier(digits, TensorTrain, 1.0)
     with torch.no_grad():
         model.format.last[0, 0, 3] = lost
     with pytest.raises(
         Fault, match=r"scores of \d+ of the \d+ samples of a batch are not finite: nothing is predicted"
     ):
-        quiet(tmp_path).predict(model, datamodule=data, output=tmp_path / "found.csv")
+        quiet_trainer(tmp_path).predict(model, datamodule=digits, output=tmp_path / "found.csv")
     assert not (tmp_path / "found.csv").exists()
     for evaluate in ("validate", "test"):
         with pytest.raises(Fault, match=r"loss is nan, scores of \d+ samples are out of range"):
-            getattr(quiet(tmp_path), evaluate)(model, datamodule=data, verbose=False)
+            getattr(quiet_trainer(tmp_path), evaluate)(model, datamodule=digits, verbose=False)
 
 
 def test_softmax_and_order_survive_any_scale():

@@ -8,16 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 import wandb
-from conftest import Killed, contents, kill
+from conftest import Killed, clean_environment, contents, file_contents, kill, read_wandb
 
-from ttlightning import UserError
 from ttlightning.runs.files import write_whole
-from ttlightning.runs.run import Run
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.loggers import MetricsTable
 
@@ -39,13 +36,11 @@ STEPS_OF_AN_EPOCH = 9  # 180 training images
           "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
     ],
 )  # fmt: skip
-def test_killed_and_resumed_to_the_same_bits(command, at_step, options, stops):
+def test_killed_and_resumed_to_the_same_bits(command, options, stops):
     command.finished(*LONG, *options)
     words = ("fit", *LONG, *options)
     for stop in stops:
-        at_step(stop, kill)
-        with pytest.raises(Killed):
-            command(*words)
+        command.killed(stop, *words)
         words = ("fit", "--ckpt_path=runs/debug/1")
     command(*words)
     whole, resumed = (contents(command.folder / f"runs/debug/{n}") for n in (0, 1))
@@ -84,15 +79,10 @@ def test_killed_after_training_but_before_the_result(command, monkeypatch):
     assert contents(command.folder / "runs/debug/1") == contents(command.folder / "runs/debug/0")
 
 
-def test_a_process_killed_by_the_system(command):
+def test_a_process_killed_by_sigkill_resumes(command):
     """SIGKILL to a real process in the middle of training; and the same W&B run goes on."""
-    words = (*LONG, "--trainer.max_epochs=40", "--last_checkpoint.every_n_steps=3")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
-    environment |= command.environment | {"WANDB_MODE": "offline"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], cwd=command.folder, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    words = (*LONG, "--trainer.max_epochs=10", "--last_checkpoint.every_n_steps=3")
+    process = command.start("fit", *words, environment={"WANDB_MODE": "offline"}, stdout=-3, stderr=-3)
     run = command.folder / "runs/debug/0"
     deadline = time.monotonic() + 240
     while not (run / "checkpoints/last.ckpt").exists():
@@ -116,55 +106,31 @@ def test_a_process_killed_by_the_system(command):
     assert len(logs) >= 2
     assert {log.name for log in logs} == {f"run-{identifier}.wandb"}
     last = max(logs, key=lambda log: log.stat().st_mtime_ns)
-    assert history(last) == (run / "metrics.csv").read_text().count("\n") - 1 + FIGURES
-
-
-def history(log: Path) -> int:
-    """How many rows W&B's own reader finds in an offline record."""
-    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
-    lines = subprocess.run(read, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sum("history" in line for line in lines)
+    rows = sum("history" in record for record in read_wandb(last)[1])
+    assert rows == (run / "metrics.csv").read_text().count("\n") - 1 + FIGURES
 
 
 def test_a_finished_run_is_left_alone(command):
     command.finished(*LONG)
-    before = {p: p.read_bytes() for p in (command.folder / "runs").rglob("*") if p.is_file()}
+    before = file_contents(command.folder)
     for words in ((), LONG):
         done = command("fit", *words, "--ckpt_path=runs/debug/0", code=2)
         assert "runs/debug/0 is finished" in done.stderr
-    assert {p: p.read_bytes() for p in (command.folder / "runs").rglob("*") if p.is_file()} == before
+    assert file_contents(command.folder) == before
 
 
-def test_a_run_without_a_checkpoint_and_another_configuration(command, at_step):
-    at_step(1, kill)
-    with pytest.raises(Killed):
-        command("fit", *LONG)
+def test_a_run_without_a_checkpoint_and_another_configuration(command):
+    command.killed(1, "fit", *LONG)
     done = command("fit", *LONG, "--seed_everything=5", "--ckpt_path=runs/debug/0", code=2)
     assert "runs/debug/0 was begun with another configuration, it has seed_everything: 0" in done.stderr
 
 
-def test_another_configuration_makes_a_new_run(command, at_step):
-    at_step(12, kill)
-    with pytest.raises(Killed):
-        command("fit", *LONG)
+def test_another_configuration_makes_a_new_run(command):
+    command.killed(12, "fit", *LONG)
     before = (command.folder / "runs/debug/0/metrics.csv").read_bytes()
     command("fit", *LONG, "--ckpt_path=runs/debug/0", "--trainer.max_epochs=2")
     assert command.result("debug/1")["epochs"] == 2
     assert (command.folder / "runs/debug/0/metrics.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize("stop", [STEPS_OF_AN_EPOCH + 2, 2 * STEPS_OF_AN_EPOCH + 2])
-def test_a_run_that_began_at_a_checkpoint_is_one_like_any_other(command, at_step, stop):
-    """Killed before its own first checkpoint, or after; resumed in its directory to the bits of one that was not."""
-    command.finished(*LONG, "--trainer.max_epochs=1")
-    longer = ("fit", "--ckpt_path=runs/debug/0", "--trainer.max_epochs=3")
-    command(*longer)
-    at_step(stop, kill)
-    with pytest.raises(Killed):
-        command(*longer)
-    command("fit", "--ckpt_path=runs/debug/2")
-    assert contents(command.folder / "runs/debug/2") == contents(command.folder / "runs/debug/1")
-    assert sorted(path.name for path in (command.folder / "runs/debug").iterdir()) == ["0", "1", "2"]
 
 
 def test_a_loss_that_is_not_finite(command):
@@ -180,18 +146,15 @@ def test_a_loss_that_is_not_finite(command):
     assert not (command.folder / "runs/debug/0/result.json").exists()
 
 
-def test_a_file_system_that_takes_no_more(command):
+def test_a_full_disk_is_one_line(command):
     """The kernel itself refuses: no file of this process may grow beyond 8 KiB, and a checkpoint is larger."""
     limit = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY));"
         "from ttlightning.commands.main import main; main(sys.argv[1:])"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "TTLIGHTNING"))}
-    done = subprocess.run(
-        [sys.executable, "-c", limit, "fit", *LONG], cwd=command.folder, env=environment | command.environment,
-        capture_output=True, text=True,
-    )  # fmt: skip
+    words, environment = [sys.executable, "-c", limit, "fit", *LONG], clean_environment(**command.environment)
+    done = subprocess.run(words, cwd=command.folder, env=environment, capture_output=True, text=True)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 8192
     assert done.returncode == 1, done.stderr
     assert os.strerror(errno.EFBIG) in done.stderr
@@ -227,17 +190,6 @@ def test_a_process_that_dies_while_it_writes_leaves_the_older_file(tmp_path):
     assert file.read_bytes() == b"older"
     write_whole(file, b"newer")  # what the dead process left is not in the way
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-
-
-def test_a_lock_keeps_a_second_process_out(tmp_path):
-    first, second = Run(tmp_path), Run(tmp_path)
-    first.claim()
-    with pytest.raises(UserError, match="is being written by another process"):
-        second.claim()
-    first.lock.release()
-    second.claim()
-    second.lock.release()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_table_keeps_its_first_rows(tmp_path):

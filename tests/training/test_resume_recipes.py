@@ -88,7 +88,7 @@ class AsksEarly(Callback):
     ],
     ids=lambda options: " ".join(word.partition(".")[2] for word in options),
 )  # fmt: skip
-def test_whatever_is_asked_of_the_trainer(root, tmp_path, at_step, options):
+def test_any_options_of_the_trainer_resume_to_the_same_bits(root, tmp_path, at_step, options):
     """Checkpoints within epochs, schedules, accumulation, validation, and callbacks with states of their own."""
     words = ("--config=debug.yaml", "--data.dataset=mnist", *SMALL, "--last_checkpoint.every_n_steps=1",
              "--model.patch_dropout=0.2", *options)  # fmt: skip

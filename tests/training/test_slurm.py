@@ -7,8 +7,6 @@ import signal
 import pytest
 from conftest import assert_one_line
 
-from ttlightning.training.classifier import Classifier
-
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20")
 ONE_TASK = {
     "SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
@@ -16,7 +14,7 @@ ONE_TASK = {
 }  # fmt: skip
 
 
-def test_nothing_that_lies_there_is_begun_from(command):
+def test_slurm_jobs_ignore_checkpoints_in_the_working_directory(command):
     """Neither by fit, nor by the test that ends it; and the same of an OnExceptionCheckpoint's file."""
     command.finished(*SMALL)
     command("fit", *SMALL, "--seed_everything=1", "--trainer.max_epochs=2")
@@ -32,27 +30,19 @@ def test_nothing_that_lies_there_is_begun_from(command):
         assert here["epochs"] == 1
 
 
-def test_usr1_leaves_nothing_in_the_working_directory_and_queues_nothing(command, monkeypatch, tmp_path):
-    usual = Classifier._losses
-
-    def losses(self, batch):
-        if self.training and self.trainer.global_step == 3:
-            os.kill(os.getpid(), signal.SIGUSR1)
-        return usual(self, batch)
-
+def test_usr1_leaves_nothing_in_the_working_directory_and_queues_nothing(command, at_step, tmp_path):
     (tmp_path / "scontrol").write_text(f"#!/bin/sh\ntouch {tmp_path}/queued\n")
     (tmp_path / "scontrol").chmod(0o755)
     command.environment |= ONE_TASK | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     before = signal.getsignal(signal.SIGUSR1)
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "_losses", losses)
-        done = command("fit", *SMALL, code=143)
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+    done = command("fit", *SMALL, code=143)
     assert "stopped by SIGUSR1 after step 4 of epoch 1, with a checkpoint" in done.stderr
     assert [path.name for path in command.folder.iterdir()] == ["runs"]
     assert not (tmp_path / "queued").exists()
     assert signal.getsignal(signal.SIGUSR1) == before
     command("fit", "--ckpt_path=runs/debug/0")
-    command("fit", *SMALL)
+    command.finished(*SMALL)
     assert command.result("debug/0")["weights_sha256"] == command.result("debug/1")["weights_sha256"]
 
 
@@ -76,7 +66,7 @@ def test_usr1_leaves_nothing_in_the_working_directory_and_queues_nothing(command
         ({}, ("--trainer.plugins+=SLURMEnvironment",), "set its auto_requeue to false"),
     ],
 )
-def test_numbers_of_tasks_are_one_line(command, variables, options, message):
+def test_wrong_numbers_of_tasks_are_one_line(command, variables, options, message):
     """As srun and sbatch set them, an empty one taken away."""
     for name, value in (ONE_TASK | variables).items():
         if value:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kinds import needs_compiler
 
 from ttlightning.errors import UserError
 from ttlightning.formats.kernels import native, torch_chain
@@ -99,10 +100,9 @@ def test_the_same_bits_every_time(kernel):
     ("mode_size", "rank", "classes", "batch"),
     [(5, 1, 1, 1), (5, 6, 7, 33), (17, 17, 10, 64), (9, 40, 3, 70), (2, 300, 9, 9)],
 )
+@needs_compiler
 def test_the_number_of_threads_changes_no_bit(dtype, mode_size, rank, classes, batch, monkeypatch):
     """Also where the batch does not fill its vectors, and where sizes are no multiples of tiles, squares and chunks."""
-    if native.kernel() is None:
-        pytest.skip("this machine has no C compiler")
     monkeypatch.setattr(native, "ARITHMETIC_PER_THREAD", 1)
     for distinct in (1, 9):
         inputs = arguments(11, distinct, mode_size=mode_size, rank=rank, batch=batch, classes=classes)
@@ -135,27 +135,24 @@ def test_the_values_are_the_scaled_scores(kernel, size):
 
 
 @pytest.mark.parametrize("chain", [chain_values, chain_scores])
-def test_without_gradients_no_states_are_kept(chain, monkeypatch):
-    """Two of them are enough on the way there, and the scores are the same."""
-    if native.kernel() is None:
-        pytest.skip("this machine has no C compiler")
+def test_without_gradients_no_states_are_kept(chain, kernel, monkeypatch):
+    """The scores are the same with two states at a time, which is all that the compiled kernel keeps."""
     kept = []
     plan = native._plan
     monkeypatch.setattr(native, "_plan", lambda *sizes: kept.append(sizes[-1]) or plan(*sizes))
-    inputs = arguments(20, 18)
+    inputs = arguments(20, 18, rank=7, batch=37)
     with_gradients = chain(*inputs)
     with torch.no_grad():
         without = chain(*inputs)
-    assert kept == [native.KEEP_ALL, native.KEEP_TWO]
+    assert kept == ([native.KEEP_ALL, native.KEEP_TWO] if kernel == "native" else [])
     assert all(torch.equal(a, b) for a, b in zip(with_gradients, without, strict=True))
 
 
 @pytest.mark.parametrize("sites", [2, 3, 4, 7, 8, 9, 10, 16, 17, 25, 41, 64])
 @pytest.mark.parametrize("equal", [True, False])
+@needs_compiler
 def test_segments_change_nothing(sites, equal, monkeypatch):
     """Only some states kept, the others computed again: the same scores, and gradients that are as right; twice too."""
-    if native.kernel() is None:
-        pytest.skip("this machine has no C compiler")
     inputs = arguments(sites, min(1, sites - 2) if equal else sites - 2, rank=7, batch=37)
     results = []
     for least in (1000, 2):
@@ -178,14 +175,6 @@ def test_segments_change_nothing(sites, equal, monkeypatch):
         assert torch.equal(ours, theirs)  # threads change no bit, segmented or not
 
 
-def test_inference_gives_the_scores_of_training(kernel):
-    """Without gradients only two states are kept."""
-    inputs = arguments(20, 18, mode_size=3, rank=7, batch=37)
-    with torch.no_grad():
-        alone = chain_scores(*inputs)
-    assert all(torch.equal(a, b) for a, b in zip(alone, chain_scores(*inputs), strict=True))
-
-
 def test_not_a_number_comes_through(kernel):
     """A loss that is NaN must be seen, not hidden by a rescaling."""
     inputs = arguments(20, 1)
@@ -204,10 +193,9 @@ def test_strided_arguments(kernel):
     torch.autograd.gradcheck(lambda *p: scale_by_power_of_two(*chain_scores(*p)), odd)
 
 
-def test_what_does_not_fit_together_is_refused():
+@needs_compiler
+def test_arguments_of_different_sizes_are_refused():
     """The kernel reads memory by the sizes that it is told."""
-    if native.kernel() is None:
-        pytest.skip("this machine has no C compiler")
     features, first, interior, last = arguments(6, 4)
     with pytest.raises(UserError, match=r"features are torch.float32, the cores torch.float64"):
         chain_scores(features.float(), first, interior, last)

@@ -91,7 +91,7 @@ def test_a_damaged_library_is_never_loaded(compiler, tmp_path):
         load(compiler)
 
 
-def test_a_folder_that_does_not_serve(compiler, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_used(compiler, tmp_path, monkeypatch):
     """No folder, not executable: a private library, which leaves nothing behind; then the torch path, or one line."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -118,7 +118,7 @@ def test_a_folder_that_does_not_serve(compiler, tmp_path, monkeypatch):
         native.kernel.__wrapped__()
 
 
-def test_no_home_and_nobody_knows_the_user(compiler, monkeypatch):
+def test_no_home_folder_and_an_unknown_user(compiler, monkeypatch):
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
 

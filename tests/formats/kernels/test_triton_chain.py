@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 
 @pytest.mark.slow
-def test_the_kernels_say_what_torch_says():
+def test_triton_kernels_agree_with_torch():
     """Scores, exponents and gradients: all numbers of sites, with rescalings, for sizes whose products overflow."""
     cases = Path(__file__).with_name("triton_cases.py")
     surroundings = os.environ | {"TRITON_INTERPRET": "1"}
@@ -36,7 +36,7 @@ def test_the_kernels_say_what_torch_says():
 @pytest.mark.slow
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("block", [1, 32, 128])
-def test_they_compile_for_a_gpu_that_is_not_here(double, block, monkeypatch, tmp_path):
+def test_triton_kernels_compile_for_an_h100(double, block, monkeypatch, tmp_path):
     """To the machine code of an H100: what the interpreter lets pass, the compiler may not."""
     import triton.language as tl
     from triton.backends.compiler import GPUTarget

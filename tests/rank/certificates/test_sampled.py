@@ -3,22 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from kinds import FORMATS, TREES, restore
 from oracles import dense_canonical, dense_tree
-from restore import restore
 
-from ttlightning import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    SharedHierarchicalTucker,
-    TensorTrain,
-)
+from ttlightning import CanonicalPolyadic, HierarchicalTucker
 from ttlightning.rank import generic_tree_rank
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.verifier.verification import verify
-
-TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 
 
 def integers(kind, sites, mode_size, rank, classes=2, seed=0):
@@ -84,7 +76,7 @@ def test_low_ranks_of_other_formats_are_seen():
     assert literal_ranks(whole) == [16, 16]
 
 
-@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic, *TREES])
+@pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("sites", [2, 4])
 def test_exact_scores_are_the_scores(kind, sites):
     """Features of whole numbers and weights of 24 bits: what float64 finds, p times an integer beside the residue."""

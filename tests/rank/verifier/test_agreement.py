@@ -6,18 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from restore import restore
+from kinds import CHAINS, FORMATS, TREES, random_format, restore, weights_of
 from rich.console import Console
 from torch import nn
 
-from ttlightning import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    SharedHierarchicalTucker,
-    TensorTrain,
-    UserError,
-)
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain, UserError
 from ttlightning.rank import generic_odd_even_rank, in_figures, matricization
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import largest_grid, sampled_certificate
@@ -34,20 +27,9 @@ from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.callbacks.progress import describe_result
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
-CHAINS = [TensorTrain, EqualCoreTensorTrain]
-TREES = [HierarchicalTucker, SharedHierarchicalTucker]
 REAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 SITE = {"interior", "factors", "leaves"}
 END = {"last", "weights", "root"}
-
-
-def network(kind, sites, mode_size=3, rank=2, classes=2):
-    torch.manual_seed(0)
-    return kind(sites, mode_size, classes, rank, initialization="gaussian")
-
-
-def weights(format, type=torch.float32):
-    return {name: value.detach().to(type) for name, value in format.named_parameters()}
 
 
 def certified(state, sites, mode_size=3):
@@ -73,13 +55,13 @@ def zeroed(state, which):
 
 
 @pytest.mark.parametrize("which", ["nothing", "slice", "site", "class", "everything"])
-@pytest.mark.parametrize("kind", [*CHAINS, CanonicalPolyadic, *TREES])
+@pytest.mark.parametrize("kind", FORMATS)
 def test_every_certificate_holds_and_is_true(kind, which, tmp_path):
     """Its bound is no more than the rank of the whole matricization."""
     for sites in (2, 4) if kind in TREES else (2, 3, 4, 5, 6):
         for type in REAL:
-            state = zeroed(weights(network(kind, sites), type), which)
-            exact = network(kind, sites).double()
+            state = zeroed(weights_of(random_format(kind, sites, 3, 2), type), which)
+            exact = random_format(kind, sites, 3, 2).double()
             exact.load_state_dict(state)
             true = torch.linalg.matrix_rank(matricization(exact)).tolist()
             for index, certificate in enumerate(certified(state, sites)):
@@ -95,8 +77,8 @@ def test_every_certificate_holds_and_is_true(kind, which, tmp_path):
 
 @pytest.mark.parametrize("type", [torch.complex64, torch.complex128, torch.int64, torch.uint8, torch.bool])
 @pytest.mark.parametrize("kind", [TensorTrain, CanonicalPolyadic, HierarchicalTucker])
-def test_weights_that_are_no_real_numbers_are_refused_by_both(kind, type):
-    state = weights(network(kind, 4))
+def test_weights_that_are_not_real_are_refused(kind, type):
+    state = weights_of(random_format(kind, 4, 3, 2))
     for certificate in certified(state, 4):
         with pytest.raises(Rejected, match=f"are {str(type).removeprefix('torch.')}, certificates speak of float16"):
             verify(certificate, {name: value.to(type) for name, value in state.items()}, "ab", 4)
@@ -109,7 +91,7 @@ def test_weights_that_are_no_real_numbers_are_refused_by_both(kind, type):
 
 @pytest.mark.parametrize("type", REAL)
 def test_a_checkpoint_of_any_type_is_certified(command, type):
-    format = network(EqualCoreTensorTrain, 5).to(type)
+    format = random_format(EqualCoreTensorTrain, 5, 3, 2).to(type)
     state = {f"format.{name}": value for name, value in format.state_dict().items()}
     sizes = {"format": "EqualCoreTensorTrain", "sites": 5, "mode_size": 3, "classes": 2, "rank": 2}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: sizes}, command.folder / "network.ckpt")
@@ -121,7 +103,7 @@ def test_a_checkpoint_of_any_type_is_certified(command, type):
 
 
 @pytest.mark.parametrize(("name", "least"), [("mode_size", 1), ("rank", 1), ("sites", 2), ("seed", 0)])
-def test_the_ends_of_the_table_are_the_same_for_both(name, least):
+def test_certificates_and_verifier_have_the_same_ranges(name, least):
     sizes = {"mode_size": 2, "rank": 2, "sites": 4, "seed": 0}
     honest = generic_certificate(**sizes)
     for value in (least, LARGEST[name]):
@@ -137,7 +119,7 @@ LARGE = [(4096, 1, 2), (64, 64, 6), (65, 64, 6), (5000, 3, 8), (2, 5, 3)]
 
 
 @pytest.mark.parametrize(("mode_size", "rank", "sites"), LARGE)
-def test_work_is_refused_by_both_or_by_none(mode_size, rank, sites):
+def test_certificates_and_verifier_have_the_same_limits(mode_size, rank, sites):
     """Of the larger ones without counting: what is refused is said in the same words."""
     claims = {"mode_size": mode_size, "rank": rank, "sites": sites}
     if mode_size * rank > 4096 and min(mode_size, rank) ** 2 * min(mode_size, rank) > 4096:
@@ -151,7 +133,7 @@ def test_work_is_refused_by_both_or_by_none(mode_size, rank, sites):
 
 
 def test_different_cores_that_take_hours_are_refused_before_they_are_counted():
-    state = weights(network(TensorTrain, 8, mode_size=64, rank=64))
+    state = weights_of(random_format(TensorTrain, 8, 64, 64))
     primes = [p for p in range(2**31 - 1, 2**31 - 500, -2) if is_prime(p)][:8]
     with pytest.raises(UserError, match=r"would take about 1\.0 hours, the limit is 0\.6"):
         checkpoint_certificate(restore(state, 8), "ab", primes)
@@ -159,14 +141,14 @@ def test_different_cores_that_take_hours_are_refused_before_they_are_counted():
 
 def test_bounds_longer_than_python_writes(tmp_path):
     """d = 8192, n = 16, r = 4: a rank of 4,932 digits; what is written down is 10^4000, which is a bound too."""
-    format = network(EqualCoreTensorTrain, 8192, mode_size=16, rank=4)
-    certificate = checkpoint_certificate(restore(weights(format), 8192), "ab")
+    format = random_format(EqualCoreTensorTrain, 8192, 16, 4)
+    certificate = checkpoint_certificate(restore(weights_of(format), 8192), "ab")
     assert certificate["cp_rank_at_least"] == [LARGEST_BOUND] * 2
     assert "CP-rank at least 10^4000 each" in certificate["statement"]
     write_certificate(tmp_path / "certificate.json", certificate)
-    verify(read_certificate(tmp_path / "certificate.json"), weights(format), "ab", 8192)
+    verify(read_certificate(tmp_path / "certificate.json"), weights_of(format), "ab", 8192)
     with pytest.raises(Rejected, match="should be"):
-        verify(certificate | {"cp_rank_at_least": [LARGEST_BOUND - 1] * 2}, weights(format), "ab", 8192)
+        verify(certificate | {"cp_rank_at_least": [LARGEST_BOUND - 1] * 2}, weights_of(format), "ab", 8192)
     assert in_figures(generic_odd_even_rank(16, 4, 8192)) == "2.97e+4931"
     generic = generic_certificate(16, 4, 8192)
     verify(json.loads(json.dumps(generic)))
@@ -200,7 +182,7 @@ def checked(format, folder):
 @pytest.mark.parametrize("sites", [4, 5])
 @pytest.mark.parametrize("kind", CHAINS)
 def test_fit_certifies_a_site_of_zeros(kind, sites, tmp_path):
-    format = network(kind, sites)
+    format = random_format(kind, sites, 3, 2)
     with torch.no_grad():
         format.interior[-1] = 0
         format.interior[0] *= 1e3  # the condition of a singular T is more than a float
@@ -209,12 +191,12 @@ def test_fit_certifies_a_site_of_zeros(kind, sites, tmp_path):
     assert latest["entropy"] == [0, 0]
     assert json.loads(json.dumps(latest, allow_nan=False)) == latest
     verify(
-        read_certificate(Run(tmp_path).certificate_file), weights(format), weights_sha256(module.state_dict()), sites
+        read_certificate(Run(tmp_path).certificate_file), weights_of(format), weights_sha256(module.state_dict()), sites
     )
 
 
 def test_fit_of_long_chains_ends_with_a_certificate(tmp_path):
-    latest, _ = checked(network(EqualCoreTensorTrain, 8192, mode_size=16, rank=4), tmp_path)
+    latest, _ = checked(random_format(EqualCoreTensorTrain, 8192, 16, 4), tmp_path)
     assert latest["certified"] == [LARGEST_BOUND] * 2
     assert latest["bound"] == LARGEST_BOUND
     write_json(tmp_path / "result.json", {"rank": latest})
@@ -226,7 +208,7 @@ def test_fit_says_why_a_network_has_no_certificate(tmp_path):
     file = Run(tmp_path).certificate_file
     file.parent.mkdir()
     file.write_text("of other weights")
-    latest, _ = checked(network(CanonicalPolyadic, 2, mode_size=1, rank=100_001), tmp_path)
+    latest, _ = checked(random_format(CanonicalPolyadic, 2, 1, 100_001), tmp_path)
     assert latest["not_certified"] == "rank is 100001, the limit is 100,000"
     assert "certified" not in latest
     assert not file.exists()

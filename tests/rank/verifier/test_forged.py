@@ -11,16 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from restore import restore
+from kinds import random_format, restore, weights_of
 
 import ttlightning
-from ttlightning import (
-    CanonicalPolyadic,
-    EqualCoreTensorTrain,
-    HierarchicalTucker,
-    SharedHierarchicalTucker,
-    TensorTrain,
-)
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
 from ttlightning.commands.verify import judge
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
@@ -37,7 +31,7 @@ KINDS = {
     "sampled chain": (EqualCoreTensorTrain, 5),
     "sampled units": (CanonicalPolyadic, 4),
     "sampled tree": (HierarchicalTucker, 4),
-    "sampled shared tree": (SharedHierarchicalTucker, 8),
+    "sampled shared tree": (ttlightning.SharedHierarchicalTucker, 8),
 }
 
 
@@ -46,9 +40,7 @@ def made(name, folder):
     kind, sites = KINDS[name]
     if kind is None:
         return generic_certificate(4, 2, sites), None
-    torch.manual_seed(0)
-    format = kind(sites, 4, 2, 3, initialization="gaussian")
-    weights = {key: value.detach() for key, value in format.named_parameters()}
+    weights = weights_of(random_format(kind, sites, 4, 3))
     state = {f"format.{key}": value for key, value in weights.items()}
     network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": 3}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: network}, folder / "network.ckpt")
@@ -183,7 +175,7 @@ def test_any_value_at_any_place_is_rejected_or_has_its_form(name, data, tmp_path
         ({"sites": 100_000}, "cp_rank_at_least is 32, but should be an integer of 13,288 bits"),
     ],
 )
-def test_what_a_few_bytes_ask_for_is_refused_before_any_work(changes, why, tmp_path):
+def test_sizes_in_a_certificate_are_checked_before_any_work(changes, why, tmp_path):
     file = tmp_path / "certificate.json"
     file.write_text(json.dumps(generic_certificate(4, 2, 6) | changes))
     started = time.perf_counter()
@@ -193,20 +185,15 @@ def test_what_a_few_bytes_ask_for_is_refused_before_any_work(changes, why, tmp_p
 
 
 @pytest.mark.parametrize("kind", ["generic", "staircase", "sampled tree"])
-def test_texts_that_no_writer_makes(kind, tmp_path):
+def test_unusual_json_is_read_or_refused(kind, tmp_path):
     content, _ = made(kind, tmp_path)
     file, text = tmp_path / "certificate.json", json.dumps(content)
     for old, new, code in (
         ('"mode_size": 4', '"mode_size": 4e400', 1),
-        ('"mode_size": 4', '"mode_size": 4.0', 1),
-        ('"mode_size": 4', '"mode_size": 4, "mode_size": 4', 2),
-        ('"mode_size": 4', '"mode_size": NaN', 2),
-        ('"mode_size": 4', '"mode_size": ' + "9" * 5000, 2),
         ('"mode_size": 4', '"mode_size": ' + "[" * 100_000 + "]" * 100_000, 2),
         ('"mode_size": 4', '"mode_size": ' + "[" * 900 + "]" * 900, 1),
         ('"mode_size": 4', '"\\u006dode_size": 4', 0),
         ('"kind"', '"kind\\u0000"', 2),
-        ("}", "", 2),
     ):
         assert old in text
         file.write_text(text.replace(old, new))
@@ -217,7 +204,7 @@ def test_texts_that_no_writer_makes(kind, tmp_path):
     assert judge(file)[0] == 2
 
 
-def test_where_the_checkpoint_lies_is_checked_even_where_another_is_named(tmp_path):
+def test_the_path_of_the_checkpoint_is_checked(tmp_path):
     content, _ = made("staircase", tmp_path)
     file, network = tmp_path / "certificate.json", tmp_path / "network.ckpt"
     for place in (5, None, "", ".", "/etc/passwd", "~/network.ckpt", "~root/x", "a\nb", "x" * 5000, ["a"]):
@@ -278,7 +265,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     assert judge(file, network)[0] == 0
 
 
-def test_file_names_that_cannot_be_printed(command):
+def test_unprintable_file_names_are_escaped(command):
     names = ["[red].json", "a\nholds b.json", "\udcff.json", "[bold]é.json"]
     for name in names:
         (command.folder / name).write_text(json.dumps(generic_certificate(3, 2, 4)))

@@ -5,26 +5,19 @@ import math
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers.logger import Logger
+from conftest import quiet_trainer
+from experiments import Rows
 
 from ttlightning import (
     CanonicalPolyadic,
     EqualCoreTensorTrain,
     HierarchicalTucker,
     PatchDataModule,
-    ScoreTensor,
     SharedHierarchicalTucker,
     TensorTrain,
     UserError,
 )
-from ttlightning.rank.measures import (
-    certify,
-    describe_certificate,
-    measure_ranks,
-    measure_staircase,
-    summarize_ranks,
-)
+from ttlightning.rank.measures import certify, describe_certificate, measure_ranks, measure_staircase, summarize_ranks
 from ttlightning.rank.verifier.verification import read_certificate, verify
 from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.run import Run
@@ -32,43 +25,17 @@ from ttlightning.training.callbacks import RankCheck
 from ttlightning.training.classifier import Classifier
 
 
-class ListLogger(Logger):
-    """Keeps what was logged."""
-
-    name, version = "list", 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.logged: list[tuple[int, dict]] = []
-
-    def log_metrics(self, metrics, step=None):
-        if any(key.startswith("rank/") for key in metrics):
-            self.logged.append((step, metrics))
-
-    def log_hyperparams(self, *args, **kwargs):
-        """Nothing to keep."""
-
-
 @pytest.mark.parametrize(
     ("every", "epochs", "expected"), [(1, 3, [0, 7, 14, 21]), (2, 3, [0, 14, 21]), (0, 2, [0, 14])]
 )
-def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
+def test_epochs_of_the_rank_check(tmp_path, write_mnist, every, epochs, expected):
     data = PatchDataModule("mnist", write_mnist(tmp_path), batch_size=32)
-    check, logger = RankCheck(every_n_epochs=every, sketch_size=4), ListLogger()
-    trainer = Trainer(
-        max_epochs=epochs,
-        accelerator="cpu",
-        logger=logger,
-        callbacks=[check],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
+    check, rows = RankCheck(every_n_epochs=every, sketch_size=4), Rows()
+    trainer = quiet_trainer(tmp_path, max_epochs=epochs, logger=rows, callbacks=[check], limit_val_batches=0)
     trainer.run = Run(tmp_path)
     model = Classifier(16, 49, 10)
     trainer.fit(model, datamodule=data)
-    assert [step for step, _ in logger.logged] == expected
+    assert sorted({step for step, name in rows.values if name.startswith("rank/")}) == expected
     lines = [json.loads(line) for line in (tmp_path / "rank" / "checks.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == expected
     assert check.latest.pop("statement") == read_certificate(tmp_path / "rank" / "certificate.json")["statement"]
@@ -83,7 +50,7 @@ def test_when_it_looks(tmp_path, write_mnist, every, epochs, expected):
 
 @pytest.mark.parametrize("sites", [4, 5, 16, 17, 784])
 @pytest.mark.parametrize(("kind", "published"), [(TensorTrain, 2), (EqualCoreTensorTrain, 1)])
-def test_what_it_finds(kind, published, sites):
+def test_measured_ranks(kind, published, sites):
     """n = 3, r = 2: K18 gives 2^(d//2), A24 gives 1; odd d like even d, long chains like short ones."""
     torch.manual_seed(0)
     format = kind(sites, 3, 4, rank=2, initialization="gaussian", gain=2.0)
@@ -125,25 +92,6 @@ def test_what_is_certified_of_other_formats(kind, sites, mode_size, rank, size, 
     generic = min(mode_size, rank) ** (sites // 2) if tree else min(rank, mode_size ** (sites // 2))
     assert summary["rank/bound"] == generic
     assert summary["rank/bound"] >= summary["rank/certified"]
-
-
-def test_a_format_without_exact_scores_is_measured_and_says_why_it_has_no_certificate():
-    class Product(ScoreTensor):
-        rank = 1
-
-        def scaled_scores(self, features):
-            return features.prod(1)[:, :1], torch.zeros(len(features), dtype=torch.int32)
-
-    with pytest.raises(UserError, match="Product has no method exact_scores"):
-        certify(Product(4, 3, 1), 8)
-    assert measure_ranks(Product(4, 3, 1), 8, 1e-6, 0)["sketch_rank"] == [1]
-
-
-def test_units_that_say_the_same_are_not_certified():
-    format = CanonicalPolyadic(6, 4, 2, 3)
-    with torch.no_grad():
-        format.factors[:, :, 2] = format.factors[:, :, 0]
-    assert certify(format, 8)["cp_rank_at_least"] == [2, 2]
 
 
 def test_a_low_rank_is_seen():

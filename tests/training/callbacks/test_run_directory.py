@@ -2,6 +2,8 @@
 
 import csv
 
+import pytest
+from conftest import quiet_trainer
 from lightning.pytorch import Trainer as LightningTrainer
 
 from ttlightning import PatchDataModule
@@ -15,11 +17,10 @@ def test_without_a_run_nothing_is_written(tmp_path, monkeypatch, write_mnist):
     data, empty = write_mnist(tmp_path / "data"), tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": True}
     for kind in (LightningTrainer, Trainer):
         check = RankCheck(sketch_size=4)
         callbacks = [check, RunFigures(), LastCheckpoint()]
-        trainer = kind(max_epochs=1, accelerator="cpu", logger=False, callbacks=callbacks, **quiet)
+        trainer = quiet_trainer(empty, kind, max_epochs=1, callbacks=callbacks, enable_checkpointing=True)
         model, module = Classifier(16, 49, 10), PatchDataModule("mnist", data, batch_size=32)
         trainer.fit(model, datamodule=module)
         trainer.test(model, datamodule=module, verbose=False)
@@ -28,8 +29,12 @@ def test_without_a_run_nothing_is_written(tmp_path, monkeypatch, write_mnist):
     assert list(empty.iterdir()) == []
 
 
-def test_a_fast_dev_run_leaves_nothing(command):
-    command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--trainer.fast_dev_run=true", "--run=a")
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_fast_dev_run_validates_and_leaves_nothing(command, steps):
+    words = ("fit", "--config=debug.yaml", "--data.dataset=mnist", "--trainer.fast_dev_run=true", "--run=a")
+    shown = command(*words, f"--data.steps_per_execution={steps}").stdout
+    assert "val " in shown
+    assert ("each in a call of its own, for " in shown) == (steps == 4)
     assert list(command.folder.iterdir()) == []
 
 

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import read_wandb
 from PIL import Image
 
 from ttlightning import Classifier
@@ -78,9 +77,7 @@ def test_the_objects_of_wandb(command):
     command("fit", *SMALL, "--wandb.tags=[mine, mnist]", "--seed_everything=3")
     run = command.folder / "runs/debug/0"
     [log] = run.glob("wandb/offline-run-*/*.wandb")
-    read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
-    text = subprocess.run([*read, "--summary"], capture_output=True, text=True, check=True).stdout
-    found = json.loads(text)
+    found, records = read_wandb(log)
     tags = ["mine", "mnist", "EqualCoreTensorTrain", "equal cores", "d=4", "n=5", "r=4", "seed=3"]
     assert found["tags"] == tags
     summary = found["summary"]
@@ -103,7 +100,6 @@ def test_the_objects_of_wandb(command):
     assert (files / summary["rank/spectrum"]["path"]).read_bytes() == (run / "figures/spectrum.png").read_bytes()
     assert isinstance(summary["val/acc"], float)  # what a sweep's metric reads
 
-    records = [json.loads(line) for line in subprocess.run(read, capture_output=True, text=True).stdout.splitlines()]
     kinds = {record["type"] for record in records}
     assert "artifact" not in kinds
     assert any("wandb/confusion_matrix/v1" in json.dumps(record) for record in records if record["type"] == "config")
@@ -111,14 +107,8 @@ def test_the_objects_of_wandb(command):
         m.get("name") or m["glob_name"]: m.get("step_metric") for m in (r["metric"] for r in records if "metric" in r)
     }
     steps = "trainer/global_step"
-    assert axes == {
-        "epoch": None,
-        steps: None,
-        "*": steps,
-        "train/loss": "epoch",
-        "train/acc": "epoch",
-        "val/*": "epoch",
-    }
+    by_epoch = dict.fromkeys(("train/loss", "train/acc", "val/*"), "epoch")
+    assert axes == {"epoch": None, steps: None, "*": steps} | by_epoch
 
 
 def test_nothing_is_made_for_wandb_where_it_is_disabled(command, monkeypatch):
@@ -148,7 +138,7 @@ def test_verdicts_of_devices_are_gathered_in_order(monkeypatch):
         assert found.scores.dtype == torch.float32
 
 
-def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
+def test_figures_and_tables_show_the_names_of_classes(tmp_path, monkeypatch):
     """In the figures, whatever matplotlib makes of a dollar sign otherwise, in the tables and in W&B's chart."""
     names = ("ant", "$\\frac$ of a very long name", "a_b^")
     scores = torch.eye(3)[[1, 1, 2, 0]]
@@ -158,12 +148,7 @@ def test_classes_are_called_by_their_names(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "draw_mistakes", lambda *args: drawn.append(args) or whole(*args))
     chart = show_confusion(found, tmp_path, True, names)["test/confusion"]
     counts = {(actual, said): count for actual, said, count in chart.table.data if count}
-    assert counts == {
-        (names[0], names[1]): 1,
-        (names[1], names[1]): 1,
-        (names[2], names[2]): 1,
-        (names[2], names[0]): 1,
-    }
+    assert counts == {(names[a], names[b]): 1 for a, b in ((0, 1), (1, 1), (2, 2), (2, 0))}
     assert rows(tmp_path / "confusion.csv") == [
         {"label": "0", "label_name": names[0], "0": "0", "1": "1", "2": "0"},
         {"label": "1", "label_name": names[1], "0": "0", "1": "1", "2": "0"},

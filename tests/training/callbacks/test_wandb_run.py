@@ -71,13 +71,13 @@ def test_the_mode_in_the_environment_may_be_in_capitals(monkeypatch, given, mode
         ("WANDB_INIT_TIMEOUT", "-1", "WANDB_INIT_TIMEOUT is '-1'"),
     ],
 )
-def test_a_variable_that_is_mistaken(command, name, value, message):
+def test_invalid_wandb_variables_are_refused(command, name, value, message):
     command.environment[name] = value
     assert_one_line(command("fit", "--config=debug.yaml", "--data.dataset=mnist", code=2).stderr, message)
     assert not list(command.folder.glob("runs/*/*"))
 
 
-def test_another_of_wandbs_own(command, monkeypatch):
+def test_settings_that_wandb_rejects_are_one_line(command, monkeypatch):
     """Found by W&B itself, when it begins."""
     monkeypatch.setattr(wandb, "init", lambda **_: wandb.Settings(quiet="perhaps"))
     done = command("fit", "--config=debug.yaml", "--data.dataset=mnist", code=2)
@@ -94,7 +94,7 @@ def test_who_chooses_the_identifier(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_of_a_sweep_is_the_one_that_the_agent_has_made(command):
+def test_a_sweeps_run_has_the_agents_identifier(command):
     """The environment is that of `wandb agent`; the record and the provenance have its identifier."""
     sweep = {"WANDB_SWEEP_ID": "s1", "WANDB_RUN_ID": "r1", "WANDB_MODE": "OffLine"}
     command.process("fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false", **sweep)
