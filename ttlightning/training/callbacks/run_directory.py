@@ -23,14 +23,7 @@ from ttlightning.runs.trust import option_for
 from ttlightning.system import signals
 from ttlightning.system.paths import command
 from ttlightning.training.callbacks.rank_check import RankCheck
-from ttlightning.training.callbacks.wandb_run import (
-    WandbOptions,
-    define_axes,
-    init_timeout,
-    new_identifier,
-    tags,
-    wandb_mistake,
-)
+from ttlightning.training.callbacks.wandb_run import WandbOptions, init_timeout, new_identifier, open_wandb, tags
 from ttlightning.training.loggers import MetricsTable, Record
 from ttlightning.training.trainer import Trainer
 
@@ -196,9 +189,16 @@ class RunDirectory(Callback):
             patience = init_timeout()
             with signals.held("when the run directory is made"):
                 self._claim(trainer)
-            self._wandb_run = self._open_wandb(tags(trainer, pl_module, self.wandb.tags), patience)
+            names = tags(trainer, pl_module, self.wandb.tags)
+            labels = masked(asdict(self.wandb) | {"tags": names, "notes": os.environ.get("WANDB_NOTES")})
+            labels = self._without_secrets(labels) | {"mode": self.mode}
+            self._wandb_run = open_wandb(self.run, self.experiment, yaml.safe_load(self.config), labels, patience)
             self._say_what_is_hidden()
         except UserError as mistake:
+            if self.run is not None and not self.begin.goes_on:  # nothing but what this call has made
+                self.run.lock.release()
+                shutil.rmtree(self.run.path)
+                self.run = None
             return str(mistake)
         return None
 
@@ -248,34 +248,3 @@ class RunDirectory(Callback):
         if again := masked_keys({name: part for name, part in config.items() if name != "wandb"}):
             line += f"; config.yaml does not keep {', '.join(again)}: give it again where the run goes on"
         print(f"ttlightning: {line}", file=sys.stderr)
-
-    def _open_wandb(self, tags: list[str], patience: float) -> Any:
-        """The W&B run, with the complete configuration, filed under the experiment's name.
-
-        W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the
-        provenance says what of it matters.
-        """
-        run, record = self.run, self.run.provenance
-        labels = asdict(self.wandb) | {"tags": tags, "notes": os.environ.get("WANDB_NOTES")}
-        labels = self._without_secrets(masked(labels)) | {"mode": self.mode}
-        (run.path / "wandb").mkdir(exist_ok=True)
-        try:
-            wandb_run = wandb.init(
-                dir=str(run.path),
-                id=record["wandb"],
-                resume="allow",
-                name=f"{self.experiment}-{run.path.name}",
-                group=self.experiment,
-                job_type="fit",
-                config=yaml.safe_load(self.config) | {"provenance": record},
-                settings=wandb.Settings(console="off", x_disable_meta=True, disable_git=True, init_timeout=patience),
-                **labels,
-            )
-        except (wandb.Error, ConnectionError, ValueError) as fault:
-            if not self.begin.goes_on:  # nothing but what this call has made
-                run.lock.release()
-                shutil.rmtree(run.path)
-                self.run = None
-            raise UserError(wandb_mistake(fault, self.mode)) from fault
-        define_axes(wandb_run)
-        return wandb_run
