@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.formats.modular import Residues, extend_states
-from ttlightning.rank.bounds import generic_odd_even_rank
 from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, multiply, rank_modulo
 from ttlightning.rank.full_matricization import random_cores
 from ttlightning.system.output import run_script

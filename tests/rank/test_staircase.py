@@ -4,16 +4,18 @@ import flint
 import numpy as np
 import pytest
 import torch
+import witnesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from restore import restore
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
-from ttlightning.rank import generic_odd_even_rank, matricization, witnesses
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
 from ttlightning.rank.full_matricization import full_matricizations, measured_rank, random_cores
-from ttlightning.rank.staircase import open_matricization, pair_matrix, pairs, state_matrix
+from ttlightning.rank.staircase import pair_matrix, pairs, state_matrix
+from ttlightning.rank.unfolding import matricization
 
 P = PRIMES[0]
 
@@ -34,6 +36,20 @@ def literal(witness, sites):
     return entries.transpose(order).reshape(len(witness.first) ** ((sites + 1) // 2), -1)
 
 
+def open_matricization(interior):
+    """P° as the product of its staircase factors: rows (a, i_3, i_5, ..), columns (i_2, i_4, .., c)."""
+    r = interior[0].shape[1]
+    product, rows, columns = np.eye(r, dtype=np.int64), r, 1  # product: (rows, columns, state)
+    for even, odd in zip(interior[::2], interior[1::2], strict=True):
+        n, n_following = len(even), len(odd)
+        step = pair_matrix(even, odd, lambda a, b: multiply(a, b, P)).reshape(r, n_following, n * r)  # (b, i), (j, c)
+        grown = multiply(product.reshape(rows * columns, r), step.reshape(r, n_following * n * r), P)
+        grown = grown.reshape(rows, columns, n_following, n, r).transpose(0, 2, 1, 3, 4)
+        rows, columns = rows * n_following, columns * n
+        product = grown.reshape(rows, columns, r)
+    return product.reshape(rows, columns * r)
+
+
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(2, 6), st.booleans(), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
 def test_the_measured_rank_is_the_generic_rank(mode_size, rank, sites, equal, seed):
@@ -50,8 +66,7 @@ def test_the_open_matricization_is_the_product_of_the_staircase(mode_size, rank,
     order = [*range(0, sites, 2), *range(1, sites, 2)]
     whole = states.reshape([rank, *[mode_size] * (sites - 2), rank]).transpose(order)
     whole = whole.reshape(rank * mode_size ** (sites // 2 - 1), -1)
-    found = open_matricization(interior, lambda a, b: multiply(a, b, P))
-    assert np.array_equal(found, whole)
+    assert np.array_equal(open_matricization(interior), whole)
 
     def determinant(matrix):
         return int(flint.nmod_mat(*matrix.shape, matrix.ravel().tolist(), P).det())
@@ -60,7 +75,7 @@ def test_the_open_matricization_is_the_product_of_the_staircase(mode_size, rank,
     for even, odd in pairs(sites):
         step = pair_matrix(interior[even - 2], interior[odd - 2], lambda a, b: multiply(a, b, P))
         product = product * pow(determinant(step), mode_size ** (sites // 2 - 2), P) % P
-    assert determinant(found) in (product, P - product)
+    assert determinant(whole) in (product, P - product)
 
 
 def chain(kind, sites, mode_size, rank, classes=2, seed=0):

@@ -16,11 +16,11 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
-from ttlightning.rank import matricization
 from ttlightning.rank.certificates.sampled import grid, largest_grid, sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.limits import LARGEST_FILE
+from ttlightning.rank.unfolding import matricization
 from ttlightning.rank.verifier.arithmetic import eliminate, is_prime
 from ttlightning.rank.verifier.verification import NoCertificate, Rejected, read_certificate, verify
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttlightning.errors import UserError
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.formats.modular import Residues
-from ttlightning.rank.bounds import generic_odd_even_rank
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
 from ttlightning.rank.limits import out_of_range, refuse, staircase_excess, stated, unfit
