@@ -143,11 +143,9 @@ class CLI(LightningCLI):
         check_experiment_name(options.experiment)
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
-            run = newest_run(runs_root(), options.experiment, config, self.subcommand)
-            begins_again = self.subcommand == "fit" and not run.checkpoint.is_file()
-            options.ckpt_path = str(run if begins_again else checkpoint_file(run.path))
+            options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
         if options.ckpt_path is not None:
-            options.ckpt_path = str(expanded(options.ckpt_path))
+            options.ckpt_path = str(checkpoint_file(Path(options.ckpt_path), begun=self.subcommand == "fit"))
         refuse_masked(options.as_dict())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

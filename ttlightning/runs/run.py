@@ -215,11 +215,17 @@ def check_experiment_name(name: str) -> str:
     return name
 
 
-def checkpoint_file(path: Path) -> Path:
-    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+def checkpoint_file(path: Path, begun: bool = False) -> Path:
+    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none.
+
+    With ``begun``, a run that has no checkpoint yet gives its directory: ``fit`` starts it again.
+    """
     path = expanded(path)
-    file = Run(path).checkpoint if path.is_dir() else path
+    run = Run(path)
+    file = run.checkpoint if path.is_dir() else path
     if not file.is_file():
+        if begun and run.config_file.is_file():
+            return path
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
     return file
 

@@ -17,7 +17,7 @@ from ttlightning.runs.beginning import Beginning
 from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY, weights_sha256
 from ttlightning.runs.files import write_json, write_whole
 from ttlightning.runs.masking import MASK, Masked, masked, masked_keys
-from ttlightning.runs.provenance import differences, masked_provenance
+from ttlightning.runs.provenance import differences, provenance
 from ttlightning.runs.run import Run, runs_root
 from ttlightning.runs.trust import option_for
 from ttlightning.system import signals
@@ -203,7 +203,7 @@ class RunDirectory(Callback):
 
     def _claim(self, trainer: Trainer) -> str:
         """Lock the run's directory and write config and provenance into it; the identifier of its W&B run."""
-        record = self._without_secrets(masked_provenance(_dataset(trainer), trainer.world_size))
+        record = self._without_secrets(provenance(_dataset(trainer), trainer.world_size))
         self._check_data(record["dataset"])
         run = self.begin.run or Run.create(runs_root(), self.experiment)
         run.path.mkdir(parents=True, exist_ok=True)
