@@ -105,8 +105,7 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 def configuration(words: Sequence[str]) -> dict[str, Any]:
     """``config.yaml`` of ``fit`` with these arguments, parsed; ``UserError`` where fit would refuse them."""
     words, names = take_trusted(words)
-    with trusting(names):
-        return _read(complete_arguments(["fit", *words]))
+    return _read(complete_arguments(["fit", *words]), names)
 
 
 def configuration_of(run: Run) -> dict[str, Any]:
@@ -118,8 +117,8 @@ def configuration_of(run: Run) -> dict[str, Any]:
     return _read(["fit", "--config", ForeignConfig(config_text(run.config_file), run.config_file)])
 
 
-def _read(words: Sequence[str]) -> dict[str, Any]:
-    with _READING:
+def _read(words: Sequence[str], names: Sequence[str] = ()) -> dict[str, Any]:
+    with _READING, trusting(names):
         reader = _reader()
         check_foreign(reader.parser, words)
         options = reader.parser.parse_args([str(word) for word in words]).fit
