@@ -61,11 +61,6 @@ TRAINER_DEFAULTS = {
 }
 
 
-# That config.yaml can hold what Lightning's own callbacks have as defaults.
-register_type(torch.device, str, torch.device)
-yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
-
-
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line, and ends with exit code 2."""
 
@@ -90,6 +85,9 @@ class CLI(LightningCLI):
     """LightningCLI with a run directory around ``fit`` and the data's sizes linked into the network."""
 
     def __init__(self, args: list[str]) -> None:
+        # That config.yaml can hold what Lightning's own callbacks have as defaults.
+        register_type(torch.device, str, torch.device)
+        yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
         super().__init__(
             Classifier,
             PatchDataModule,
@@ -244,8 +242,8 @@ class CLI(LightningCLI):
             )
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     """Run fit, validate, test or predict."""
     words, names = take_trusted(args)
     with quiet_libraries(), trusting(names), own_exceptions():
-        CLI(complete_arguments(words))
+        return kind(complete_arguments(words))

@@ -20,7 +20,7 @@ from jsonargparse import set_parsing_settings
 
 from ttlightning.errors import UserError
 from ttlightning.runs.masking import MASK
-from ttlightning.system.parsing import denied_import, import_rules, may_be_imported, restored_import_rules
+from ttlightning.system.parsing import denied_import, may_be_imported, parsing_settings, restored_settings
 
 OPTION: Final = "--trust"
 
@@ -49,10 +49,7 @@ LONGEST: Final = 1_000_000
 DEEPEST: Final = 50
 """Levels of a configuration; a complete one has 6."""
 
-# For every configuration: a value of type Any stays plain data, and an import from jsonargparse's own list of refused
-# modules (os, subprocess, pickle, ...) is an error instead of a warning.
-set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-_BY_DEFAULT: Final = import_rules()
+_BY_DEFAULT: Final = dict(parsing_settings)
 
 
 class NotTrusted(UserError):
@@ -134,12 +131,17 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def trusting(names: Iterable[str]) -> Iterator[None]:
     """Inside, a configuration may also name these modules, classes and functions, and their members.
 
+    A value of type Any stays plain data, and an import from jsonargparse's own list of refused modules (os, subprocess,
+    pickle, ...) is an error instead of a warning.
+
     Raises:
         UserError: if a name cannot be imported, or may never be trusted.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
-    with restored_import_rules():
-        set_parsing_settings(import_path_allowlist=paths)
+    with restored_settings():
+        set_parsing_settings(
+            instantiate_subclass_spec_in_any=False, import_path_denylist=[], import_path_allowlist=paths
+        )
         yield
 
 
@@ -188,7 +190,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
     A configuration with another mistake gives the names before the mistake; its next reader reports the mistake.
     """
     names: list[str] = []
-    with restored_import_rules(_BY_DEFAULT):
+    with restored_settings(_BY_DEFAULT):
         while True:
             try:
                 with trusting(names):
@@ -205,7 +207,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
     """Parse a configuration. jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
-    with restored_import_rules():
+    with restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
             name = value.get("class_path") if isinstance(value, dict) else None
