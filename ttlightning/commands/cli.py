@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
-from ttlightning.commands.parser import renamed_since_0_1
+from ttlightning.commands.parser import PlainErrors, renamed_since_0_1
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
 from ttlightning.runs.masking import masked, refuse_masked
@@ -66,16 +66,15 @@ register_type(torch.device, str, torch.device)
 yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
 
 
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line, and ends with exit code 2."""
+class Parser(PlainErrors, LightningArgumentParser):
+    """Says what a user can do about a mistake: the known names next to an unknown one, or the values that fit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if name := refused_name(message, ex):
             raise NotTrusted(name) from ex
-        raise UserError(" ".join(message.split()) + self._way_out(message))
+        super().error(message, ex)
 
-    def _way_out(self, message: str) -> str:
-        """What a user can do about a message: the known names next to an unknown one, or the values that fit."""
+    def way_out(self, message: str) -> str:
         if (renamed := renamed_since_0_1(message)) or "since version 0.2" in message:
             return renamed
         if "ReduceLROnPlateau" in message:
