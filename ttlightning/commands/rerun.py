@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from jsonargparse import Namespace
-
 from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_json

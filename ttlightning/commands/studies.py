@@ -25,6 +25,7 @@ import yaml
 from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
+from ttlightning.comparison.tables import percent as percent_of
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.identity import run_name
 from ttlightning.runs.lock import Lock
@@ -116,8 +117,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
 
 def percent(values: Sequence[float]) -> str:
     """``98.02 ± 0.26``: mean and interval of fractions, in percent."""
-    found = estimate(values)
-    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.interval:.2f}" if found.interval is not None else "")
+    return percent_of(estimate(values))
 
 
 class _Crew:
