@@ -60,7 +60,7 @@ def test_what_a_tilde_means_without_a_home_is_asked(homeless, command, tmp_path)
     command.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     for name in ("TTLIGHTNING_RUNS", "TTLIGHTNING_DATA"):
         command.environment |= {"TTLIGHTNING_DATA": str(command.data), name: "~/x"}
-        assert_one_line(command(*FIT, code=2).stderr, "~/x: there is no home folder")
+        assert_one_line(command(*FIT, code=2).stderr, "~/x: ~ has no home folder here")
     assert list(command.folder.iterdir()) == []
 
 

@@ -35,7 +35,7 @@ from ttlightning.system import signals
 from ttlightning.training.quiet import quiet_libraries
 
 _READING: Final = threading.Lock()
-"""jsonargparse's parser serves one thread at a time."""
+"""The parser serves one thread at a time: while it reads a config, the working directory is the config's folder."""
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """A lock between the threads of this process for each file of ``_alone``."""
@@ -109,7 +109,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
     ``("--run", path)`` gives the configuration of a run as this version completes it.
     """
     words, names = take_trusted(words)
-    with trusting(names), _READING:
+    with _READING, trusting(names):
         words, reader = complete_arguments(["fit", *words]), _reader()
         check_foreign(reader.parser, words)
         return yaml.safe_load(reader._dump(reader.parser.parse_args([str(word) for word in words]).fit))
