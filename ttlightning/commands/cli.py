@@ -60,6 +60,10 @@ TRAINER_DEFAULTS = {
 }
 
 
+for name in formats.FILES:
+    getattr(formats, name)  # jsonargparse resolves a class name without a module among the imported classes
+
+
 class Parser(PlainErrors, LightningArgumentParser):
     """Says what a user can do about a mistake: the known names next to an unknown one, or the values that fit."""
 

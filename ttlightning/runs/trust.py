@@ -18,14 +18,14 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from ttlightning.errors import UserError
+from ttlightning.formats import FILES
 from ttlightning.runs.masking import MASK
 from ttlightning.system.parsing import denied_import, may_be_imported, parsing_settings, restored_settings
 
 OPTION: Final = "--trust"
 
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("ttlightning", "torch.nn.Module", ("CanonicalPolyadic", "EqualCoreTensorTrain", "HierarchicalTucker",
-     "PatchFeatureMap", "SharedHierarchicalTucker", "TensorTrain")),
+    ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
     ("torch.optim", "torch.optim.Optimizer", ()),
     ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
