@@ -11,28 +11,29 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI
+from ttlightning.commands.cli import CLI, run
 from ttlightning.runs.machine import cpu_name
 from ttlightning.system.output import run_script
-from ttlightning.training.quiet import quiet_libraries
+
+SETTINGS = {"as it is": (True, 1), "not deterministic": (False, 1), "four microbatches": (True, 4)}
+"""Name: deterministic algorithms, microbatches."""
 
 
 class Settings(Callback):
-    """Changes a setting from epoch to epoch, and takes the time of each, up to its last step."""
+    """Changes the setting from epoch to epoch and measures each epoch up to its last step."""
 
-    def __init__(self, settings: dict[str, Callable[[LightningModule], None]]) -> None:
-        self.settings, self.seconds = list(settings.items()), {name: [] for name in settings}
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.name, change = self.settings[trainer.current_epoch % len(self.settings)]
-        change(pl_module)
+        self.name = list(SETTINGS)[trainer.current_epoch % len(SETTINGS)]
+        deterministic, pl_module.microbatches = SETTINGS[self.name]
+        torch.use_deterministic_algorithms(deterministic)
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -40,26 +41,12 @@ class Settings(Callback):
             self.seconds[self.name].append(time.perf_counter() - self.started)
 
 
-def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:
-    def change(module: LightningModule) -> None:
-        torch.use_deterministic_algorithms(deterministic)
-        module.microbatches = virtual
-
-    return change
-
-
 class TimedCLI(CLI):
     """`fit` with the settings in turns."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
-        self.watch = Settings(
-            {
-                "as it is": switch(True, 1),
-                "not deterministic": switch(False, 1),
-                "four microbatches": switch(True, 4),
-            }
-        )
+        self.watch = Settings()
         trainer.callbacks.append(self.watch)
         return trainer
 
@@ -69,12 +56,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--config", default="eq.yaml")
     options, overrides = parser.parse_known_args()
-    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"TTLIGHTNING_RUNS": folder, "WANDB_MODE": "disabled"}
         epochs, quiet = f"--trainer.max_epochs={3 * options.rounds}", "--trainer.enable_progress_bar=false"
         words = ["fit", "--config", options.config, epochs, quiet]
         words += ["--test_after_fit=false", "--data.steps_per_execution=16"]
-        seconds = TimedCLI(complete_arguments([*words, *overrides])).watch.seconds
+        seconds = run([*words, *overrides], TimedCLI).watch.seconds
     print(f"\n{options.config} on {cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for price, above, below in (
         ("deterministic algorithms", "as it is", "not deterministic"),

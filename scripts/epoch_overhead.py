@@ -24,8 +24,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional as F
 
-from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI
+from ttlightning.commands.cli import CLI, run
 from ttlightning.system.output import run_script
 
 
@@ -85,15 +84,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TTLIGHTNING_RUNS"] = folder
         words = ["fit", "--config", options.config, f"--trainer.max_epochs={options.epochs}", "--data.validation=0"]
-        watch = TimedCLI(complete_arguments([*words, "--test_after_fit=false", *overrides])).stopwatch
-    ratios = sorted(f / b for f, b in zip(watch.fit, watch.bare, strict=True))
+        watch = run([*words, "--test_after_fit=false", *overrides], TimedCLI).stopwatch
     print(f"\n{options.config} on {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for epoch, (fit, bare) in enumerate(zip(watch.fit, watch.bare, strict=True), start=1):
+    times = list(zip(watch.fit, watch.bare, strict=True))
+    for epoch, (fit, bare) in enumerate(times, start=1):
         print(f"epoch {epoch}   fit {fit:6.2f} s   bare {bare:6.2f} s   ratio {fit / bare:.3f}")
     if options.gpu_check:
         pairs = sorted(b / a for a, b in zip(watch.fit[0::2], watch.fit[1::2], strict=False))
         print(f"with the variable {statistics.median(pairs):.3f} times the epoch ({pairs[0]:.3f} to {pairs[-1]:.3f})")
         return
+    ratios = sorted(fit / bare for fit, bare in times)
     print(f"median ratio {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 

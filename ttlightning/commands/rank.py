@@ -13,19 +13,11 @@ from rich.table import Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
-from ttlightning.rank import (
-    can_be_written,
-    chain_parameters,
-    cp_rank_bound_a24,
-    cp_rank_bound_k18,
-    generic_odd_even_rank,
-    in_figures,
-    ratio,
-    shallow_parameters,
-)
+from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
+from ttlightning.rank.bounds import chain_parameters, in_figures, ratio, shallow_parameters
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.full_matricization import LARGEST_MATRIX, matricization_shape, measured_rank
-from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
+from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS, out_of_range, staircase_excess
 from ttlightning.system.output import print_whole
 
 SIZES: Final = ("mode_size", "rank", "sites")
@@ -94,7 +86,7 @@ def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
             if reason := out_of_range(**{name: value}):
                 raise UserError(option + reason.removeprefix(name))
     for mode_size, rank, sites in sizes:
-        if not can_be_written(generic_odd_even_rank(mode_size, rank, sites)):
+        if generic_odd_even_rank(mode_size, rank, sites) >= LARGEST_BOUND:
             size = f"mode size {mode_size} and rank {rank}"
             raise UserError(f"--sites is {sites}: at {size} the generic rank has over {MOST_DIGITS:,} digits")
 

@@ -25,6 +25,7 @@ import yaml
 from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
+from ttlightning.comparison.tables import percent as percent_of
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.identity import run_name
 from ttlightning.runs.lock import Lock
@@ -34,7 +35,7 @@ from ttlightning.system import signals
 from ttlightning.training.quiet import quiet_libraries
 
 _READING: Final = threading.Lock()
-"""jsonargparse's parser serves one thread at a time."""
+"""The parser serves one thread at a time: while it reads a config, the working directory is the config's folder."""
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """A lock between the threads of this process for each file of ``_alone``."""
@@ -108,7 +109,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
     ``("--run", path)`` gives the configuration of a run as this version completes it.
     """
     words, names = take_trusted(words)
-    with trusting(names), _READING:
+    with _READING, trusting(names):
         words, reader = complete_arguments(["fit", *words]), _reader()
         check_foreign(reader.parser, words)
         return yaml.safe_load(reader._dump(reader.parser.parse_args([str(word) for word in words]).fit))
@@ -116,8 +117,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
 
 def percent(values: Sequence[float]) -> str:
     """``98.02 ± 0.26``: mean and interval of fractions, in percent."""
-    found = estimate(values)
-    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.interval:.2f}" if found.interval is not None else "")
+    return percent_of(estimate(values))
 
 
 class _Crew:

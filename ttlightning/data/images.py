@@ -9,7 +9,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ttlightning.data.idx import idx_of, is_idx
-from ttlightning.data.pictures import PICTURES, check_name, is_folder, picture_of, pictures_in, read_file, with_channels
+from ttlightning.data.pictures import (
+    PICTURES,
+    check_name,
+    is_folder,
+    pictures_in,
+    read_file,
+    read_picture,
+    with_channels,
+)
 from ttlightning.errors import UserError
 
 
@@ -62,7 +70,6 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _read(path: Path, channels: int) -> UInt8[Tensor, "samples channels height width"]:
-    content = read_file(path)
-    if path.suffix.lower() not in PICTURES and is_idx(content):
+    if path.suffix.lower() not in PICTURES and is_idx(content := read_file(path)):
         return idx_of(content, path, 3).unsqueeze(1).expand(-1, channels, -1, -1)
-    return with_channels(picture_of(content, path), channels).unsqueeze(0)
+    return with_channels(read_picture(path), channels).unsqueeze(0)

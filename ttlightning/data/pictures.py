@@ -47,11 +47,7 @@ def read_picture(path: Path) -> UInt8[Tensor, "channels height width"]:
         UserError: a file that cannot be read, is no PNG or JPEG, is damaged, too large, animated, transparent, or has
             more than 8 bits for a channel, or colours other than grey and RGB.
     """
-    return picture_of(read_file(path), path)
-
-
-def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height width"]:
-    """The same from a file's content; ``path`` is for messages."""
+    content = read_file(path)
     depth = content[24] if content.startswith(PNG) and len(content) > 24 else 8
     image = _load(content, path)
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
@@ -63,7 +59,7 @@ def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height wid
     if image.mode == "P" and image.getextrema()[1] >= len(image.getpalette() or ()) // 3:
         raise UserError(f"{path} is damaged: it has colours that are not in its palette")
     unscaled = image.mode == "L" and depth < 8  # Pillow leaves the transparent grey as it is, and scales the others
-    if image.has_transparency_data and (unscaled or not _is_opaque(image)):
+    if image.has_transparency_data and (unscaled or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)):
         raise UserError(f"{path} is transparent in places, and shows what lies below; save it without transparency")
     if image.mode in ("1", "L", "LA"):
         return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
@@ -163,10 +159,6 @@ def _kind_of(content: bytes) -> str | None:
     except (*_DAMAGE, Image.DecompressionBombError):
         return "HEIF" if content[4:8] == b"ftyp" else None  # a telephone's, which Pillow alone does not read
     return kind if kind not in ("PNG", "JPEG") else None
-
-
-def _is_opaque(image: Image.Image) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 _NO_PICTURE: Final = "is no picture, or is damaged"

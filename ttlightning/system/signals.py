@@ -97,13 +97,8 @@ class _Listener:
 _listener: _Listener | None = None
 
 
-def _forked() -> None:
-    if _listener is not None:
-        signal.set_wakeup_fd(-1)  # the child must not write its signals to the parent's pipe
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # the child must not write its signals to the parent's pipe
+    os.register_at_fork(after_in_child=lambda: _listener and signal.set_wakeup_fd(-1))
 
 
 def listen(importing: bool = False) -> bool:
@@ -114,14 +109,9 @@ def listen(importing: bool = False) -> bool:
     _listener = _Listener(importing)
     _parent = _parent or _Parent()
     if importing:
-        atexit.register(_ignore_signals)
+        for number in SIGNALS:  # Python removes its handlers at exit, and a signal would change the exit code
+            atexit.register(signal.signal, number, signal.SIG_IGN)
     return True
-
-
-def _ignore_signals() -> None:
-    """Ignore signals at exit: Python removes its handlers then, and a signal would change the exit code."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def close() -> None:
@@ -153,14 +143,13 @@ def listening() -> Iterator[None]:
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Inside, a signal ends the process at once: a library may catch what is raised while it is imported."""
-    if _listener is None:
-        yield
-        return
-    _listener.importing = True
+    if _listener is not None:
+        _listener.importing = True
     try:
         yield
     finally:
-        _listener.importing = False
+        if _listener is not None:
+            _listener.importing = False
 
 
 def hold(until: str) -> None:

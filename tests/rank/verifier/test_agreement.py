@@ -18,13 +18,15 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
-from ttlightning.rank import generic_odd_even_rank, in_figures, matricization
+from ttlightning.formats.bounds import generic_odd_even_rank
+from ttlightning.rank.bounds import in_figures
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import largest_grid, sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import LARGEST, LARGEST_BOUND
 from ttlightning.rank.measures import measure_ranks
 from ttlightning.rank.spectrum import entropy
+from ttlightning.rank.unfolding import matricization
 from ttlightning.rank.verifier.arithmetic import is_prime
 from ttlightning.rank.verifier.verification import Rejected, read_certificate, verify
 from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256

@@ -12,10 +12,10 @@ from ttlightning.rank.limits import sample_excess, staircase_excess, unfit
 from ttlightning.rank.statements import sampled_statement
 from ttlightning.rank.verifier.arithmetic import (
     Slices,
-    eliminate_small,
     hashed,
     hashed_core,
     matrix,
+    rank_modulo,
     staircase_ranks,
 )
 from ttlightning.rank.verifier.claims import NoCertificate, Rejected, agree, check_claims, difference, read_certificate
@@ -117,7 +117,7 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
             scores.reshape([counts[site] for site in chosen]).transpose(order)
             for scores in of_network(weights, vectors, p)
         )
-        _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
+        _compare(claimed, [rank_modulo(each.reshape(size, size), p) for each in classes], p)
 
 
 def _compare(claimed: Any, counted: Any, p: int) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ttlightning.rank import in_figures
+from ttlightning.rank.bounds import in_figures
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
