@@ -27,7 +27,6 @@ from ttlightning.system.paths import command, expanded
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
 DIFFERENT: Final = "different"
-Rows = Sequence[dict[str, str]]
 EXIT_CODES: Final = {BITWISE: 0, METRICS: 3, DIFFERENT: 1}
 
 
@@ -114,7 +113,7 @@ def rerun(run: Run, root: str | None) -> int:
 
 
 def cause(known: Sequence[str], silent: Sequence[str]) -> str:
-    """The possible causes of other weights, as far as the two provenances name them."""
+    """The possible causes of other weights: entries that differ, else entries that the older record lacks."""
     if known:
         return f"what differed beforehand and can change the weights: {', '.join(known)}"
     if silent:
@@ -203,7 +202,7 @@ def show(before: dict[str, Any], now: dict[str, Any]) -> None:
 def compare(first: Run, second: Run) -> Comparison:
     """The outcomes of two finished runs of one configuration, compared by metrics and weights."""
     one, two = first.result, second.result
-    if different := list(_different_values(first.metrics, second.metrics)):
+    if different := list(_different_values(first, second)):
         _, name, largest = max(different, key=lambda entry: entry[2])
         return Comparison(DIFFERENT, different[0][0], name, largest)
     if one["metrics"] != two["metrics"]:
@@ -211,9 +210,9 @@ def compare(first: Run, second: Run) -> Comparison:
     return Comparison(BITWISE if one["weights_sha256"] == two["weights_sha256"] else METRICS)
 
 
-def _different_values(first: Rows, second: Rows) -> Iterator[tuple[int, str, float]]:
-    """(step, name, relative difference) of every value in two tables that is not the same text."""
-    for one, two in itertools.zip_longest(first, second, fillvalue={}):
+def _different_values(first: Run, second: Run) -> Iterator[tuple[int, str, float]]:
+    """(step, name, relative difference) of every value in the metrics of two runs that is not the same text."""
+    for one, two in itertools.zip_longest(first.metrics, second.metrics, fillvalue={}):
         for name in sorted({*one, *two}):
             a, b = one.get(name) or "", two.get(name) or ""
             if a != b:

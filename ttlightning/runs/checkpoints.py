@@ -16,24 +16,24 @@ from ttlightning.errors import UserError
 from ttlightning.runs.seals import Damaged, check_seal
 
 CONFIG_KEY: Final = "ttlightning_config"
-"""Where a checkpoint keeps the complete configuration of its run, as YAML."""
+"""Key of the run's complete configuration, as YAML."""
 
 NETWORK_KEY: Final = "ttlightning_network"
-"""Where it keeps the name of the format and its sizes."""
+"""Key of the format's name and sizes."""
 
 RUN_KEY: Final = "ttlightning_run"
-"""Where it keeps how far the run directory's tables had come."""
+"""Key of the progress of the run's tables."""
 
 VERSION: Final = re.compile(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?")
 
 COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
-"""What Lightning's loops call their counters."""
+"""Names of the counters in Lightning's loops."""
 
 STEPS_KEY: Final = "ttlightning_steps_per_execution"
-"""Where it keeps how many steps shared a call: its place in the epoch is counted in calls."""
+"""Key of the number of steps in a call: the position in the epoch is counted in calls."""
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
-"""Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
+"""Key of the sums of the training metrics within an epoch, a row for each process."""
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""When are two configurations the same experiment? One table says what each key can change; every answer reads it.
+"""Whether two configurations are the same experiment, from one table of what each key can change.
 
 ===============================  ==============================================================================
 a run goes on in its directory   ``SAME_RUN``: every key is the same, but those that change nothing

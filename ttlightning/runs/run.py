@@ -1,4 +1,4 @@
-"""A run on the disk: the one place that knows the files of a run directory, and what their presence means.
+"""A run on the disk: names of its files, its state and its contents. No other module knows them.
 
 <root>/<experiment>/<name>/
     config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/  figures/

@@ -96,7 +96,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(run.checkpoint)
 
     def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
-        """The signal that this or another process has been sent: all of them stop after the same step."""
+        """The signal that any process was sent: all processes stop after the same step."""
         asked = signals.asked()
         if trainer.world_size == 1:
             return asked

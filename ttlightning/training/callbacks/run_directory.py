@@ -180,7 +180,7 @@ class RunDirectory(Callback):
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
 
     def _elapsed(self) -> float:
-        """Seconds of training so far, those before the checkpoint that the run went on from among them."""
+        """Seconds of training so far, including those before the checkpoint that the run went on from."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
