@@ -158,7 +158,8 @@ def test_seeds(script, tmp_path):
     said = script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
     [first, second] = re.findall(r"^\| debug\+rank-(\d) \| mnist5k \| 1 \| ([\d,]+) \|", said, re.M)
     assert (first, second) == (("2", "918"), ("3", "998"))
-    assert "ttlightning compare runs/debug+rank-2/0 runs/debug+rank-3/0" in said.splitlines()[-1]
+    paths = r"runs/debug\+rank-2/0-\w{8} runs/debug\+rank-3/0-\w{8}"
+    assert re.fullmatch(f"python -m ttlightning compare {paths}", said.splitlines()[-1])
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     assert script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
