@@ -16,10 +16,11 @@ from ttlightning.system.paths import expanded
 
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
-    """Replace config names by paths; without a config, add the configuration of ``--ckpt_path`` or ``--run``.
+    """Replace config names by paths and run directories by their last checkpoints.
 
-    Configs come first, in their order: an option wins over all of them, wherever it stands. ``--ckpt_path last``
-    without a config becomes the newest run. The path itself is resolved by ``CLI``.
+    Without a config, the configuration of ``--ckpt_path`` or ``--run`` is added. Configs come first, in their order: an
+    option wins over all of them, wherever it stands. ``--ckpt_path last`` becomes the newest run; beside a config,
+    ``CLI`` finds that run once the configuration is complete.
 
     Raises:
         UserError: where a config, a checkpoint or its configuration does not exist.
@@ -41,9 +42,11 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             values[option] = value
     source, run, is_fit = values.get("--ckpt_path"), values.get("--run"), completed[:1] == ["fit"]
     if source == NEWEST and not configs:
-        source = values["--ckpt_path"] = str(runs_of(runs_root(), values.get("--experiment"))[0])
-    if source is not None and not configs:
-        configs = [_own_config(checkpoint_file(Path(source), begun=is_fit))]
+        source = str(runs_of(runs_root(), values.get("--experiment"))[0])
+    if source is not None and source != NEWEST:
+        file = checkpoint_file(Path(source), begun=is_fit)
+        values["--ckpt_path"] = str(file)  # to YAML a bare ~ is nothing
+        configs = configs or [_own_config(file)]
     elif is_fit and run is not None and not configs and Run(expanded(run)).config_file.is_file():
         configs = [_own_config(expanded(run))]
     named = [word for config in configs for word in ("--config", config)]

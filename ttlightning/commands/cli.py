@@ -177,9 +177,8 @@ class CLI(LightningCLI):
         file = self.begin.state or self.begin.weights
         options.ckpt_path = file and str(file)
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
-        recording = WandbOptions(**options.wandb.as_dict())
-        mode = recording.chosen_mode()
-        self.run_directory = RunDirectory(options.experiment, config, recording, mode, self.begin, self.hidden)
+        wandb = WandbOptions(**options.wandb.as_dict())
+        self.run_directory = RunDirectory(options.experiment, config, wandb, self.begin, self.hidden)
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
 

@@ -3,7 +3,7 @@
 ===============================  ==============================================================================
 a run goes on in its directory   ``SAME_RUN``: every key is the same, but those that change nothing
 a checkpoint's state is taken up ``SAME_STEPS``: the same steps, up to rounding
-a study's run is found           ``identity``: a hash of the keys of ``SAME_RUN``, without the seed
+a study's run is found           ``run_name``: a hash of the keys of ``SAME_RUN``, without the seed
 runs are compared as one group   ``SAME_GROUP``: the same but for seed and recording; data are known by content
 ===============================  ==============================================================================
 """
@@ -114,15 +114,10 @@ def first_difference(
     return None
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """8 hexadecimal digits of an experiment: the same for all of its seeds, another for another configuration."""
-    text = json.dumps(settings(config, SAME_RUN | {Changes.SEED}), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def run_name(config: Mapping[str, Any], seed: int) -> str:
-    """Directory name of the run with this configuration and seed, within its experiment: ``<seed>-<identity>``."""
-    return f"{seed}-{identity(config)}"
+    """Directory name of a study's run: the seed, and 8 hexadecimal digits that are the same for all seeds."""
+    text = json.dumps(settings(config, SAME_RUN | {Changes.SEED}), sort_keys=True, default=str)
+    return f"{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check_version(config: Mapping[str, Any], source: Path) -> None:
