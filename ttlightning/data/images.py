@@ -5,26 +5,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from ttlightning.data.idx import idx_of, is_idx
-from ttlightning.data.pictures import (
-    PICTURES,
-    check_name,
-    is_folder,
-    pictures_in,
-    read_file,
-    read_picture,
-    with_channels,
-)
+from ttlightning.data.pictures import PICTURES, Pictures, pictures_in, read_picture, with_channels
+from ttlightning.data.reading import check_name, is_folder, read_file
 from ttlightning.errors import UserError
 
 
 class Images(NamedTuple):
     """Images and where each comes from."""
 
-    pixels: UInt8[Tensor, "samples channels height width"]
+    pixels: Pictures
     sources: list[tuple[Path, int]]
     """file, and the place in it"""
 
@@ -69,7 +60,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _read(path: Path, channels: int) -> UInt8[Tensor, "samples channels height width"]:
+def _read(path: Path, channels: int) -> Pictures:
     if path.suffix.lower() not in PICTURES and is_idx(content := read_file(path)):
         return idx_of(content, path, 3).unsqueeze(1).expand(-1, channels, -1, -1)
     return with_channels(read_picture(path), channels).unsqueeze(0)

@@ -15,7 +15,6 @@ from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
     DatasetName,
     ImageDataset,
-    Spec,
     default_root,
     describe_dataset,
     fetch_dataset,
@@ -96,7 +95,6 @@ class PatchDataModule(LightningDataModule):
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
         self.spec = describe_dataset(dataset, self.root)
-        self._take_names(self.spec)
         if offline_fallback is not None:
             fallback = describe_dataset(offline_fallback, self.root)
             if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
@@ -117,6 +115,11 @@ class PatchDataModule(LightningDataModule):
         self.classes = self.spec.classes
         self.images: ImageDataset | None = None
         self.own_images: Images | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; classes without names have their numbers."""
+        return self.spec.names or tuple(map(str, range(self.classes)))
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
@@ -143,13 +146,14 @@ class PatchDataModule(LightningDataModule):
         if self.images is not None or self.own_images is not None:
             return
         if self.dataset == "image_folder":
-            _say_that_it_takes_a_while(self.root)
+            name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
+            rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
         read = read_dataset(self.dataset, self.root, self.offline_fallback)
         images, labels = read.train.images, read.train.labels
         train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
         self.images = read
         if read.name != self.dataset:
-            self._take_names(describe_dataset(read.name, self.root))
+            self.spec = describe_dataset(read.name, self.root)
         self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
         if not self.augmentation:
             self._train = self.patching(self._train[0]), self._train[1]
@@ -168,7 +172,7 @@ class PatchDataModule(LightningDataModule):
             "sites": self.sites,
             "patch_dim": self.patch_dim,
         }
-        return described | ({"classes": list(self.class_names)} if self.has_names else {})
+        return described | ({"classes": list(self.spec.names)} if self.spec.names else {})
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: names of the classes; channels, height and width of an image."""
@@ -209,7 +213,7 @@ class PatchDataModule(LightningDataModule):
         return batches if self.steps_per_execution == 1 else Calls(batches, self.steps_per_execution)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
-        return self._evaluation(*self._validation) if len(self._validation[1]) else []
+        return self._evaluation(*self._validation) if self.has_validation() else []
 
     def test_dataloader(self) -> EvaluationBatches:
         return self._evaluation(*self._test)
@@ -229,12 +233,8 @@ class PatchDataModule(LightningDataModule):
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
-        shards = [shard] if self.microbatches == 1 else shard.cut(self.microbatches)
+        shards = shard.cut(max(self.microbatches, shard.world))
         return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype())
-
-    def _take_names(self, spec: Spec) -> None:
-        self.has_names = bool(spec.names)
-        self.class_names = spec.names or tuple(map(str, range(spec.classes)))
 
     def _held_out(self, samples: int, stage: str) -> int:
         """Training samples held out for validation: some, and not all, where there is to be validation."""
@@ -256,9 +256,3 @@ class PatchDataModule(LightningDataModule):
 
     def _shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
-
-
-@rank_zero_only
-def _say_that_it_takes_a_while(root: Path) -> None:
-    name = os.fsencode(root).decode(errors="backslashreplace")  # which standard output may not take otherwise
-    print(f"reading     the pictures under {name}", flush=True)

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +98,18 @@ class Trainer(LightningTrainer):
         _check_that_it_is_free(output)
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
-        own = None
         if images is not None:
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
         probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
-        names = datamodule.class_names if getattr(datamodule, "has_names", False) else None
-        if own is None:
-            head = ["index", "label"]
-            rows = list(enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()))
+        if images is None:
+            labels = torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()
+            source = {"index": range(len(labels)), "label": labels}
         else:
-            head, rows = ["file", "index"], own.sources
+            source = dict(zip(("file", "index"), zip(*own.sources, strict=True), strict=True))
         signals.hold("when the predictions are written")
-        content = _table(head, rows, predicted.tolist(), probabilities, names)
+        names = datamodule.spec.names if isinstance(datamodule, PatchDataModule) else ()
+        content = _table(source, predicted.tolist(), probabilities, names)
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)
@@ -141,23 +140,18 @@ def _short_gpu_check() -> Iterator[None]:
 
 
 def _table(
-    head: list[str],
-    rows: Sequence[tuple[Any, int]],
-    predicted: Sequence[int],
-    probabilities: torch.Tensor,
-    names: Sequence[str] | None,
+    source: Mapping[str, Sequence[Any]], predicted: Sequence[int], probabilities: torch.Tensor, names: Sequence[str]
 ) -> bytes:
-    """The lines of ``predictions.csv``: ``rows`` begin them, under ``head``."""
-    labelled = names is not None and head[-1] == "label"
-    named = ["predicted_name"] if names is not None else []
+    """The lines of ``predictions.csv``; ``source`` has the first columns by name."""
+    columns = dict(source)
+    if names and "label" in source:
+        columns["label_name"] = [names[label] for label in source["label"]]
+    columns["predicted"] = predicted
+    if names:
+        columns["predicted_name"] = [names[label] for label in predicted]
+    columns |= {f"p{c}": [f"{p:.6g}" for p in column] for c, column in enumerate(probabilities.T.tolist())}
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    numbers = (f"p{c}" for c in range(probabilities.shape[1]))
-    writer.writerow([*head, *(["label_name"] if labelled else []), "predicted", *named, *numbers])
-    for first, said, row in zip(rows, predicted, probabilities.tolist(), strict=True):
-        label = [names[first[1]]] if labelled else []
-        name = [names[said]] if named else []
-        writer.writerow([*first, *label, said, *name, *(f"{p:.6g}" for p in row)])
+    csv.writer(text).writerows([columns, *zip(*columns.values(), strict=True)])
     return text.getvalue().encode()
 
 

@@ -102,7 +102,7 @@ class RunFigures(Callback):
         self._seen = []
         if trainer.is_global_zero and len(found.index):
             data = trainer.datamodule
-            names = data.class_names if data.has_names else None
+            names = data.spec.names or None
             record = _record(trainer)
             objects = show_confusion(found, run.figures, record is not None, names)
             objects |= show_mistakes(found, data.images.test.images, run.figures, record is not None, names)
