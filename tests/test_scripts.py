@@ -267,11 +267,11 @@ def test_benchmark_of_other_formats(monkeypatch):
         peer = benchmark.peer_tree(case, ours, *mode, inline)
         torch.testing.assert_close(peer(features), ours(features))
         assert sum(p.numel() for p in peer.parameters()) == ours.parameter_count()
-    rows, table = benchmark.other_formats([case], [1], 5)
+    rows = benchmark.measure("format", [case], benchmark.OTHERS, 1, 5)
     assert [row["format"] for row in rows] == list(benchmark.OTHERS)
     assert ["step_ratio" in row for row in rows] == [False, True, False]
     assert all(row["step_ms"] > 0 and row["inference_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
-    assert table.row_count == len(rows)
+    assert benchmark.table_of("format", rows, benchmark.CELLS).row_count == len(rows)
 
 
 def test_every_way_of_the_peer_is_a_step(monkeypatch):

@@ -4,17 +4,9 @@ from typing import Final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ttlightning.comparison import tables
 from ttlightning.comparison.figure import COLOURS, panel_svg, panels
 from ttlightning.comparison.statistics import Comparison
-from ttlightning.comparison.tables import (
-    LEGEND,
-    PAIRS_LEGEND,
-    note_marks,
-    pair_table,
-    result_table,
-    run_table,
-    setting_table,
-)
 
 DARK_COLOURS: Final = ("#5b9ef0", "#f08a3c", "#35bd90", "#a58be8", "#ee74b0", "#d3a72c", "#ef7168", "#45b9cb")
 
@@ -36,14 +28,7 @@ def page(comparison: Comparison) -> str:
         comparison=comparison,
         colours=COLOURS,
         dark_colours=DARK_COLOURS,
-        results=result_table(comparison),
-        notes=note_marks(comparison),
-        legend=LEGEND,
+        tables=tables,
         curves=[panel_svg(comparison, name) for name in panels(comparison)],
-        bands=any(len(group.records) > 1 for group in comparison.groups),
-        pairs=pair_table(comparison.pairs),
-        pairs_legend=PAIRS_LEGEND,
-        runs=run_table(comparison),
         groups_of_runs=[i for i, group in enumerate(comparison.groups) for _ in (*group.records, *group.repeats)],
-        settings=setting_table(comparison),
     )

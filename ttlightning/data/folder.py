@@ -14,19 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from ttlightning.data.pictures import (
-    PICTURES,
-    check_name,
-    entries,
-    is_folder,
-    is_grey,
-    pictures_in,
-    read_picture,
-    with_channels,
-)
+from ttlightning.data.pictures import PICTURES, Picture, Pictures, is_grey, pictures_in, read_picture, with_channels
+from ttlightning.data.reading import check_name, entries, is_folder
 from ttlightning.errors import UserError
 
 
@@ -47,7 +39,7 @@ class PictureFolder:
         """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
         return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
-    def read(self, part: str) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
+    def read(self, part: str) -> tuple[Pictures, Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.
 
         Raises:
@@ -66,9 +58,7 @@ class PictureFolder:
             image.copy_(self._like_the_first(read_picture(file), file))
         return images, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
-    def _like_the_first(
-        self, picture: UInt8[Tensor, "own_channels own_height own_width"], file: Path
-    ) -> UInt8[Tensor, "channels height width"]:
+    def _like_the_first(self, picture: Picture, file: Path) -> Picture:
         channels, height, width = self.shape
         if picture.shape[1:] != (height, width):
             raise UserError(

@@ -19,7 +19,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torchvision.datasets.utils import calculate_md5, check_integrity
 
-from ttlightning.data.pictures import entries, is_folder, read_file
+from ttlightning.data.pictures import Pictures
+from ttlightning.data.reading import entries, is_folder, read_file
 from ttlightning.errors import UserError
 
 MOST_INFLATED: Final = 1032
@@ -76,7 +77,7 @@ def _inflated(content: bytes) -> bytes:
 
 def read_part(
     folder: Path, part: str, shape: tuple[int, int, int], classes: int
-) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
+) -> tuple[Pictures, Int[Tensor, " samples"]]:
     """Images and labels of ``part``, train or test, in a folder that ``find_folder`` gives.
 
     Raises:
