@@ -143,7 +143,7 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
 
 
 def _is_present(spec: Spec, root: Path) -> bool:
-    """Whether the files exist; damaged files do, and reading them raises the error."""
+    """Whether the files exist; if they are damaged, reading raises the error."""
     assert spec.kind is not None
     if _idx_folder(spec, root) is not None:
         return True

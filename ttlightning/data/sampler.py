@@ -132,6 +132,7 @@ class Calls:
 
     def __init__(self, batches: TrainingBatches, size: int) -> None:
         self.batches, self.size = batches, size
+        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
 
     def __len__(self) -> int:
         return -(-len(self.batches) // self.size)
@@ -140,12 +141,6 @@ class Calls:
         batches = iter(self.batches)
         while run := list(islice(batches, self.size)):
             yield run
-
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
 
 
 class EvaluationBatches:

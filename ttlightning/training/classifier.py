@@ -127,7 +127,7 @@ class Classifier(Network, LightningModule):
         if (batch.epoch, batch.step) != (self.current_epoch, step):
             raise Fault(
                 f"batch {batch.step + 1} of epoch {batch.epoch + 1} came at step {step + 1} of epoch "
-                f"{self.current_epoch + 1}: something made the data loader before the checkpoint's place was restored"
+                f"{self.current_epoch + 1}: the data loader was made before the checkpoint's position was restored"
             )
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, Outcome]:
