@@ -1,24 +1,23 @@
-"""Speed and memory of the chains beside TensorKrowch, on the same network and the same batches.
+"""Speed and memory of the tensor formats beside TensorKrowch, on the same network and the same batches.
 
     python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--threads 1 2] [--output results/benchmark]
 
 For every case (mode size n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
 
-  step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
-  floor      the same step without a chain: the features' sum over the sites through one matrix; what of the step is
-             the feature map, the loss, Adam and autograd
-  inference  forward alone, without gradients
-  memory     the most that torch's allocator holds at once during a step, beyond what it held before
+  step       forward, cross-entropy, backward and Adam of the network: feature map, chain, loss
+  floor      the same step with one matrix on the sum of the features instead of a chain: cost of the feature map, the
+             loss, Adam and autograd
+  inference  forward without gradients
+  memory     peak of torch's allocator during a step, minus its value before the step
 
 TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `step ratio` is against the fastest of them in
-this run, `step ratio default` against its default mode. Ratios are medians of pairwise ratios. The roofline
-line compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must
-move at least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+this run, `step ratio default` against its default mode. Ratios are medians of pairwise ratios. `of product` compares
+the arithmetic of our step with one large matrix product on this machine, `of copy` its least memory traffic
+(parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
 
-A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker with its own node at
-every place and with one for all places of a level. TensorKrowch's Tree, with a matrix for each leaf, is the second of
-them and starts with the same numbers; its eight modes are the four, contracting inline or stacked. Its UTree has one
-node for all levels, and it has no shallow network: the others stand alone.
+A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker, and hierarchical
+Tucker with one node for all positions of a level. TensorKrowch's Tree is the second and starts with the same numbers;
+it runs in eight modes, the four with contraction inline or stacked. TensorKrowch has no counterpart of the other two.
 """
 
 import argparse
@@ -83,7 +82,7 @@ class Network(nn.Module):
 
 
 class NoChain(nn.Module):
-    """Scores without a chain, for the floor."""
+    """Scores from the sum of the features, for the floor."""
 
     def __init__(self, mode_size: int) -> None:
         super().__init__()
@@ -100,7 +99,7 @@ def ours(case: Case, name: str) -> nn.Module:
 
 
 def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
-    """A training step and an inference, each without arguments."""
+    """A training step and an inference as functions without arguments."""
     mode_size, _, batch, sites = case
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(batch, sites, PATCH_DIM, generator=generator)
@@ -122,7 +121,7 @@ def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
 
 
 def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, one after the other in each round; two rounds to warm up."""
+    """Milliseconds of every step, interleaved in rounds, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
         for name, step in steps.items():
@@ -133,7 +132,7 @@ def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
 
 
 def peak_memory(step: Step) -> float:
-    """MB that torch's allocator holds at most during a step, beyond what it held before."""
+    """Peak of torch's allocator during a step minus its value before, in MB."""
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
@@ -208,7 +207,7 @@ def table_of(column: str, rows: list[dict[str, Any]], cells: dict[str, str]) -> 
 
 
 def machine_rates() -> dict[str, float]:
-    """What this machine reaches: GFLOP/s of a large product, GB/s of a large copy; the best of several tries."""
+    """GFLOP/s of a large product and GB/s of a large copy on this machine, the best of several tries."""
     matrix, line = torch.rand(1024, 1024), torch.rand(1 << 25)
     target = torch.empty_like(line)
 
@@ -241,7 +240,7 @@ def growth(repeats: int) -> tuple[dict[str, float], dict[str, list[list[float]]]
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Left: how many times as long TensorKrowch takes. Right: how our step grows with each size."""
+    """Left: ratios of the times of TensorKrowch and ours. Right: time of our step over each size."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     rows = report["results"]
     labels = [f"{tuple(row['case'])} {row['kind']}, {row['threads']} thr." for row in rows]
@@ -272,7 +271,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument(
-        "--other-cases", nargs="*", default=OTHER_CASES, help="of the other formats; none: leave them out"
+        "--other-cases", nargs="*", default=OTHER_CASES, help="cases of the other formats; empty for none"
     )
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--output", type=Path, help="path of the .json and .png, without the ending")

@@ -1,4 +1,4 @@
-"""A training step of TensorKrowch's chains in every way that it offers, beside ours and the step without a chain.
+"""A training step of TensorKrowch's chains with all its options, beside ours and a step without a chain.
 
     python scripts/peer_ways.py [--case 17,16,64,16] [--repeats 15] [--threads 1]
 
@@ -21,7 +21,7 @@ ORDER = ("auto_stack", "auto_unbind", "middle", "traced", "inline_input", "inlin
 
 
 def steps_of(case: Case, kind: str) -> dict[str, object]:
-    """Name: step, of ours, of none, and of every way of the peer."""
+    """Steps by name: ours, without a chain, and all options of the peer."""
     steps = {
         "ours": make_steps(case, ours(case, kind))[0],
         "without a chain": make_steps(case, NoChain(case[0]))[0],

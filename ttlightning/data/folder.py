@@ -1,10 +1,9 @@
-"""Pictures of one's own as a data set: a folder for each class, ROOT/train/<class>/ and ROOT/test/<class>/.
+"""The user's pictures as a data set: a folder for each class, ROOT/train/<class>/ and ROOT/test/<class>/.
 
-Classes are numbered in the order of their names; samples come class after class, in the order of the file names. The
-first picture says what all are: its size, and whether they are grey or coloured. A grey picture among coloured ones is
-read as the colour that it shows, one saved as RGB among grey ones as the grey that it shows; a coloured one among grey
-ones would lose something, and is refused. So is what would be left out without a word: pictures beside the folders of
-the classes, and folders inside these.
+Classes are numbered in the order of their names; samples are sorted by class, then by file name. The first picture
+determines the size of all pictures, and whether they are grey or coloured. A grey picture among coloured ones becomes
+RGB; an RGB picture of grey pixels among grey ones becomes grey; a coloured picture among grey ones is an error.
+Pictures beside the folders of the classes, and folders inside these, are errors: nothing is left out silently.
 """
 
 import itertools
@@ -24,7 +23,7 @@ from ttlightning.errors import UserError
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """What is known of the folder before its pictures are read.
+    """A folder before its pictures are read.
 
     ``classes`` are the sorted names of the class folders, ``first`` is the first training picture, ``shape`` its
     (channels, height, width), with 1 channel for grey and 3 for colour.
@@ -36,14 +35,14 @@ class PictureFolder:
     shape: tuple[int, int, int]
 
     def names(self) -> tuple[str, ...]:
-        """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
+        """Names of the classes in Unicode form NFC; file systems differ in the form of accents."""
         return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
     def read(self, part: str) -> tuple[Pictures, Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.
 
         Raises:
-            UserError: a picture that is damaged, or not like the first; a class without pictures.
+            UserError: a damaged picture, another size or colour than the first picture, a class without pictures.
         """
         files = [_pictures_of_a_class(self.root / part / name) for name in self.classes]
         sizes = [len(pictures) for pictures in files]
@@ -76,7 +75,7 @@ def look_into(root: Path) -> PictureFolder:
     """Classes, size and colour of the pictures under ``root``.
 
     Raises:
-        UserError: no such folders, classes that differ between the parts, or a first picture that cannot be read.
+        UserError: missing folders, classes that differ between the parts, an unreadable first picture.
     """
     train, test = (_class_folders(root / part) for part in ("train", "test"))
     if train != test:

@@ -13,7 +13,7 @@ from ttlightning.errors import UserError
 
 
 class Images(NamedTuple):
-    """Images and where each comes from."""
+    """Images and their sources."""
 
     pixels: Pictures
     sources: list[tuple[Path, int]]

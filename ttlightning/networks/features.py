@@ -1,4 +1,4 @@
-r"""The feature map: what every patch becomes before it meets the weight tensor.
+r"""The feature map, which turns a patch into the features that the weight tensor multiplies.
 
 f(x) = sigma(A x + b), the same A and b at every site, optionally followed by a constant feature 1  [K18, Sec. 2]
 """
@@ -33,14 +33,14 @@ class PatchFeatureMap(nn.Module):
         patch_dim: length of a vectorised patch.
         mode_size: n, the number of features, the constant one included.
         activation: sigma, applied entry by entry.
-        constant: the last feature is 1 for every patch. Terms of every degree below d then take part in the score,
-            and a core whose last slice is the identity passes the state on.
+        constant: whether the last feature is 1 for every patch. The score then has terms of all degrees up to d, and a
+            core whose last slice is the identity passes the state on.
 
     Shapes:
         patches ``(..., patch_dim)`` -> features ``(..., mode_size)``.
 
     Raises:
-        UserError: where no feature is left to learn, or the activation has no such name.
+        UserError: no feature is left to learn, or the activation has no such name.
     """
 
     def __init__(

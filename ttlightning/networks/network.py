@@ -16,7 +16,7 @@ from ttlightning.formats import ScoreTensor
 from ttlightning.formats.kernels.scales import below_the_largest
 from ttlightning.networks.features import PatchFeatureMap
 
-# Factories that a configuration names; the network supplies the arguments in brackets.
+# Factories in a configuration, with their arguments.
 FeatureMapFactory = Callable[[int], PatchFeatureMap]  # (patch_dim)
 ScoreTensorFactory = Callable[[int, int, int], ScoreTensor]  # (sites, mode_size, classes)
 
@@ -86,8 +86,8 @@ class Network(nn.Module):
         """Scores of images: uint8 pixels from 0 to 255, or floats in [0, 1]; without gradients.
 
         Args:
-            batch_size: images in one pass. The bits of a score can depend on it; 2000 is what ``test`` and
-                ``predict`` use by default.
+            batch_size: images in one pass. The last bits of a score can depend on it; 2000 is the default of ``test``
+                and ``predict``.
 
         Raises:
             UserError: the network has no patching, or the images have another shape.

@@ -1,4 +1,4 @@
-"""The DataModule: a data set as chains of patches, split, batched and sharded."""
+"""The DataModule: a data set as chains of patches, in splits, batches and shards."""
 
 import itertools
 import os
@@ -55,8 +55,7 @@ class PatchDataModule(LightningDataModule):
         seed: key of the permutations and of the validation split.
 
     Attributes:
-        sites, patch_dim, classes: what the network needs to know.
-        class_names: names of the classes, in the order of their numbers; where they have none, the numbers.
+        sites, patch_dim, classes: sizes for the network.
 
     Raises:
         UserError: patches do not tile the image, a size is out of range, data are missing or corrupt, or the validation

@@ -1,4 +1,4 @@
-"""Loggers: metrics.csv, which a resumed run continues, and W&B, whose service may die during the run."""
+"""Loggers: metrics.csv, which a resumed run continues, and W&B, whose service can die during the run."""
 
 import contextlib
 import csv
@@ -31,7 +31,7 @@ class Record(WandbLogger):
         self.attempt(lambda: super(Record, self).log_hyperparams(params))
 
     def attempt(self, action: Callable[[], object]) -> None:
-        """Do what needs the service, as long as there is one."""
+        """Call ``action`` unless the service is lost."""
         if self._is_lost:
             return
         try:
@@ -46,14 +46,14 @@ class Record(WandbLogger):
                 "has everything",
                 file=sys.stderr,
             )
-            with contextlib.suppress(ConnectionError):  # or W&B would try again at the very end, with a traceback
+            with contextlib.suppress(ConnectionError):  # otherwise W&B tries again at exit, with a traceback
                 wandb.teardown()
 
 
 class MetricsTable(Logger):
-    """metrics.csv of a run: a row for every call of ``log_metrics``, on the disk when the call returns.
+    """metrics.csv of a run: every call of ``log_metrics`` writes a row to the disk.
 
-    Columns are in alphabetical order. A row with a new column rewrites the file, atomically.
+    Columns are in alphabetical order. A row with a new column rewrites the file atomically.
     """
 
     def __init__(self, run: Path) -> None:
@@ -76,7 +76,7 @@ class MetricsTable(Logger):
         return self.run.name
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -91,10 +91,10 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def keep(self, rows: int) -> list[tuple[dict[str, float], int]]:
-        """Forget all but the first ``rows`` rows, which a resumed run writes again; return those as (values, step)."""
+        """Delete all but the first ``rows`` rows, and return these as (values, step)."""
         kept = [{name: value for name, value in row.items() if value} for row in self._read()[:rows]]
         self.rows = len(kept)
-        if kept:  # a column that only forgotten rows had comes back with them
+        if kept:
             self._rewrite(kept)
         else:
             self.columns = []

@@ -1,7 +1,6 @@
-"""Optimizer steps that the network makes itself: Lightning's manual optimization.
+"""Optimizer steps in Lightning's manual optimization: several in one call of ``training_step``, or of microbatches.
 
-Many steps that share a call of ``training_step`` are made here, and those of microbatches, whose gradients are added in
-a fixed order. One step in a call is Lightning's automatic optimization; it computes the same bits.
+One step in a call is Lightning's automatic optimization, which computes the same bits.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from ttlightning.data.sampler import Batch, Shard
 
 
 class Outcome(NamedTuple):
-    """What the metrics need of a batch."""
+    """Input of the metrics from one batch."""
 
     losses: Tensor
     """Sum of the samples' losses."""

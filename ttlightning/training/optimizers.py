@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules, made from the factories of a configuration."""
+"""Optimizers and learning-rate schedules from the factories of a configuration."""
 
 from collections.abc import Callable
 from functools import partial
@@ -38,10 +38,10 @@ def make(name: str, factory: Callable[[T], Made], argument: T) -> Made:
 
 
 def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, interval: Interval, trainer: Trainer) -> LRScheduler:
-    """The schedule, with ``total_steps`` filled in where the factory has ``total_steps=None``.
+    """The schedule; ``total_steps=None`` becomes the length of the run.
 
     Raises:
-        UserError: arguments that the schedule refuses; a schedule that follows a metric, or ends before the run does.
+        UserError: the schedule refuses its arguments, follows a metric, or ends before the run.
     """
     if isinstance(factory, partial) and factory.keywords.get("total_steps", 0) is None:
         factory = partial(factory, total_steps=_length(trainer, interval) or 0)
@@ -59,7 +59,7 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, interval: Int
 
 
 def _length(trainer: Trainer, interval: Interval) -> int | None:
-    """Steps or epochs of the run; ``None`` where ``max_epochs`` is not set."""
+    """Steps or epochs of the run; ``None`` if ``max_epochs`` is not set."""
     if interval == "epoch":
         return trainer.max_epochs
     data = trainer.datamodule
