@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from ttlightning import EqualCoreTensorTrain
-from ttlightning.rank import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank, matricization
+from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
 from ttlightning.rank.full_matricization import measured_rank
+from ttlightning.rank.unfolding import matricization
 from ttlightning.runs.files import write_json
 from ttlightning.system.output import run_script
 

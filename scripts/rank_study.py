@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from ttlightning.commands.studies import Job, make_runs, require
-from ttlightning.rank import generic_odd_even_rank
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.runs.files import write_json
 from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script

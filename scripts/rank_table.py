@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.formats.modular import Residues, extend_states
-from ttlightning.rank.bounds import generic_odd_even_rank
-from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, multiply, rank_modulo
+from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, rank_modulo
 from ttlightning.rank.full_matricization import random_cores
 from ttlightning.system.output import run_script
 
 PRIME = PRIMES[0]
+FIELD = PrimeField(PRIME)
 SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d
 
 
 def tensor_train(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
     """Every entry of a random tensor of TT-rank r, in one long row."""
     cores = random_cores(mode_size, rank, sites, seed, PRIME, equal=False)
-    return extend_states(cores[0][:, 0, :], cores[1:], PrimeField(PRIME))[:, 0]
+    return extend_states(cores[0][:, 0, :], cores[1:], FIELD)[:, 0]
 
 
 def hierarchical_tucker(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
@@ -38,7 +39,7 @@ def hierarchical_tucker(rank: int, mode_size: int, sites: int, seed: int) -> Res
         for position, (left, right) in enumerate(zip(tables[0::2], tables[1::2], strict=True)):
             pairs = left[:, None, :, None] * right[None, :, None, :] % PRIME
             node = hashed((rank * rank, width), PRIME, seed, "node", len(tables), position)
-            joined.append(multiply(pairs.reshape(-1, rank * rank), node, PRIME))
+            joined.append(FIELD.multiply(pairs.reshape(-1, rank * rank), node))
         tables = joined
     return tables[0][:, 0]
 

@@ -60,9 +60,8 @@ TRAINER_DEFAULTS = {
 }
 
 
-# config.yaml holds the defaults of Lightning's callbacks, such as a device and a member of an enumeration.
-register_type(torch.device, str, torch.device)
-yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+for name in formats.FILES:
+    getattr(formats, name)  # jsonargparse resolves a class name without a module among the imported classes
 
 
 class Parser(PlainErrors, LightningArgumentParser):
@@ -88,6 +87,9 @@ class CLI(LightningCLI):
     """LightningCLI with a run directory around ``fit`` and the data's sizes linked into the network."""
 
     def __init__(self, args: list[str]) -> None:
+        # That config.yaml can hold what Lightning's own callbacks have as defaults.
+        register_type(torch.device, str, torch.device)
+        yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
         super().__init__(
             Classifier,
             PatchDataModule,
@@ -141,11 +143,9 @@ class CLI(LightningCLI):
         check_experiment_name(options.experiment)
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
-            run = newest_run(runs_root(), options.experiment, config, self.subcommand)
-            begins_again = self.subcommand == "fit" and not run.checkpoint.is_file()
-            options.ckpt_path = str(run if begins_again else checkpoint_file(run.path))
+            options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
         if options.ckpt_path is not None:
-            options.ckpt_path = str(expanded(options.ckpt_path))
+            options.ckpt_path = str(checkpoint_file(Path(options.ckpt_path), begun=self.subcommand == "fit"))
         refuse_masked(options.as_dict())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -177,9 +177,8 @@ class CLI(LightningCLI):
         file = self.begin.state or self.begin.weights
         options.ckpt_path = file and str(file)
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
-        recording = WandbOptions(**options.wandb.as_dict())
-        mode = recording.chosen_mode()
-        self.run_directory = RunDirectory(options.experiment, config, recording, mode, self.begin, self.hidden)
+        wandb = WandbOptions(**options.wandb.as_dict())
+        self.run_directory = RunDirectory(options.experiment, config, wandb, self.begin, self.hidden)
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
 
@@ -232,8 +231,8 @@ class CLI(LightningCLI):
             Console().print(lines, soft_wrap=True, highlight=False)
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     """Run fit, validate, test or predict."""
     rest, names = take_trusted(args)
     with quiet_libraries(), trusting(names), own_exceptions():
-        CLI(complete_arguments(rest))
+        return kind(complete_arguments(rest))

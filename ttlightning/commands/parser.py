@@ -8,17 +8,12 @@ from typing import Any, Final, NoReturn
 from jsonargparse import ArgumentParser
 
 from ttlightning.errors import UserError
+from ttlightning.runs.identity import RENAMED_KEYS
 from ttlightning.system.parsing import unknown_option
 
-RENAMED: Final = {
-    "modes": "mode_size",
-    "tt-rank": "rank",
-    "order": "sites",
-    "check-only": "check_only",
-    "mixed-data": "mixed_data",
-    "virtual_devices": "microbatches",
-    "steps_per_call": "steps_per_execution",
-}
+RENAMED: Final = RENAMED_KEYS | {
+    "tt-rank": "rank", "order": "sites", "check-only": "check_only", "mixed-data": "mixed_data"
+}  # fmt: skip
 """Key or option of version 0.1: its name now."""
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from ttlightning.comparison.records import ACCURACIES, value_text
 from ttlightning.comparison.statistics import Comparison, Estimate, Group, Pair
-from ttlightning.rank import in_figures
+from ttlightning.rank.bounds import in_figures
 
 NOTHING: Final = "\N{EN DASH}"
 MOST_KEYS_FIRST: Final = 4

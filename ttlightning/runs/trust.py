@@ -18,14 +18,14 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from ttlightning.errors import UserError
+from ttlightning.formats import FILES
 from ttlightning.runs.masking import MASK
-from ttlightning.system.parsing import denied_import, import_rules, may_be_imported, restored_import_rules
+from ttlightning.system.parsing import denied_import, may_be_imported, parsing_settings, restored_settings
 
 OPTION: Final = "--trust"
 
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("ttlightning", "torch.nn.Module", ("CanonicalPolyadic", "EqualCoreTensorTrain", "HierarchicalTucker",
-     "PatchFeatureMap", "SharedHierarchicalTucker", "TensorTrain")),
+    ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
     ("torch.optim", "torch.optim.Optimizer", ()),
     ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
@@ -48,10 +48,7 @@ LONGEST: Final = 1_000_000
 DEEPEST: Final = 50
 """Levels of a configuration; a complete one has 6."""
 
-# For every configuration: a value of type Any stays plain data, and an import from jsonargparse's own list of refused
-# modules (os, subprocess, pickle, ...) is an error instead of a warning.
-set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-_BY_DEFAULT: Final = import_rules()
+_BY_DEFAULT: Final = dict(parsing_settings)
 
 
 class NotTrusted(UserError):
@@ -131,12 +128,17 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def trusting(names: Iterable[str]) -> Iterator[None]:
     """Inside, a configuration may also name these modules, classes and functions, and their members.
 
+    A value of type Any stays plain data, and an import from jsonargparse's own list of refused modules (os, subprocess,
+    pickle, ...) is an error instead of a warning.
+
     Raises:
         UserError: if a name cannot be imported, or may never be trusted.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
-    with restored_import_rules():
-        set_parsing_settings(import_path_allowlist=paths)
+    with restored_settings():
+        set_parsing_settings(
+            instantiate_subclass_spec_in_any=False, import_path_denylist=[], import_path_allowlist=paths
+        )
         yield
 
 
@@ -180,7 +182,7 @@ def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
     After another mistake these are the names before it; the next reader of the configuration reports the mistake.
     """
     names: list[str] = []
-    with restored_import_rules(_BY_DEFAULT), contextlib.suppress(UserError):
+    with restored_settings(_BY_DEFAULT), contextlib.suppress(UserError):
         _read_with_trust(parser, command, config, names)
     return names
 
@@ -201,7 +203,7 @@ def _read_with_trust(
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
     """Parse a configuration. jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
-    with restored_import_rules():
+    with restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
             name = value.get("class_path") if isinstance(value, dict) else None

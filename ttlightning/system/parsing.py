@@ -9,8 +9,8 @@ import functools
 import re
 import traceback
 import warnings
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._common import denying_import_path_entry, parsing_settings
@@ -69,20 +69,15 @@ def may_be_imported(path: str) -> bool:
     return denying_import_path_entry(path) is None
 
 
-def import_rules() -> dict[str, bool]:
-    """The rules in force: dotted path, whether it and everything inside may be imported."""
-    return parsing_settings["import_path_verdicts"]
-
-
 @contextlib.contextmanager
-def restored_import_rules(start: dict[str, bool] | None = None) -> Iterator[None]:
-    """Inside, ``start`` (by default the present rules) and rules that are added; afterwards the rules from before.
+def restored_settings(start: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Inside, the settings of ``start`` and those that are set; afterwards jsonargparse's settings from before.
 
-    ``jsonargparse.set_parsing_settings`` can add rules and never takes one away.
+    ``jsonargparse.set_parsing_settings`` can add a rule of imports and cannot take one away.
     """
-    before = import_rules()
-    parsing_settings["import_path_verdicts"] = before if start is None else start
+    before = dict(parsing_settings)
+    parsing_settings.update(start or {})
     try:
         yield
     finally:
-        parsing_settings["import_path_verdicts"] = before
+        parsing_settings.update(before)

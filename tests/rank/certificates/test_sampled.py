@@ -13,7 +13,7 @@ from ttlightning import (
     SharedHierarchicalTucker,
     TensorTrain,
 )
-from ttlightning.rank import generic_tree_rank
+from ttlightning.formats.bounds import generic_tree_rank
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.verifier.verification import verify

@@ -28,7 +28,7 @@ from ttlightning.errors import UserError
 from ttlightning.formats.kernels import native
 from ttlightning.formats.kernels.derivatives import by_operations
 from ttlightning.formats.kernels.recurrence import chain_by_operations
-from ttlightning.formats.kernels.scales import LAYOUTS, scale_by_power_of_two
+from ttlightning.formats.kernels.scales import scale_by_power_of_two
 from ttlightning.formats.kernels.torch_chain import TorchChain
 
 ARITHMETIC_FOR_THREADS: Final = 16_000_000
@@ -52,7 +52,7 @@ def chain_scores(
     if by_operations(features, first, interior, last):
         return chain_by_operations(features, first, interior, last)
     if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last, torch.is_grad_enabled())
+        return native.NativeChain.apply(features, first, interior, last, False, torch.is_grad_enabled())
     return torch_or_triton(features, first.shape[1]).apply(features, first, interior, last)
 
 
@@ -65,12 +65,12 @@ def chain_values(
     """``mantissa * 2**exponent`` of ``chain_scores``; a score out of the type's range becomes 0 or inf."""
     if by_operations(features, first, interior, last) or not native.serves(features):
         return scale_by_power_of_two(*chain_scores(features, first, interior, last))
-    return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
+    return native.NativeChain.apply(features, first, interior, last, True, torch.is_grad_enabled())[0]
 
 
 def torch_or_triton(features: Tensor, rank: int) -> type[torch.autograd.Function]:
     """``TritonChain`` on a GPU if ``TTLIGHTNING_KERNEL`` asks for it and the rank fits, else ``TorchChain``."""
-    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in LAYOUTS:
+    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton":
         return TorchChain
     try:
         from ttlightning.formats.kernels.triton_chain import LARGEST_RANK, TritonChain
