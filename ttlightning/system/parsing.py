@@ -7,6 +7,7 @@ version, so an upgrade that changes them fails there.
 import contextlib
 import functools
 import re
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -32,6 +33,12 @@ option_of_wrong_value = functools.partial(_first, r'[Pp]arser key "([\w.]+)"')
 
 denied_import = functools.partial(_first, r"Importing '([^']+)' is not allowed")
 """Dotted path of an object that a parser was not allowed to import."""
+
+
+def is_refused_argument(fault: Exception) -> bool:
+    """Whether a class that a parser makes does not take one of its arguments, such as one in ``dict_kwargs``."""
+    caller = traceback.extract_tb(fault.__traceback__)[-1].name
+    return isinstance(fault, TypeError) and caller == "default_class_instantiator"
 
 
 def option_names(parser: ArgumentParser) -> set[str]:

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ttlightning.errors import Fault, UserError
 from ttlightning.system import signals
+from ttlightning.system.parsing import is_refused_argument
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def own_exceptions() -> Iterator[None]:
         yield
     except Exception as cause:
         text = str(cause)
-        if isinstance(cause, MisconfigurationException):
+        if isinstance(cause, MisconfigurationException) or is_refused_argument(cause):
             own: Exception = UserError(text)
         elif "more than one stateful callback" in text:  # a checkpoint could not tell their states apart
             own = UserError(f"trainer.callbacks: {text}")
