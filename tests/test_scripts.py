@@ -18,6 +18,7 @@ from ttlightning import HierarchicalTucker
 from ttlightning.commands.studies import Job, Outcome
 from ttlightning.errors import UserError
 from ttlightning.rank.verifier.verification import read_certificate, verify
+from ttlightning.runs.run import Run
 from ttlightning.runs.trained_formats import read_format
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,7 +147,7 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
         result = {"metrics": metrics, "parameters": 10, "weights_sha256": str(number)}
         (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
         (tmp_path / str(number) / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
-        runs.append(tmp_path / str(number))
+        runs.append(Run(tmp_path / str(number)))
     [row] = sweep.collect(points, runs)
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
@@ -229,7 +230,7 @@ def test_the_table_of_seeds(seeds, tmp_path):
         metrics = {"train/acc": accuracy, "test/acc": 2 * accuracy - 0.1}
         result = {"dataset": "mnist", "parameters": 1234, "metrics": metrics, "rank": {"certified": [30 - seed, 99]}}
         (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
-        outcomes.append(Outcome(Job("a", (), seed), tmp_path / str(seed)))
+        outcomes.append(Outcome(Job("a", (), seed), Run(tmp_path / str(seed))))
     assert seeds.table(outcomes).splitlines()[2:] == [
         "| a | mnist | 2 | 1,234 | 51.00 ± 12.71 |  | 92.00 ± 25.41 | 29 |"
     ]
@@ -265,11 +266,11 @@ def test_benchmark_of_other_formats(monkeypatch):
         peer = benchmark.peer_tree(case, ours, *mode, inline)
         torch.testing.assert_close(peer(features), ours(features))
         assert sum(p.numel() for p in peer.parameters()) == ours.parameter_count()
-    rows, table = benchmark.other_formats([case], [1], 5)
+    rows = benchmark.measure("format", [case], benchmark.OTHERS, 1, 5)
     assert [row["format"] for row in rows] == list(benchmark.OTHERS)
     assert ["step_ratio" in row for row in rows] == [False, True, False]
     assert all(row["step_ms"] > 0 and row["inference_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
-    assert table.row_count == len(rows)
+    assert benchmark.table_of("format", rows, benchmark.CELLS).row_count == len(rows)
 
 
 def test_every_way_of_the_peer_is_a_step(monkeypatch):

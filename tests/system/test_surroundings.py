@@ -60,7 +60,7 @@ def test_what_a_tilde_means_without_a_home_is_asked(homeless, command, tmp_path)
     command.environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
     for name in ("TTLIGHTNING_RUNS", "TTLIGHTNING_DATA"):
         command.environment |= {"TTLIGHTNING_DATA": str(command.data), name: "~/x"}
-        assert_one_line(command(*FIT, code=2).stderr, "~/x: there is no home folder")
+        assert_one_line(command(*FIT, code=2).stderr, "~/x: ~ has no home folder here")
     assert list(command.folder.iterdir()) == []
 
 
@@ -168,7 +168,7 @@ def test_a_table_keeps_its_numbers_at_any_width(monkeypatch, capsys, width):
 @pytest.mark.parametrize("path", ["runs/eq/0", "my  runs/eq/0", "a;b/$HOME/'x'/0", "runs/(1)/0"])
 def test_a_printed_command_can_be_given_to_a_shell(path):
     """As it is: two spaces are two spaces in the line on stderr, too."""
-    callback = RunDirectory("eq", "", WandbOptions(), "disabled")
+    callback = RunDirectory("eq", "", WandbOptions(mode="disabled"))
     callback.run = Run(Path(path))
     fault = RuntimeError("stopped")
     callback.on_exception(SimpleNamespace(is_global_zero=True), None, fault)

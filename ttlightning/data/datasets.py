@@ -4,10 +4,10 @@ import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.error import URLError
@@ -24,6 +24,7 @@ from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
+"""torchvision waits for minutes without it."""
 MNIST5K_TEST_PER_CLASS: Final = 100
 POINTS_PER_PART: Final = 2000
 
@@ -107,9 +108,10 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
         return
     if issubclass(spec.kind, MNIST):
         check_that_nothing_is_lost(root / spec.folder / "raw", spec.kind.resources)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
-        with _short_timeouts():
-            spec.kind(root, train=True, download=True)
+        spec.kind(root, train=True, download=True)
     except (URLError, TimeoutError, RuntimeError, OSError) as reason:
         absent = f"data set {name} is not under {root} and cannot be downloaded ({_one_line(reason)})"
         if offline_fallback is None:
@@ -120,6 +122,8 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
         warnings.warn(
             f"{absent}: using {offline_fallback} instead, and recording dataset: {offline_fallback}", stacklevel=2
         )
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> ImageDataset:
@@ -208,36 +212,14 @@ def _read_mnist5k(name: str, root: Path) -> ImageDataset:
     return ImageDataset(name, Split(images[~test], labels[~test]), Split(images[test], labels[test]))
 
 
-def _make_moons(name: str, root: Path) -> ImageDataset:
-    from sklearn.datasets import make_moons
-
-    return _points(name, partial(make_moons, noise=0.1))
-
-
-def _make_circles(name: str, root: Path) -> ImageDataset:
-    from sklearn.datasets import make_circles
-
-    return _points(name, partial(make_circles, noise=0.1, factor=0.5))
-
-
-def _points(name: str, make: Callable[..., tuple[np.ndarray, np.ndarray]]) -> ImageDataset:
+def _make_points(name: str, root: Path, **options: float) -> ImageDataset:
     """Two classes of points in the plane, [K18, Sec. 6.1], the same 2,000 and 2,000 whatever the run's seed."""
+    make = getattr(import_module("sklearn.datasets"), f"make_{name}")
     splits = []
     for seed in (0, 1):
-        points, labels = make(POINTS_PER_PART, random_state=seed)
+        points, labels = make(POINTS_PER_PART, noise=0.1, random_state=seed, **options)
         splits.append(Split(torch.from_numpy(points).float().reshape(-1, 1, 2, 1), torch.from_numpy(labels).long()))
     return ImageDataset(name, *splits)
-
-
-@contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """A machine without network should learn so in seconds."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _one_line(fault: BaseException) -> str:
@@ -255,8 +237,8 @@ DATASETS: Final[dict[str, Spec]] = {
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
     "mnist5k": Spec((1, 28, 28), 10, read=_read_mnist5k),
-    "moons": Spec((1, 2, 1), 2, read=_make_moons, points=True),
-    "circles": Spec((1, 2, 1), 2, read=_make_circles, points=True),
+    "moons": Spec((1, 2, 1), 2, read=_make_points, points=True),
+    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), points=True),
 }
 """The data sets whose size is fixed. A new one is an entry here, with a reader where torchvision has none."""
 

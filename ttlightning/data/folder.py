@@ -7,29 +7,19 @@ ones would lose something, and is refused. So is what would be left out without 
 the classes, and folders inside these.
 """
 
+import itertools
 import math
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from ttlightning.data.pictures import (
-    PICTURES,
-    check_name,
-    entries,
-    is_folder,
-    is_grey,
-    pictures_in,
-    read_picture,
-    with_channels,
-)
+from ttlightning.data.pictures import PICTURES, Picture, Pictures, is_grey, pictures_in, read_picture, with_channels
+from ttlightning.data.reading import check_name, entries, is_folder
 from ttlightning.errors import UserError
-
-Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
@@ -49,31 +39,26 @@ class PictureFolder:
         """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
         return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
-    def read(self, part: Part) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
+    def read(self, part: str) -> tuple[Pictures, Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.
 
         Raises:
             UserError: a picture that is damaged, or not like the first; a class without pictures.
         """
-        found = [
-            (file, label)
-            for label, name in enumerate(self.classes)
-            for file in _pictures_of_a_class(self.root / part / name)
-        ]  # fmt: skip
+        files = [_pictures_of_a_class(self.root / part / name) for name in self.classes]
+        sizes = [len(pictures) for pictures in files]
         try:
-            images = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+            images = torch.empty(sum(sizes), *self.shape, dtype=torch.uint8)
         except RuntimeError as fault:
-            size = len(found) * math.prod(self.shape) / 2**30
+            size = sum(sizes) * math.prod(self.shape) / 2**30
             raise UserError(
                 f"{self.root / part}: its pictures take {size:.0f} GiB of memory; make them smaller"
             ) from fault
-        for image, (file, _) in zip(images, found, strict=True):
+        for image, file in zip(images, itertools.chain(*files), strict=True):
             image.copy_(self._like_the_first(read_picture(file), file))
-        return images, torch.tensor([label for _, label in found])
+        return images, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
-    def _like_the_first(
-        self, picture: UInt8[Tensor, "own_channels own_height own_width"], file: Path
-    ) -> UInt8[Tensor, "channels height width"]:
+    def _like_the_first(self, picture: Picture, file: Path) -> Picture:
         channels, height, width = self.shape
         if picture.shape[1:] != (height, width):
             raise UserError(

@@ -85,37 +85,32 @@ class Patching:
 
 def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites"]:
     """Raster index of the window that each site of the chain visits."""
-    raster = torch.arange(rows * columns).reshape(rows, columns)
-    if order == "raster":
-        return raster.flatten()
-    if order == "snake":
-        raster[1::2] = raster[1::2].flip(1)
-        return raster.flatten()
+    if order not in get_args(Order):
+        raise UserError(f"order is {order!r}, it must be one of {get_args(Order)}")
     if order == "hilbert":
         if rows != columns or rows & (rows - 1):
             raise UserError(
                 f"order hilbert needs a square grid of patches whose side is a power of two, "
                 f"got {rows} x {columns}; use snake, which fits every grid"
             )
-        return torch.tensor([row * columns + column for row, column in _hilbert(rows)])
-    raise UserError(f"order is {order!r}, it must be one of {get_args(Order)}")
+        return _hilbert(rows) @ torch.tensor([columns, 1])
+    raster = torch.arange(rows * columns).reshape(rows, columns)
+    if order == "snake":
+        raster[1::2] = raster[1::2].flip(1)
+    return raster.flatten()
 
 
-def _hilbert(side: int) -> list[tuple[int, int]]:
-    """Cells of the Hilbert curve on a side x side grid, from (0, 0) to (0, side - 1).
+def _hilbert(side: int) -> Int[Tensor, "cells 2"]:
+    """Rows and columns of the Hilbert curve on a side x side grid, from (0, 0) to (0, side - 1).
 
     The curve of twice the side is four copies: transposed, as it is, as it is, anti-transposed.
     """
     if side == 1:
-        return [(0, 0)]
+        return torch.zeros(1, 2, dtype=torch.int64)
     half = side // 2
     curve = _hilbert(half)
-    return (
-        [(column, row) for row, column in curve]
-        + [(row + half, column) for row, column in curve]
-        + [(row + half, column + half) for row, column in curve]
-        + [(half - 1 - column, side - 1 - row) for row, column in curve]
-    )
+    transposed, down, end = curve.flip(1), torch.tensor([half, 0]), torch.tensor([half - 1, side - 1])
+    return torch.cat([transposed, curve + down, curve + half, end - transposed])
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -125,9 +120,6 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 def _ways_out(length: int, padding: int, size: int, step: int) -> str:
     """Patch sizes that would tile with this stride and padding, nearest to the one asked for."""
     padded = length + 2 * padding
-    if size == step:
-        fitting = [s for s in range(1, padded + 1) if padded % s == 0]
-    else:
-        fitting = [s for s in range(1, padded + 1) if (padded - s) % step == 0]
+    fitting = [s for s in range(1, padded + 1) if (padded - s) % (s if size == step else step) == 0]
     nearest = sorted(sorted(fitting, key=lambda s: abs(s - size))[:4])
     return "patch sizes that fit: " + ", ".join(map(str, nearest))

@@ -5,7 +5,6 @@ to guess is refused: colours that depend on a profile (CMYK), a ground that shin
 """
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -18,7 +17,11 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ttlightning.data.reading import entries, read_file
 from ttlightning.errors import UserError
+
+Picture = UInt8[Tensor, "channels height width"]
+Pictures = UInt8[Tensor, "samples channels height width"]
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 OTHERS: Final = (".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif", ".jpe", ".ppm", ".pgm")
@@ -38,7 +41,7 @@ _DAMAGE: Final = (
 """What Pillow raises on content that is not what it says it is."""
 
 
-def read_picture(path: Path) -> UInt8[Tensor, "channels height width"]:
+def read_picture(path: Path) -> Picture:
     """The picture in a file.
 
     The orientation that EXIF asks for is applied. A palette's colours are looked up; one channel where all are grey.
@@ -47,11 +50,7 @@ def read_picture(path: Path) -> UInt8[Tensor, "channels height width"]:
         UserError: a file that cannot be read, is no PNG or JPEG, is damaged, too large, animated, transparent, or has
             more than 8 bits for a channel, or colours other than grey and RGB.
     """
-    return picture_of(read_file(path), path)
-
-
-def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height width"]:
-    """The same from a file's content; ``path`` is for messages."""
+    content = read_file(path)
     depth = content[24] if content.startswith(PNG) and len(content) > 24 else 8
     image = _load(content, path)
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
@@ -63,7 +62,7 @@ def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height wid
     if image.mode == "P" and image.getextrema()[1] >= len(image.getpalette() or ()) // 3:
         raise UserError(f"{path} is damaged: it has colours that are not in its palette")
     unscaled = image.mode == "L" and depth < 8  # Pillow leaves the transparent grey as it is, and scales the others
-    if image.has_transparency_data and (unscaled or not _is_opaque(image)):
+    if image.has_transparency_data and (unscaled or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)):
         raise UserError(f"{path} is transparent in places, and shows what lies below; save it without transparency")
     if image.mode in ("1", "L", "LA"):
         return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
@@ -71,12 +70,12 @@ def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height wid
     return picture[:1] if image.mode in ("P", "PA") and is_grey(picture) else picture
 
 
-def is_grey(picture: UInt8[Tensor, "channels height width"]) -> bool:
+def is_grey(picture: Picture) -> bool:
     """Whether red, green and blue are the same everywhere."""
     return bool((picture == picture[:1]).all())
 
 
-def with_channels(picture: UInt8[Tensor, "own height width"], channels: int) -> UInt8[Tensor, "channels height width"]:
+def with_channels(picture: Picture, channels: int) -> Picture:
     """Grey as the colour that it shows; colour as its luma, grey = (19595 R + 38470 G + 7471 B) / 65536, rounded."""
     if len(picture) <= channels:
         return picture.expand(channels, -1, -1)
@@ -101,39 +100,6 @@ def pictures_in(folder: Path) -> list[Path]:
     if not inside:
         raise UserError(f"{folder} has no pictures: no file that ends in {', '.join(PICTURES)}")
     return inside
-
-
-def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, hidden files left out; ``UserError`` where it cannot be looked into."""
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as fault:
-        raise UserError(f"{folder} cannot be read: {fault.strerror}") from fault
-
-
-def check_name(path: Path, name: str) -> None:
-    """``UserError`` where ``name``, all or the last part of ``path``, is not UTF-8 and no table could have it."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as fault:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise UserError(f"{shown} is no name in UTF-8, and cannot be written into a table: rename it") from fault
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is one; ``UserError`` where the system will not say."""
-    try:
-        return path.is_dir()
-    except OSError as fault:
-        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
-
-
-def read_file(path: Path) -> bytes:
-    """The whole content; ``UserError`` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as fault:
-        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
 
 
 def _load(content: bytes, path: Path) -> Image.Image:
@@ -163,10 +129,6 @@ def _kind_of(content: bytes) -> str | None:
     except (*_DAMAGE, Image.DecompressionBombError):
         return "HEIF" if content[4:8] == b"ftyp" else None  # a telephone's, which Pillow alone does not read
     return kind if kind not in ("PNG", "JPEG") else None
-
-
-def _is_opaque(image: Image.Image) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 _NO_PICTURE: Final = "is no picture, or is damaged"

@@ -4,7 +4,7 @@ f(x) = sigma(A x + b), the same A and b at every site, optionally followed by a 
 """
 
 from collections.abc import Callable
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttlightning.errors import UserError
-
-Activation = Literal["relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity"]
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": F.relu,
@@ -24,6 +22,8 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "cos": torch.cos,
     "identity": lambda z: z,
 }
+
+Activation = Literal[*ACTIVATIONS]
 
 
 class PatchFeatureMap(nn.Module):
@@ -52,7 +52,7 @@ class PatchFeatureMap(nn.Module):
                 f"PatchFeatureMap: mode_size is {mode_size}, it must be at least {1 + constant} (constant={constant})"
             )
         if activation not in ACTIVATIONS:
-            raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {get_args(Activation)}")
+            raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {tuple(ACTIVATIONS)}")
         self.mode_size, self.activation, self.constant = mode_size, activation, constant
         self.linear = nn.Linear(patch_dim, mode_size - constant)
 

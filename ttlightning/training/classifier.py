@@ -7,7 +7,6 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from ttlightning.data.sampler import Batch
 from ttlightning.errors import Fault, UserError
 from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.networks.network import FeatureMapFactory, Network, ScoreTensorFactory
+from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
 from ttlightning.runs.trained_formats import describe_format
@@ -104,7 +103,7 @@ class Classifier(Network, LightningModule):
             self.automatic_optimization = self.microbatches == 1
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizers.make_optimizer(self.optimizer, self.parameters())
+        optimizer = optimizers.make("optimizer", self.optimizer, self.parameters())
         if self.scheduler is None:
             return optimizer
         schedule = optimizers.make_schedule(self.scheduler, optimizer, self.scheduler_interval, self.trainer)
@@ -146,7 +145,7 @@ class Classifier(Network, LightningModule):
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
         return losses, Outcome(losses.detach(), scores.detach(), batch.labels)
 
-    def _keep(self, batch: Batch) -> Bool[Tensor, "batch sites"] | None:
+    def _keep(self, batch: Batch) -> Keep | None:
         """This device's rows of the dropout mask of the global batch; ``None`` without dropout."""
         if self.patch_dropout == 0:
             return None
@@ -156,7 +155,7 @@ class Classifier(Network, LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
+    def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Each score minus the largest of its sample, for callbacks."""
         return self._evaluate("test", batch)
 
@@ -199,7 +198,7 @@ class Classifier(Network, LightningModule):
         mine = sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
         self.metrics["train_metrics"].start_from(mine)
 
-    def _evaluate(self, stage: Stage, batch: Batch) -> Float[Tensor, "batch classes"]:
+    def _evaluate(self, stage: Stage, batch: Batch) -> Scores:
         scores, labels = self.below_the_largest(batch.patches), batch.labels
         losses = F.cross_entropy(scores, labels, reduction="sum")
         lost = ~scores.gather(1, labels.unsqueeze(1)).isfinite()

@@ -12,12 +12,12 @@ from ttlightning.system import signals
 
 @contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
-    """Inside, what Lightning and torch raise becomes a ``UserError`` or a ``Fault``, where it is one.
+    """Inside, exceptions of Lightning and torch become this package's own.
 
     Raises:
         UserError: for options that do not go together.
-        Fault: where another process of the run is gone.
-        Stopped: where a signal was the cause of either.
+        Fault: if another process of the run is gone.
+        Stopped: if a signal was the cause of either.
     """
     try:
         yield

@@ -17,13 +17,8 @@ from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import Run
 
 
-def is_lost(fault: Exception) -> bool:
-    """Whether W&B says that its service does not answer: a process of its own, which may be killed on its own."""
-    return isinstance(fault, ConnectionError | EOFError) or type(fault).__module__.partition(".")[0] == "wandb"
-
-
 class Record(WandbLogger):
-    """W&B's record of a run. Nothing hangs on it: where its service dies, one line says so and the run goes on."""
+    """W&B's record of a run. If W&B's service, a process of its own, dies, one line says so and the run goes on."""
 
     def __init__(self, run: Any) -> None:
         super().__init__(experiment=run)
@@ -42,7 +37,8 @@ class Record(WandbLogger):
         try:
             action()
         except Exception as fault:
-            if not is_lost(fault):
+            from_wandb = type(fault).__module__.partition(".")[0] == "wandb"
+            if not from_wandb and not isinstance(fault, ConnectionError | EOFError):
                 raise
             self._is_lost = True
             print(

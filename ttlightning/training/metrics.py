@@ -19,9 +19,8 @@ class LossAndAccuracy(Metric):
     def __init__(self) -> None:
         super().__init__()
         self.add_state("losses", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("lost", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for count in ("correct", "samples", "lost"):
+            self.add_state(count, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,

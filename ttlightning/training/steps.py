@@ -31,6 +31,8 @@ STEP_OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 1, "gradient_clip_val
 """Options that change how a step is made, and the value at which they do not."""
 BATCH_OPTIONS: dict[str, Any] = {"limit_train_batches": 1.0, "val_check_interval": 1.0, "fast_dev_run": False}
 """Options that count batches, and the value at which they count none."""
+REPLACES_STEPS = (StochasticWeightAveraging, GradientAccumulationScheduler)
+"""Callbacks that make steps of their own, without a hook that says so."""
 
 
 class KeptCheckpoints(ModelCheckpoint):
@@ -45,8 +47,7 @@ def looks_at_steps(callback: Callback) -> bool:
     """Whether a callback wants every batch for itself; one of this package says so in ``looks_at_steps``."""
     if (says := getattr(callback, "looks_at_steps", None)) is not None:
         return bool(says)
-    replaces_steps = isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler)
-    return replaces_steps or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
+    return isinstance(callback, REPLACES_STEPS) or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
 
 
 def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> str | None:
@@ -66,11 +67,10 @@ def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: Lightnin
 
 def check_that_nothing_needs_the_backward_pass(trainer: Trainer, microbatches: int) -> None:
     """Raise ``UserError`` where a callback or an option needs Lightning's own backward pass and optimizer step."""
-    replaces_steps = (StochasticWeightAveraging, GradientAccumulationScheduler)
     names = [
         type(callback).__name__
         for callback in trainer.callbacks
-        if isinstance(callback, replaces_steps) or _overrides(callback, Callback, BACKWARD_HOOKS)
+        if isinstance(callback, REPLACES_STEPS) or _overrides(callback, Callback, BACKWARD_HOOKS)
     ]
     names += [f"trainer.{name}" for name, harmless in STEP_OPTIONS.items() if getattr(trainer, name) != harmless]
     if names:

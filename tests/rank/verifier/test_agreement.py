@@ -8,6 +8,7 @@ import pytest
 import torch
 from restore import restore
 from rich.console import Console
+from tensor_ring import TensorRing
 from torch import nn
 
 from ttlightning import (
@@ -249,3 +250,11 @@ def test_a_certificate_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="bytes, the limit is"):
         write_certificate(tmp_path / "c.json", {"text": "x" * 2**26})
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_format_without_an_entry_in_the_verifiers_table_is_not_rejected():
+    """Nothing was counted, so nothing is known to be false."""
+    ring = TensorRing(4, 3, 2)
+    certificate = sampled_certificate(ring, "0" * 64, 4)
+    with pytest.raises(UserError, match="no formula for a network with the parameters closing, ring"):
+        verify(certificate, dict(ring.named_parameters()), "0" * 64, 4)

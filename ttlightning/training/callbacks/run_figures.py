@@ -102,7 +102,7 @@ class RunFigures(Callback):
         self._seen = []
         if trainer.is_global_zero and len(verdicts.index):
             data, record = trainer.datamodule, _record(trainer)
-            names = data.class_names if data.has_names else None
+            names = data.spec.names or None
             objects = show_confusion(verdicts, run.figures, record is not None, names)
             objects |= show_mistakes(verdicts, data.images.test.images, run.figures, record is not None, names)
             _send(record, trainer, objects)

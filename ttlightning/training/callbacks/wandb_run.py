@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.runs.run import Run
 
 LONGEST_TAG: Final = 64
 """Characters of the longest tag that W&B accepts."""
@@ -80,15 +81,6 @@ def init_timeout() -> float:
     return seconds
 
 
-def wandb_mistake(fault: Exception, mode: str) -> str:
-    """Why W&B has not started a run: no answer, or an invalid value in one of its variables."""
-    lines = str(fault).splitlines()
-    if isinstance(fault, wandb.Error):
-        return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
-    reason = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
-    return f"W&B does not take its settings, look at the variables WANDB_*: {reason}"
-
-
 def new_identifier() -> str:
     """An identifier for a W&B run: the one that a sweep's agent has chosen, else a random one."""
     given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
@@ -103,13 +95,44 @@ def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[st
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
 
-def define_axes(run: Any) -> None:
-    """Set the x-axis of every chart; the axes get no charts of their own.
+def open_wandb(run: Run, experiment: str, config: dict[str, Any], labels: dict[str, Any], patience: float) -> Any:
+    """Open the W&B run in the run directory, with the complete configuration, filed under the experiment's name.
 
-    The summary keeps the last value of each metric, which belongs to the network that is kept and tested. A second
-    entry for the largest value would be unreadable for a sweep's ``metric``.
+    W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the provenance
+    says what of it matters. Every chart gets its x-axis; the axes get no charts of their own. The summary keeps the
+    last value of each metric, which belongs to the network that is kept and tested: a second entry for the largest
+    value would be unreadable for a sweep's ``metric``.
+
+    Raises:
+        UserError: where W&B does not answer, or does not take its settings.
     """
+    provenance = run.provenance
+    (run.path / "wandb").mkdir(exist_ok=True)
+    try:
+        wandb_run = wandb.init(
+            dir=str(run.path),
+            id=provenance["wandb"],
+            resume="allow",
+            name=f"{experiment}-{run.path.name}",
+            group=experiment,
+            job_type="fit",
+            config=config | {"provenance": provenance},
+            settings=wandb.Settings(console="off", x_disable_meta=True, disable_git=True, init_timeout=patience),
+            **labels,
+        )
+    except (wandb.Error, ConnectionError, ValueError) as fault:
+        raise UserError(_mistake(fault, labels["mode"])) from fault
     for axis in sorted(set(AXES.values())):
-        run.define_metric(axis, hidden=True)
+        wandb_run.define_metric(axis, hidden=True)
     for name, axis in AXES.items():
-        run.define_metric(name, step_metric=axis)
+        wandb_run.define_metric(name, step_metric=axis)
+    return wandb_run
+
+
+def _mistake(fault: Exception, mode: str) -> str:
+    """Why W&B has not started a run: no answer, or an invalid value in one of its variables."""
+    lines = str(fault).splitlines()
+    if isinstance(fault, wandb.Error):
+        return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
+    reason = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
+    return f"W&B does not take its settings, look at the variables WANDB_*: {reason}"
