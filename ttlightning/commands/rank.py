@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
@@ -58,14 +58,12 @@ def main(args: Sequence[str]) -> int:
         if reason := out_of_range(**{name: min(values)}) or out_of_range(**{name: max(values)}):
             raise UserError(f"--{reason}")
     sizes = list(itertools.product(*ranges))
-    for size in sizes:
-        if generic_odd_even_rank(*size) >= LARGEST_BOUND:
-            raise UserError(
-                f"--sites is {size[2]}: at mode size {size[0]} and rank {size[1]} the generic rank has over "
-                f"{MOST_DIGITS:,} digits"
-            )
-    if options.measure and len(sizes) == 1 and not fits(*sizes[0]):
-        raise UserError(too_large(*sizes[0]))
+    for mode_size, rank, sites in sizes:
+        if generic_odd_even_rank(mode_size, rank, sites) >= LARGEST_BOUND:
+            size = f"mode size {mode_size} and rank {rank}"
+            raise UserError(f"--sites is {sites}: at {size} the generic rank has over {MOST_DIGITS:,} digits")
+    if options.measure and len(sizes) == 1 and mode_size**sites > LARGEST_MATRIX:
+        raise UserError(too_large(mode_size, rank, sites))
     if options.figure is not None:
         check_new_file(options.figure, "--figure")
     rows = collect(sizes, options.measure, options.seed, options.output)
@@ -76,11 +74,6 @@ def main(args: Sequence[str]) -> int:
     if options.output is not None:
         print(f"table   {options.output}")
     return 0
-
-
-def fits(mode_size: int, rank: int, sites: int) -> bool:
-    """Whether the complete matricization is small enough to be counted."""
-    return mode_size**sites <= LARGEST_MATRIX
 
 
 def too_large(mode_size: int, rank: int, sites: int) -> str:
@@ -115,7 +108,7 @@ def collect(
 
 def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) -> dict[str, Any]:
     """Bounds, generic rank and, if asked for, the measured rank of one size."""
-    generic = generic_odd_even_rank(mode_size, rank, sites)
+    generic, measured = generic_odd_even_rank(mode_size, rank, sites), measure and mode_size**sites <= LARGEST_MATRIX
     return {
         "mode_size": mode_size,
         "rank": rank,
@@ -123,7 +116,7 @@ def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) ->
         "k18": cp_rank_bound_k18(mode_size, rank, sites),
         "a24": cp_rank_bound_a24(mode_size, rank, sites),
         "generic": generic,
-        "measured": measured_rank(mode_size, rank, sites, seed) if measure and fits(mode_size, rank, sites) else "",
+        "measured": measured_rank(mode_size, rank, sites, seed) if measured else "",
         "shallow_parameters": ratio(shallow_parameters(generic, mode_size, sites), chain_parameters(mode_size, rank)),
         "seed": seed,
     }
@@ -131,9 +124,7 @@ def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) ->
 
 def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
     columns = {name: title for name, title in COLUMNS.items() if measured or name != "measured"}
-    table = Table()
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    table = Table(*(Column(title, justify="right") for title in columns.values()))
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
     print_whole(table)

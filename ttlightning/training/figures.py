@@ -56,7 +56,7 @@ def draw_confusion(counts: Int[Tensor, "classes classes"], names: Sequence[str] 
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axes.set(xticks=range(classes), yticks=range(classes))
     if named:
-        short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names or ()]
+        short = [shorten(name, LONGEST_NAME) for name in names or ()]
         axes.set_xticklabels(short, rotation=90, parse_math=False)
         axes.set_yticklabels(short, parse_math=False)
     axes.tick_params(length=0)
@@ -109,6 +109,11 @@ def draw_spectrum(spectra: Mapping[int, Float[Tensor, " size"]], of: str) -> "Fi
     axes.grid(alpha=0.3)
     figure.colorbar(drawn, label=of, pad=0.03)
     return figure
+
+
+def shorten(name: str, longest: int) -> str:
+    """The name, cut to ``longest`` characters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def png(figure: "Figure") -> bytes:

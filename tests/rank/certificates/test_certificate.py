@@ -173,7 +173,7 @@ def test_another_number_of_equal_cores_is_rejected():
     state = weights(EqualCoreTensorTrain, 7)
     longer = sampled_certificate(restore(state, 9), "ab", 8)
     verify(longer, state, "ab")
-    with pytest.raises(Rejected, match="speaks of 9 sites, the checkpoint has 7"):
+    with pytest.raises(Rejected, match="is for 9 sites, the checkpoint has 7"):
         verify(longer, state, "ab", 7)
 
 

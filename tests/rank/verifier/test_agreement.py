@@ -101,12 +101,12 @@ def test_every_certificate_holds_and_is_true(kind, which, tmp_path):
 def test_weights_that_are_no_real_numbers_are_refused_by_both(kind, type):
     state = weights(network(kind, 4))
     for certificate in certified(state, 4):
-        with pytest.raises(Rejected, match=f"are {str(type).removeprefix('torch.')}, certificates speak of float16"):
+        with pytest.raises(Rejected, match=f"are {str(type).removeprefix('torch.')}, a certificate needs float16"):
             verify(certificate, {name: value.to(type) for name, value in state.items()}, "ab", 4)
-    with pytest.raises(UserError, match=f"are {str(type).removeprefix('torch.')}, certificates speak of float16"):
+    with pytest.raises(UserError, match=f"are {str(type).removeprefix('torch.')}, a certificate needs float16"):
         [*certified({name: value.to(type) for name, value in state.items()}, 4)]
     if kind is TensorTrain:
-        with pytest.raises(UserError, match="certificates speak of float16"):
+        with pytest.raises(UserError, match="a certificate needs float16"):
             checkpoint_certificate(restore({name: value.to(type) for name, value in state.items()}, 4), "ab")
 
 

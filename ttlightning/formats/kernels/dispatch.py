@@ -51,21 +51,16 @@ def chain_scores(
     """
     if by_operations(features, first, interior, last):
         return chain_by_operations(features, first, interior, last)
-    if native.serves(features):
+    if features.device.type == "cpu" and native.kernel() is not None:
         return native.NativeChain.apply(features, first, interior, last, False, torch.is_grad_enabled())
     return torch_or_triton(features, first.shape[1]).apply(features, first, interior, last)
 
 
-def chain_values(
-    features: Float[Tensor, "batch sites modes"],
-    first: Float[Tensor, "modes rank"],
-    interior: Float[Tensor, "distinct modes rank rank"],
-    last: Float[Tensor, "modes rank classes"],
-) -> Float[Tensor, "batch classes"]:
+def chain_values(features: Tensor, *cores: Tensor) -> Float[Tensor, "batch classes"]:
     """``mantissa * 2**exponent`` of ``chain_scores``; a score out of the type's range becomes 0 or inf."""
-    if by_operations(features, first, interior, last) or not native.serves(features):
-        return scale_by_power_of_two(*chain_scores(features, first, interior, last))
-    return native.NativeChain.apply(features, first, interior, last, True, torch.is_grad_enabled())[0]
+    if by_operations(features, *cores) or features.device.type != "cpu" or native.kernel() is None:
+        return scale_by_power_of_two(*chain_scores(features, *cores))
+    return native.NativeChain.apply(features, *cores, True, torch.is_grad_enabled())[0]
 
 
 def torch_or_triton(features: Tensor, rank: int) -> type[torch.autograd.Function]:

@@ -40,7 +40,6 @@ ARITHMETIC_PER_THREAD: Final = 2_000_000
 SITES_FOR_SEGMENTS = 128
 """From this number of sites on, only the last state of each segment is kept for the backward pass."""
 KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
-_TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class _Arguments(ctypes.Structure):
@@ -55,11 +54,6 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("window", "replayed", "carry")),
         *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay")),
     ]
-
-
-def serves(features: Tensor) -> bool:
-    """Whether the compiled kernel computes the chain for such features."""
-    return features.device.type == "cpu" and features.dtype in _TYPES and kernel() is not None
 
 
 def kernel_name() -> str:
@@ -204,8 +198,8 @@ def _plan(
         offset_adjoints=number * rank * padded * (1 + window),
         offset_replayed=number * rank * padded,
         arithmetic=batch * sites * mode_size * rank**2,
-        forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
-        backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
+        forward=getattr(kernel(), f"chain_forward_{str(dtype).removeprefix('torch.')}"),
+        backward=getattr(kernel(), f"chain_backward_{str(dtype).removeprefix('torch.')}"),
     )
 
 

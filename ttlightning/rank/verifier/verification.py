@@ -55,11 +55,11 @@ def verify(
         _count_generic(content)
         return
     if weights is None or sha256 is None:
-        raise UserError("this certificate speaks of a trained network: name it with --checkpoint")
+        raise UserError("this certificate is for a trained network: name it with --checkpoint")
     if content["weights_sha256"] != sha256:
-        raise Rejected("it speaks of other weights than those of the checkpoint")
+        raise Rejected("it is for other weights than those of the checkpoint")
     if sites is not None and content["sites"] != sites:
-        raise Rejected(f"it speaks of {content['sites']} sites, the checkpoint has {sites}")
+        raise Rejected(f"it is for {content['sites']} sites, the checkpoint has {sites}")
     if not SCORES.keys() & weights.keys():
         raise UserError(f"the verifier has no formula for a network with the parameters {', '.join(sorted(weights))}")
     _check_shapes(content, weights)
@@ -150,4 +150,4 @@ def _check_shapes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None
     if shapes not in possible or classes < 1:
         raise Rejected(f"a network of {d} sites, mode size {n} and rank {r} is not what the checkpoint holds")
     if classes != len(content["cp_rank_at_least"]):
-        raise Rejected(f"it speaks of {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")
+        raise Rejected(f"it is for {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")

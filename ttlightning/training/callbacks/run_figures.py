@@ -21,7 +21,7 @@ from wandb.plot import CustomChart
 
 from ttlightning.rank.measures import measure_spectra
 from ttlightning.runs.files import write_whole
-from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
+from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png, shorten
 from ttlightning.training.loggers import Record
 from ttlightning.training.trainer import run_of
 
@@ -141,10 +141,11 @@ def show_mistakes(
     for sample, label, predicted, probabilities in zip(*(value.tolist() for value in values), strict=True):
         surest = max(probabilities)
         right, wrong = (names[label], names[predicted]) if names else (str(label), str(predicted))
+        short = [shorten(name, LONGEST_NAME) for name in (right, wrong)]
         pair = [label, right, predicted, wrong] if names else [label, predicted]
         rows.append([sample, *pair, surest, *probabilities])
         captions.append(f"{right} as {wrong}, {100 * surest:.0f}%")
-        below.append(f"{_short(right)} as {_short(wrong)}\n{100 * surest:.0f}%" if names else captions[-1])
+        below.append(f"{short[0]} as {short[1]}\n{100 * surest:.0f}%" if names else captions[-1])
     _write(folder / "mistakes.csv", _table(columns, rows))
     pictures = images[index]
     drawn = images.dtype == torch.uint8 and len(rows) > 0
@@ -189,13 +190,8 @@ def _send(record: Record | None, trainer: Trainer, objects: dict[str, Any]) -> N
     record.attempt(send)
 
 
-def _short(name: str) -> str:
-    """The name cut to ``LONGEST_NAME`` characters, for a line below a picture."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
 def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:
-    """The verdicts of all devices in the order of their shards, each sample once."""
+    """The verdicts of all devices, in the order of their shards."""
     none = torch.zeros(0, dtype=torch.int64, device=device)
     parts = parts or [Verdicts(none, none, torch.zeros(0, classes, device=device))]
     own = [torch.cat(part) for part in zip(*parts, strict=True)]

@@ -16,9 +16,6 @@ from ttlightning.runs.run import Run
 LONGEST_TAG: Final = 64
 """Characters of the longest tag that W&B accepts."""
 
-PATIENCE: Final = 30.0
-"""Seconds that W&B has for its answer."""
-
 MODES: Final = ("offline", "online", "disabled")
 OLD_MODES: Final = {"dryrun": "offline", "run": "online"}
 
@@ -40,7 +37,7 @@ class WandbOptions:
             for a run that ``wandb agent`` has started, else offline.
         project: the project of the run.
         entity: user or team; by default the account's own.
-        tags: words to filter runs by, besides the tags of data set, network and seed.
+        tags: to filter runs by, besides the tags of data set, network and seed.
 
     Raises:
         UserError: if a tag is empty or too long.
@@ -58,27 +55,23 @@ class WandbOptions:
                     f"wandb.tags has {tag!r} of {len(tag)} characters, W&B takes 1 to {LONGEST_TAG}; shorten it"
                 )
 
-    def chosen_mode(self) -> Literal["offline", "online", "disabled"] | str:
-        """The mode from the options, the environment or a sweep's agent, in this order."""
-        sweep = "WANDB_SWEEP_ID" in os.environ
-        return self.mode or _mode_of_environment() or ("online" if sweep else "offline")
+    def chosen_mode(self) -> str:
+        """The mode from the options, ``$WANDB_MODE`` in any case, or a sweep's agent, in this order.
 
-
-def _mode_of_environment() -> str | None:
-    """``$WANDB_MODE`` in any case, rewritten in W&B's spelling; ``UserError`` if it is none of W&B's modes."""
-    given = os.environ.get("WANDB_MODE")
-    if not given:
-        return None
-    mode = OLD_MODES.get(given.lower(), given.lower())
-    if mode not in MODES:
-        raise UserError(f"WANDB_MODE is {given!r}, it must be one of {', '.join(MODES)}")
-    os.environ["WANDB_MODE"] = mode
-    return mode
+        ``$WANDB_MODE`` is rewritten in W&B's spelling; ``UserError`` if it is none of W&B's modes.
+        """
+        if self.mode or not (given := os.environ.get("WANDB_MODE")):
+            return self.mode or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
+        mode = OLD_MODES.get(given.lower(), given.lower())
+        if mode not in MODES:
+            raise UserError(f"WANDB_MODE is {given!r}, it must be one of {', '.join(MODES)}")
+        os.environ["WANDB_MODE"] = mode
+        return mode
 
 
 def init_timeout() -> float:
     """Seconds that W&B has for its answer before a run starts: ``$WANDB_INIT_TIMEOUT``, else 30."""
-    given = os.environ.get("WANDB_INIT_TIMEOUT") or str(PATIENCE)
+    given = os.environ.get("WANDB_INIT_TIMEOUT") or "30"
     try:
         seconds = float(given)
     except ValueError:
@@ -141,5 +134,5 @@ def _mistake(fault: Exception, mode: str) -> str:
     lines = str(fault).splitlines()
     if isinstance(fault, wandb.Error):
         return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
-    told = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
-    return f"W&B does not take its settings, look at the variables WANDB_*: {told}"
+    reason = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
+    return f"W&B does not take its settings, look at the variables WANDB_*: {reason}"
