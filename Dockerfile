@@ -1,11 +1,11 @@
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 
-# A C compiler, for the chain kernel: it is compiled for the processor that the image runs on.
+# The C compiler compiles the chain kernel for the processor that runs the image.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 
-# Packages first: they change less often than the code. One image for CPU and GPU: torch's wheels bring CUDA.
+# Packages change less often than the code, so they come first. One image for CPU and GPU: torch contains CUDA.
 WORKDIR /app
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH} PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1

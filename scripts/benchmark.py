@@ -1,24 +1,23 @@
-"""Speed and memory of the chains beside TensorKrowch, on the same network and the same batches.
+"""Speed and memory of the tensor formats beside TensorKrowch, on the same network and the same batches.
 
     python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--threads 1 2] [--output results/benchmark]
 
 For every case (mode size n, rank r, batch, sites d) and both kinds of cores, in one process and interleaved:
 
-  step       forward, cross-entropy, backward and Adam of the whole network: feature map, chain, loss
-  floor      the same step without a chain: the features' sum over the sites through one matrix; what of the step is
-             the feature map, the loss, Adam and autograd
-  inference  forward alone, without gradients
-  memory     the most that torch's allocator holds at once during a step, beyond what it held before
+  step       forward, cross-entropy, backward and Adam of the network: feature map, chain, loss
+  floor      the same step with one matrix on the sum of the features instead of a chain: cost of the feature map, the
+             loss, Adam and autograd
+  inference  forward without gradients
+  memory     peak of torch's allocator during a step, minus its value before the step
 
-TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `ratio` is against the fastest of them in this
-run, `default` against the mode that it has when nobody chooses. Ratios are medians of pairwise ratios. The roofline
-line compares the arithmetic of our step with what this machine reaches in one large matrix product, and what it must
-move at least (parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `step ratio` is against the fastest of them in
+this run, `step ratio default` against its default mode. Ratios are medians of pairwise ratios. `of product` compares
+the arithmetic of our step with one large matrix product on this machine, `of copy` its least memory traffic
+(parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
 
-A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker with its own node at
-every place and with one for all places of a level. TensorKrowch's Tree, with a matrix for each leaf, is the second of
-them and starts with the same numbers; its eight modes are the four, contracting inline or stacked. Its UTree has one
-node for all levels, and it has no shallow network: the others stand alone.
+A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker, and hierarchical
+Tucker with one node for all positions of a level. TensorKrowch's Tree is the second and starts with the same numbers;
+it runs in eight modes, the four with contraction inline or stacked. TensorKrowch has no counterpart of the other two.
 """
 
 import argparse
@@ -29,7 +28,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +56,22 @@ from ttlightning.system.output import run_script
 
 CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,49", "3,10,100,784"]
 OTHER_CASES = ["17,16,64,16", "33,32,64,16", "33,64,256,16", "33,32,64,64"]
-KINDS = ("different", "equal")
+KINDS = {"different": TensorTrain, "equal": EqualCoreTensorTrain}
 OTHERS = {
     "canonical": CanonicalPolyadic,
     "hierarchical": HierarchicalTucker,
     "shared hierarchical": SharedHierarchicalTucker,
 }
 PATCH_DIM = 49
+TIMES = ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_peer_ms", "inference_ratio")
+CELLS = dict.fromkeys(TIMES, ".2f") | {"memory_mb": ".1f", "memory_peer_mb": ".1f"}
+CHAIN_CELLS = CELLS | {"step_floor_ms": ".2f", "step_ratio_default": ".2f", "of_product": ".0%", "of_copy": ".0%"}
+"""Numbers in the tables and their formats."""
 Step = Callable[[], object]
 
 
 class Network(nn.Module):
-    """The same feature map before either one's weight tensor."""
+    """The feature map, then a weight tensor, ours or the peer's."""
 
     def __init__(self, mode_size: int, chain: nn.Module) -> None:
         super().__init__()
@@ -79,7 +82,7 @@ class Network(nn.Module):
 
 
 class NoChain(nn.Module):
-    """Scores without a chain, for the floor."""
+    """Scores from the sum of the features, for the floor."""
 
     def __init__(self, mode_size: int) -> None:
         super().__init__()
@@ -89,13 +92,14 @@ class NoChain(nn.Module):
         return features.sum(1) @ self.matrix
 
 
-def our_chain(case: Case, kind: str) -> nn.Module:
+def ours(case: Case, name: str) -> nn.Module:
+    """Our weight tensor of this kind of cores, or this other format."""
     mode_size, rank, _, sites = case
-    return (EqualCoreTensorTrain if kind == "equal" else TensorTrain)(sites, mode_size, CLASSES, rank)
+    return (KINDS | OTHERS)[name](sites, mode_size, CLASSES, rank)
 
 
 def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
-    """A training step and an inference, each without arguments."""
+    """A training step and an inference as functions without arguments."""
     mode_size, _, batch, sites = case
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(batch, sites, PATCH_DIM, generator=generator)
@@ -117,7 +121,7 @@ def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
 
 
 def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every step, one after the other in each round; two rounds to warm up."""
+    """Milliseconds of every step, interleaved in rounds, after two rounds of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats + 2):
         for name, step in steps.items():
@@ -128,7 +132,7 @@ def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
 
 
 def peak_memory(step: Step) -> float:
-    """MB that torch's allocator holds at most during a step, beyond what it held before."""
+    """Peak of torch's allocator during a step minus its value before, in MB."""
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
@@ -136,76 +140,74 @@ def peak_memory(step: Step) -> float:
     return max(itertools.accumulate(change for _, change in sorted(events))) / 1e6
 
 
-def compare(case: Case, kind: str, repeats: int) -> dict[str, Any]:
-    """Medians and ratios of one case, and what it takes at least."""
+def compare(case: Case, name: str, repeats: int) -> dict[str, Any]:
+    """Medians and ratios of one case beside the peer, if it has the same network."""
     mode_size, rank, batch, sites = case
-    steps = {"ours": make_steps(case, our_chain(case, kind)), "floor": make_steps(case, NoChain(mode_size))}
-    for mode in MODES_OF_PEER:
-        steps[str(mode)] = make_steps(case, peer_chain(case, kind, *mode))
-    found = race(steps, repeats)
-    chain = 6 * batch * (sites - 2) * mode_size * rank**2 + 6 * batch * mode_size * rank * (1 + CLASSES)
-    cores = (1 if kind == "equal" else sites - 2) * mode_size * rank**2 + mode_size * rank * (1 + CLASSES)
-    found["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (mode_size - 1))
-    found["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (mode_size - 1)) + batch * sites * PATCH_DIM)
-    return found
-
-
-def compare_other(case: Case, name: str, repeats: int) -> dict[str, Any]:
-    """The same of another format, beside the peer's where it has the same one."""
-    mode_size, rank, _, sites = case
-    ours = OTHERS[name](sites, mode_size, CLASSES, rank)
-    steps = {"ours": make_steps(case, ours)}
+    own = ours(case, name)
+    steps = {"ours": make_steps(case, own)}
     if name == "hierarchical":
         for mode, inline in itertools.product(MODES_OF_PEER, (False, True)):
             key = f"{mode}{' inline' if inline else ''}"
-            steps[key] = make_steps(case, peer_tree(case, ours, *mode, inline))
-    return race(steps, repeats)
+            steps[key] = make_steps(case, peer_tree(case, own, *mode, inline))
+    if name in OTHERS:
+        return race(steps, max(5, repeats // (1 + rank // 64)))
+    steps["floor"] = make_steps(case, NoChain(mode_size))
+    steps |= {str(mode): make_steps(case, peer_chain(case, name, *mode)) for mode in MODES_OF_PEER}
+    result = race(steps, max(5, repeats // (1 + sites // 100)))
+    chain = 6 * batch * (sites - 2) * mode_size * rank**2 + 6 * batch * mode_size * rank * (1 + CLASSES)
+    cores = (1 if name == "equal" else sites - 2) * mode_size * rank**2 + mode_size * rank * (1 + CLASSES)
+    result["step_gflop"] = 1e-9 * (chain + 4 * batch * sites * PATCH_DIM * (mode_size - 1))
+    result["step_gb"] = 4e-9 * (7 * (cores + PATCH_DIM * (mode_size - 1)) + batch * sites * PATCH_DIM)
+    return result
 
 
 def race(steps: dict[str, tuple[Step, Step]], repeats: int) -> dict[str, Any]:
-    """Milliseconds and MB of "ours", milliseconds of the "floor"; of the fastest of all others too, and ratios."""
-    found: dict[str, Any] = {}
+    """Milliseconds and MB of "ours", milliseconds of the "floor", and both of the fastest other step with ratios."""
+    result: dict[str, Any] = {}
     peers = steps.keys() - {"ours", "floor"}
     for index, name in enumerate(("step", "inference")):
         times = interleaved({key: pair[index] for key, pair in steps.items()}, repeats)
         medians = {key: statistics.median(values) for key, values in times.items()}
-        found[f"{name}_ms"] = medians["ours"]
+        result[f"{name}_ms"] = medians["ours"]
         if "floor" in steps:
-            found[f"{name}_floor_ms"] = medians["floor"]
+            result[f"{name}_floor_ms"] = medians["floor"]
         if not peers:
             continue
         peer = min(peers, key=medians.__getitem__)
         ratios = sorted(theirs / ours for theirs, ours in zip(times[peer], times["ours"], strict=True))
         default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
-        found |= {
+        result |= {
             f"{name}_peer_ms": medians[peer],
             f"{name}_peer_mode": peer,
             f"{name}_ratio": statistics.median(ratios),
             f"{name}_ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
             f"{name}_ratio_default": statistics.median(default),
         }
-    found["memory_mb"] = peak_memory(steps["ours"][0])
-    return found | ({"memory_peer_mb": min(peak_memory(steps[key][0]) for key in peers)} if peers else {})
+    result["memory_mb"] = peak_memory(steps["ours"][0])
+    return result | ({"memory_peer_mb": min(peak_memory(steps[key][0]) for key in peers)} if peers else {})
 
 
-def other_formats(cases: list[Case], threads: list[int], repeats: int) -> tuple[list[dict[str, Any]], Table]:
-    """Every other format in every case, as rows of the report and as a table."""
-    keys = ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_peer_ms", "inference_ratio")
-    columns = ("n, r, batch, d", "format", "thr.", "step ms", "peer ms", "ratio", "inference ms", "peer ms", "ratio")
-    table, rows = Table(*columns, "MB", "peer MB"), []
-    for count in threads:
-        torch.set_num_threads(count)
-        for case, name in itertools.product(cases, OTHERS):
-            found = compare_other(case, name, max(5, repeats // (1 + case[1] // 64)))
-            rows.append({"case": case, "format": name, "threads": count, **found})
-            numbers = [f"{found[key]:.2f}" if key in found else "" for key in (*keys, "memory_mb", "memory_peer_mb")]
-            table.add_row(", ".join(map(str, case)), name, str(count), *numbers)
-            print(f"{case} {name}, {count} threads: {found}", file=sys.stderr, flush=True)
-    return rows, table
+def measure(column: str, cases: list[Case], names: Iterable[str], threads: int, repeats: int) -> list[dict[str, Any]]:
+    """Rows of the report: every name, which is in ``column``, in every case."""
+    rows = []
+    for case, name in itertools.product(cases, names):
+        rows.append({"case": case, column: name, "threads": threads, **compare(case, name, repeats)})
+        print(rows[-1], file=sys.stderr, flush=True)
+    return rows
+
+
+def table_of(column: str, rows: list[dict[str, Any]], cells: dict[str, str]) -> Table:
+    """The rows as a table; ``cells`` has the format of each number by its key. Keys are the titles."""
+    titles = [key.removesuffix("_ms").replace("_", " ") for key in cells]
+    table = Table("n, r, batch, d", column, "thr.", *titles)
+    for row in rows:
+        numbers = [format(row[key], form) if key in row else "" for key, form in cells.items()]
+        table.add_row(", ".join(map(str, row["case"])), row[column], str(row["threads"]), *numbers)
+    return table
 
 
 def machine_rates() -> dict[str, float]:
-    """What this machine reaches: GFLOP/s of a large product, GB/s of a large copy; the best of several tries."""
+    """GFLOP/s of a large product and GB/s of a large copy on this machine, the best of several tries."""
     matrix, line = torch.rand(1024, 1024), torch.rand(1 << 25)
     target = torch.empty_like(line)
 
@@ -228,9 +230,7 @@ def growth(repeats: int) -> tuple[dict[str, float], dict[str, list[list[float]]]
     for index, name in enumerate(("mode_size", "rank", "batch", "sites")):
         sizes = [base[index] * 2**i for i in range(4)]
         cases = [(*base[:index], size, *base[index + 1 :]) for size in sizes]
-        steps = {
-            str(size): make_steps(case, our_chain(case, "equal"))[0] for size, case in zip(sizes, cases, strict=True)
-        }
+        steps = {str(size): make_steps(case, ours(case, "equal"))[0] for size, case in zip(sizes, cases, strict=True)}
         medians = [statistics.median(values) for values in interleaved(steps, repeats).values()]
         points[name] = [sizes, medians]
         x = torch.tensor(sizes).double().log()
@@ -240,7 +240,7 @@ def growth(repeats: int) -> tuple[dict[str, float], dict[str, list[list[float]]]
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Left: how many times as long TensorKrowch takes. Right: how our step grows with each size."""
+    """Left: ratios of the times of TensorKrowch and ours. Right: time of our step over each size."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     rows = report["results"]
     labels = [f"{tuple(row['case'])} {row['kind']}, {row['threads']} thr." for row in rows]
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument(
-        "--other-cases", nargs="*", default=OTHER_CASES, help="of the other formats; none: leave them out"
+        "--other-cases", nargs="*", default=OTHER_CASES, help="cases of the other formats; empty for none"
     )
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, torch.get_num_threads()}))
     parser.add_argument("--output", type=Path, help="path of the .json and .png, without the ending")
@@ -280,24 +280,15 @@ def main() -> None:
     cases, other_cases = (
         [tuple(map(int, case.split(","))) for case in given] for given in (options.cases, options.other_cases)
     )
-    columns = ("n, r, batch, d", "cores", "thr.", "step ms", "floor", "peer ms", "ratio", "default", "inference ms")
-    table = Table(*columns, "ratio", "MB", "peer MB", "of product", "of copy")
-    results, rates = [], {}
+    results, others, rates = [], [], {}
     for threads in options.threads:
         torch.set_num_threads(threads)
         rate = rates[threads] = machine_rates()
-        for case, kind in itertools.product(cases, options.kinds):
-            found = compare(case, kind, max(5, options.repeats // (1 + case[3] // 100)))
-            found["of_product"] = 1e3 * found["step_gflop"] / found["step_ms"] / rate["product_gflops"]
-            found["of_copy"] = 1e3 * found["step_gb"] / found["step_ms"] / rate["copy_gb_per_s"]
-            results.append({"case": case, "kind": kind, "threads": threads, **found})
-            names = [f"step_{name}" for name in ("ms", "floor_ms", "peer_ms", "ratio", "ratio_default")]
-            numbers = [f"{found[k]:.2f}" for k in (*names, "inference_ms", "inference_ratio")]
-            numbers += [f"{found[k]:.1f}" for k in ("memory_mb", "memory_peer_mb")]
-            fractions = [f"{found[k]:.0%}" for k in ("of_product", "of_copy")]
-            table.add_row(", ".join(map(str, case)), kind, str(threads), *numbers, *fractions)
-            print(f"{case} {kind} cores, {threads} threads: {found}", file=sys.stderr, flush=True)
-    others, other_table = other_formats(other_cases, options.threads, options.repeats)
+        for row in measure("kind", cases, options.kinds, threads, options.repeats):
+            row["of_product"] = 1e3 * row["step_gflop"] / row["step_ms"] / rate["product_gflops"]
+            row["of_copy"] = 1e3 * row["step_gb"] / row["step_ms"] / rate["copy_gb_per_s"]
+            results.append(row)
+        others += measure("format", other_cases, OTHERS, threads, options.repeats)
     torch.set_num_threads(1)
     slopes, points = growth(options.repeats)
     report = {
@@ -311,9 +302,9 @@ def main() -> None:
         "results": results,
         "other_formats": others,
     }
-    Console(width=150).print(table)
+    Console(width=170).print(table_of("kind", results, CHAIN_CELLS))
     if others:
-        Console(width=150).print(other_table)
+        Console(width=170).print(table_of("format", others, CELLS))
     print(f"{report['machine']}, {report['cores']} cores, kernel {report['kernel']}")
     for threads, rate in rates.items():
         print(f"{threads} threads: a large product reaches {rate['product_gflops']:.0f} GFLOP/s, ", end="")

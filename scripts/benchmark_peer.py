@@ -1,4 +1,4 @@
-"""TensorKrowch's networks, of the sizes and with the numbers of ours, for scripts/benchmark.py."""
+"""TensorKrowch's networks with the sizes and numbers of ours, for scripts/benchmark.py."""
 
 import functools
 import itertools
@@ -25,7 +25,7 @@ def peer_chain(
     traced: bool = True,
     **inline: bool,
 ) -> nn.Module:
-    """TensorKrowch's chain, the output at its end or in its ``middle``; ``inline`` is what its ``forward`` takes."""
+    """TensorKrowch's chain with the output at its end or in its ``middle``; ``inline`` has options of ``forward``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import tensorkrowch

@@ -1,38 +1,38 @@
-"""What exactness costs: torch's deterministic algorithms, and microbatches, as ratios of the time of an epoch.
+"""Cost of exactness: epoch times with torch's deterministic algorithms and with microbatches, as ratios.
 
     python scripts/determinism_price.py [--rounds 7] [any option of fit]
 
-One run of `fit` changes its setting from epoch to epoch, as it is, not deterministic, four microbatches, so that a
-machine whose speed drifts slows all of them. Prints the medians of the ratios within a round, and their spread.
+One run of `fit` changes its setting from epoch to epoch: as it is, not deterministic, four microbatches. Drifts of the
+machine's speed change all of them. Prints the medians of the ratios within a round, and their range.
 """
 
 import argparse
 import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from epoch_overhead import watched_fit
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI
 from ttlightning.runs.machine import cpu_name
 from ttlightning.system.output import run_script
-from ttlightning.training.quiet import quiet_libraries
+
+SETTINGS = {"as it is": (True, 1), "not deterministic": (False, 1), "four microbatches": (True, 4)}
+"""Name: deterministic algorithms, microbatches."""
 
 
 class Settings(Callback):
-    """Changes a setting from epoch to epoch, and takes the time of each, up to its last step."""
+    """Changes the setting from epoch to epoch and measures each epoch up to its last step."""
 
-    def __init__(self, settings: dict[str, Callable[[LightningModule], None]]) -> None:
-        self.settings, self.seconds = list(settings.items()), {name: [] for name in settings}
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.name, change = self.settings[trainer.current_epoch % len(self.settings)]
-        change(pl_module)
+        self.name = list(SETTINGS)[trainer.current_epoch % len(SETTINGS)]
+        deterministic, pl_module.microbatches = SETTINGS[self.name]
+        torch.use_deterministic_algorithms(deterministic)
         self.started = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
@@ -40,47 +40,21 @@ class Settings(Callback):
             self.seconds[self.name].append(time.perf_counter() - self.started)
 
 
-def switch(deterministic: bool, virtual: int) -> Callable[[LightningModule], None]:
-    def change(module: LightningModule) -> None:
-        torch.use_deterministic_algorithms(deterministic)
-        module.microbatches = virtual
-
-    return change
-
-
-class TimedCLI(CLI):
-    """`fit` with the settings in turns."""
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        self.watch = Settings(
-            {
-                "as it is": switch(True, 1),
-                "not deterministic": switch(False, 1),
-                "four microbatches": switch(True, 4),
-            }
-        )
-        trainer.callbacks.append(self.watch)
-        return trainer
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--config", default="eq.yaml")
     options, overrides = parser.parse_known_args()
-    with quiet_libraries(), tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"TTLIGHTNING_RUNS": folder, "WANDB_MODE": "disabled"}
-        epochs, quiet = f"--trainer.max_epochs={3 * options.rounds}", "--trainer.enable_progress_bar=false"
-        words = ["fit", "--config", options.config, epochs, quiet]
-        words += ["--test_after_fit=false", "--data.steps_per_execution=16"]
-        seconds = TimedCLI(complete_arguments([*words, *overrides])).watch.seconds
+    os.environ["WANDB_MODE"] = "disabled"
+    epochs, quiet = f"--trainer.max_epochs={len(SETTINGS) * options.rounds}", "--trainer.enable_progress_bar=false"
+    watch = Settings()
+    watched_fit(watch, ["--config", options.config, epochs, quiet, "--data.steps_per_execution=16", *overrides])
     print(f"\n{options.config} on {cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     for price, above, below in (
         ("deterministic algorithms", "as it is", "not deterministic"),
         ("four microbatches", "four microbatches", "as it is"),
     ):
-        ratios = sorted(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
+        ratios = sorted(a / b for a, b in zip(watch.seconds[above], watch.seconds[below], strict=True))
         print(f"{price}: {statistics.median(ratios):.2f} times the epoch ({ratios[0]:.2f} to {ratios[-1]:.2f})")
 
 

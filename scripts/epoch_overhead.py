@@ -1,13 +1,13 @@
-"""What an epoch of `fit` costs, beside a bare PyTorch loop over the same network and the same batches.
+"""Time of an epoch of `fit` beside a bare PyTorch loop over the same network and the same batches.
 
     python scripts/epoch_overhead.py [--epochs 7] [--gpu_check] [any option of fit]
 
-Before every epoch of a real `fit` (loggers, progress, rank check and checkpoints on) the same epoch is run as a bare
-loop on a copy of the network: forward, cross-entropy, backward, optimizer, schedule, and nothing else. The two are
-interleaved, so that a machine whose speed drifts slows both. Prints each epoch's ratio, their median and their spread.
+Before every epoch of a real `fit` (loggers, progress, rank check and checkpoints on), a bare loop runs the same epoch
+on a copy of the network: forward, cross-entropy, backward, optimizer and schedule only. The two are interleaved, so
+drifts of the machine's speed change both. Prints each epoch's ratio, their median and range.
 
 --gpu_check: on a machine without a GPU, every second epoch runs with the variable that importing Lightning sets
-(PYTORCH_NVML_BASED_CUDA_CHECK) and our Trainer takes away; prints what the variable costs.
+(PYTORCH_NVML_BASED_CUDA_CHECK) and our Trainer removes; prints the cost of the variable.
 """
 
 import argparse
@@ -20,12 +20,11 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn import functional as F
 
-from ttlightning.commands.arguments import complete_arguments
-from ttlightning.commands.cli import CLI
+from ttlightning.commands.cli import CLI, run
 from ttlightning.system.output import run_script
 
 
@@ -63,16 +62,18 @@ class SideBySide(Checkpoint):
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
-class TimedCLI(CLI):
-    """`fit` with the stopwatch as its last callback, so that every other callback's work counts."""
+def watched_fit(watch: Callback, options: list[str]) -> None:
+    """`fit` into a folder that is deleted, with ``watch`` as last callback, so that the work of all others counts."""
 
-    gpu_check = False
+    class WatchedCLI(CLI):
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            trainer.callbacks.append(watch)
+            return trainer
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
-        self.stopwatch = SideBySide(self.gpu_check)
-        trainer.callbacks.append(self.stopwatch)
-        return trainer
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TTLIGHTNING_RUNS"] = folder
+        run(["fit", "--test_after_fit=false", *options], WatchedCLI)
 
 
 def main() -> None:
@@ -81,19 +82,18 @@ def main() -> None:
     parser.add_argument("--config", default="eq.yaml")
     parser.add_argument("--gpu_check", action="store_true")
     options, overrides = parser.parse_known_args()
-    TimedCLI.gpu_check = options.gpu_check
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["TTLIGHTNING_RUNS"] = folder
-        words = ["fit", "--config", options.config, f"--trainer.max_epochs={options.epochs}", "--data.validation=0"]
-        watch = TimedCLI(complete_arguments([*words, "--test_after_fit=false", *overrides])).stopwatch
-    ratios = sorted(f / b for f, b in zip(watch.fit, watch.bare, strict=True))
+    watch = SideBySide(options.gpu_check)
+    epochs = f"--trainer.max_epochs={options.epochs}"
+    watched_fit(watch, ["--config", options.config, epochs, "--data.validation=0", *overrides])
     print(f"\n{options.config} on {platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for epoch, (fit, bare) in enumerate(zip(watch.fit, watch.bare, strict=True), start=1):
+    times = list(zip(watch.fit, watch.bare, strict=True))
+    for epoch, (fit, bare) in enumerate(times, start=1):
         print(f"epoch {epoch}   fit {fit:6.2f} s   bare {bare:6.2f} s   ratio {fit / bare:.3f}")
     if options.gpu_check:
         pairs = sorted(b / a for a, b in zip(watch.fit[0::2], watch.fit[1::2], strict=False))
         print(f"with the variable {statistics.median(pairs):.3f} times the epoch ({pairs[0]:.3f} to {pairs[-1]:.3f})")
         return
+    ratios = sorted(fit / bare for fit, bare in times)
     print(f"median ratio {statistics.median(ratios):.3f} (from {ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 

@@ -1,4 +1,4 @@
-"""A training step of TensorKrowch's chains in every way that it offers, beside ours and the step without a chain.
+"""A training step of TensorKrowch's chains with all its options, beside ours and a step without a chain.
 
     python scripts/peer_ways.py [--case 17,16,64,16] [--repeats 15] [--threads 1]
 
@@ -12,7 +12,7 @@ import statistics
 import warnings
 
 import torch
-from benchmark import KINDS, NoChain, interleaved, make_steps, our_chain
+from benchmark import KINDS, NoChain, interleaved, make_steps, ours
 from benchmark_peer import Case, peer_chain
 
 from ttlightning.system.output import run_script
@@ -21,9 +21,9 @@ ORDER = ("auto_stack", "auto_unbind", "middle", "traced", "inline_input", "inlin
 
 
 def steps_of(case: Case, kind: str) -> dict[str, object]:
-    """Name: step, of ours, of none, and of every way of the peer."""
+    """Steps by name: ours, without a chain, and all options of the peer."""
     steps = {
-        "ours": make_steps(case, our_chain(case, kind))[0],
+        "ours": make_steps(case, ours(case, kind))[0],
         "without a chain": make_steps(case, NoChain(case[0]))[0],
     }
     for choice in itertools.product((True, False), repeat=len(ORDER)):
@@ -47,14 +47,10 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for kind in KINDS:
         times = interleaved(steps_of(case, kind), options.repeats)
-        said = {name: f"{statistics.median(t):.2f} ({min(t):.2f}, {max(t):.2f})" for name, t in times.items()}
+        shown = {name: f"{statistics.median(t):.2f} ({min(t):.2f}, {max(t):.2f})" for name, t in times.items()}
         ways = sorted(times.keys() - {"ours", "without a chain"}, key=lambda name: statistics.median(times[name]))
-        cells = [
-            kind,
-            said["ours"],
-            said["without a chain"],
-            *(c for way in (ways[0], ways[-1]) for c in (way, said[way])),
-        ]
+        fastest, slowest = ways[0], ways[-1]
+        cells = [kind, shown["ours"], shown["without a chain"], fastest, shown[fastest], slowest, shown[slowest]]
         print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -122,9 +122,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chains = [*compare_chains(2**options.entries, options.seed)]
-    print(f"{len(chains)} cases (n, r, d, kind): theorem, staircase and literal matricization agree on {sum(chains)}")
+    print(f"{len(chains)} cases (n, r, d, kind): theorem, staircase and complete matricization agree on {sum(chains)}")
     others = [*compare_others(2**options.entries, options.seed)]
-    print(f"{len(others)} cases of other formats: generic, sampled and literal rank agree on {sum(others)}")
+    print(f"{len(others)} cases of other formats: generic, sampled and complete rank agree on {sum(others)}")
     sys.exit(int(not all(chains + others)))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from ttlightning.commands.studies import Job, make_runs, require
-from ttlightning.rank import generic_odd_even_rank
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.runs.files import write_json
 from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
@@ -27,9 +27,9 @@ CONFIGS = {"eq.yaml": "equal", "tt.yaml": "different"}
 def job(config: str, rank: int, epochs: int, quick: bool) -> Job:
     """The run of one network."""
     name = f"rank_study_{CONFIGS[config]}_r{rank}_e{epochs}" + ("_quick" if quick else "")
-    words = ("--config", config, f"--model.format.init_args.rank={rank}", f"--trainer.max_epochs={epochs}")
-    words += ("--rank_check.every_n_epochs=1", "--test_after_fit=false", "--wandb.mode=disabled")
-    return Job(name, (*words, *(["--data.dataset=mnist5k"] if quick else [])), seed=0)
+    options = ("--config", config, f"--model.format.init_args.rank={rank}", f"--trainer.max_epochs={epochs}")
+    options += ("--rank_check.every_n_epochs=1", "--test_after_fit=false", "--wandb.mode=disabled")
+    return Job(name, (*options, *(["--data.dataset=mnist5k"] if quick else [])), seed=0)
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def collect(run: Run) -> dict[str, Any]:
     }
 
 
-def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
+def draw(studies: dict[str, dict[str, Any]], path: Path) -> None:
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    ranks = sorted({study["rank"] for study in found.values()})
-    for name, study in found.items():
+    ranks = sorted({study["rank"] for study in studies.values()})
+    for name, study in studies.items():
         style = {"color": f"C{ranks.index(study['rank'])}", "linestyle": "-" if name.startswith("equal") else "--"}
         left.plot(study["smallest"], label=name, **style)
         middle.plot(study["condition"], **style)
@@ -77,20 +77,20 @@ def main() -> None:
     wanted = [(config, rank) for rank in ranks for config in CONFIGS]
     outcomes = make_runs([job(*each, epochs, options.quick) for each in wanted], options.jobs)
     names = (f"{CONFIGS[config]}, r = {rank}" for config, rank in wanted)
-    found = {name: collect(run) for name, run in zip(names, require(outcomes), strict=True)}
+    studies = {name: collect(run) for name, run in zip(names, require(outcomes), strict=True)}
     print(
         "| cores | epochs | certified / generic | smallest singular value, start to end | condition | val. accuracy |"
     )
     print("|---|---|---|---|---|---|")
-    for name, study in found.items():
+    for name, study in studies.items():
         generic = generic_odd_even_rank(study["mode_size"], study["rank"], study["sites"])
         certified = f"{study['certified'][-1]:,} / {generic:,}"
         smallest, condition = study["smallest"], study["condition"]
         spans = f"{smallest[0]:.1e} to {smallest[-1]:.1e} | {condition[0]:.1e} to {condition[-1]:.1e}"
         print(f"| {name} | {len(study['accuracy'])} | {certified} | {spans} | {study['accuracy'][-1]:.2%} |")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output.with_suffix(".json"), found)
-    draw(found, options.output.with_suffix(".png"))
+    write_json(options.output.with_suffix(".json"), studies)
+    draw(studies, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

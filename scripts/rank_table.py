@@ -12,44 +12,26 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from ttlightning.formats.modular import Residues, extend_states
-from ttlightning.rank.bounds import generic_odd_even_rank
-from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, multiply, rank_modulo
-from ttlightning.rank.full_matricization import random_cores
+from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, ScoreTensor, TensorTrain
+from ttlightning.formats.bounds import generic_odd_even_rank
+from ttlightning.formats.modular import Residues
+from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.system.output import run_script
 
 PRIME = PRIMES[0]
 SIZES = ((2, 3, 4), (3, 4, 4), (4, 5, 4), (2, 3, 8), (3, 4, 8))  # r, n, d
 
 
-def tensor_train(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
-    """Every entry of a random tensor of TT-rank r, in one long row."""
-    cores = random_cores(mode_size, rank, sites, seed, PRIME, equal=False)
-    return extend_states(cores[0][:, 0, :], cores[1:], PrimeField(PRIME))[:, 0]
-
-
-def hierarchical_tucker(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
-    """Every entry of a random tensor of HT-rank r: a node joins the tables of its children, (points, r) each."""
-    tables = [hashed((mode_size, rank), PRIME, seed, "leaf", site) for site in range(sites)]
-    while len(tables) > 1:
-        width = 1 if len(tables) == 2 else rank
-        joined = []
-        for position, (left, right) in enumerate(zip(tables[0::2], tables[1::2], strict=True)):
-            pairs = left[:, None, :, None] * right[None, :, None, :] % PRIME
-            node = hashed((rank * rank, width), PRIME, seed, "node", len(tables), position)
-            joined.append(multiply(pairs.reshape(-1, rank * rank), node, PRIME))
-        tables = joined
-    return tables[0][:, 0]
-
-
-def canonical_polyadic(rank: int, mode_size: int, sites: int, seed: int) -> Residues:
-    """Every entry of a random tensor of CP-rank r."""
-    table = hashed((1, rank), PRIME, seed, "weights")
-    for site in range(sites):
-        factor = hashed((mode_size, rank), PRIME, seed, "factor", site)
-        table = (table[:, None, :] * factor[None, :, :] % PRIME).reshape(-1, rank)
-    return table.sum(1) % PRIME
+def random_entries(kind: type[ScoreTensor], rank: int, mode_size: int, sites: int, seed: int) -> Residues:
+    """Every entry of a random tensor of a format, with integer weights, in one long row."""
+    generator = np.random.default_rng([rank, mode_size, sites, seed])
+    format = kind(sites, mode_size, 1, rank).double().requires_grad_(False)
+    for parameter in format.parameters():
+        parameter.copy_(torch.from_numpy(generator.integers(-(10**9), 10**9, tuple(parameter.shape))))
+    (entries,) = format.exact_scores([np.eye(mode_size, dtype=np.int64)] * sites, PrimeField(PRIME))
+    return entries
 
 
 def matricization_rank(entries: Residues, mode_size: int, sites: int, rows: list[int]) -> int:
@@ -73,7 +55,7 @@ def widths(entries: Residues, mode_size: int, sites: int) -> dict[str, int]:
     }
 
 
-FORMATS = {"TT": tensor_train, "HT": hierarchical_tucker, "CP": canonical_polyadic}
+FORMATS = {"TT": TensorTrain, "HT": HierarchicalTucker, "CP": CanonicalPolyadic}
 ENTRIES = {
     ("TT", "TT"): "r", ("TT", "HT"): "r^2", ("TT", "CP"): ">= r^(d/2)",
     ("HT", "TT"): "r^(log2(d)/2)", ("HT", "HT"): "r", ("HT", "CP"): ">= r^(d/2)",
@@ -93,17 +75,18 @@ def table(sizes: tuple[tuple[int, int, int], ...], seeds: range) -> str:
         "| given | r, n, d | TT-rank (table) | HT-rank (table) | CP-rank at least (table) |",
         "|---|---|---|---|---|",
     ]
-    for given, make in FORMATS.items():
+    for given, kind in FORMATS.items():
         for rank, mode_size, sites in sizes:
-            found = [widths(make(rank, mode_size, sites, seed), mode_size, sites) for seed in seeds]
+            tensors = (random_entries(kind, rank, mode_size, sites, seed) for seed in seeds)
+            computed = [widths(entries, mode_size, sites) for entries in tensors]
             cells = []
             for needed in ("TT", "HT", "CP"):
-                ranks = sorted({each[needed] for each in found})
-                said = value(ENTRIES[given, needed], rank, sites)
-                cells.append(f"{' to '.join(map(str, ranks))} ({said:.3g})")
+                ranks = sorted({each[needed] for each in computed})
+                entry = value(ENTRIES[given, needed], rank, sites)
+                cells.append(f"{' to '.join(map(str, ranks))} ({entry:.3g})")
             lines.append(f"| {given} | {rank}, {mode_size}, {sites} | {' | '.join(cells)} |")
             if given == "TT":
-                assert {each["CP"] for each in found} == {generic_odd_even_rank(mode_size, rank, sites)}
+                assert {each["CP"] for each in computed} == {generic_odd_even_rank(mode_size, rank, sites)}
     return "\n".join(lines)
 
 

@@ -51,10 +51,10 @@ Section = tuple[list[Row], Any]  # rows of the table, and what is behind them
 
 def outcome(run: Path) -> dict[str, Any]:
     """Everything of a run that must come out the same."""
-    made = Run(run)
-    result = made.result
+    finished = Run(run)
+    result = finished.result
     del result["seconds"], result["rank_check_seconds"]
-    files = (made.metrics_file, made.checks_file, made.certificate_file, made.config_file)
+    files = (finished.metrics_file, finished.checks_file, finished.certificate_file, finished.config_file)
     return {"result": result} | {file.name: file.read_text() for file in files}
 
 
@@ -81,15 +81,6 @@ def child(root: Path, words: list[str], surroundings: Mapping[str, str] | None =
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     return process
-
-
-def fit(root: Path, *words: str) -> None:
-    """A run to its end, in a fork."""
-    root.mkdir(exist_ok=True)
-    process = child(root, list(words))
-    process.join()
-    if process.exitcode:
-        raise SystemExit(f"{words} ended with exit code {process.exitcode}\n{(root / 'log').read_text()}")
 
 
 def rows(run: Path) -> int:
@@ -128,8 +119,7 @@ def stop(root: Path, run: Path, words: list[str], world: int, row: int, number: 
 def stopped_and_resumed(folder: Path, words: list[str], world: int) -> dict[str, Any]:
     """A run to its end; the same, stopped six times, twice in its first, its middle and its last epoch, and resumed."""
     whole, stopped = folder / "whole", folder / "stopped"
-    for root in (whole, stopped):
-        root.mkdir(parents=True)
+    stopped.mkdir(parents=True)
     finish(whole, words, world)
     last, run, stops, now = rows(whole / "r/0"), stopped / "r/0", [], words
     for part, number in STOPS:
@@ -145,8 +135,9 @@ def stopped_and_resumed(folder: Path, words: list[str], world: int) -> dict[str,
     return {"words": words, "processes": world, "rows": last, "stops": stops, "bitwise": not differ, "differ": differ}
 
 
-def finish(root: Path, words: list[str], world: int) -> None:
-    """A run to its end."""
+def finish(root: Path, words: list[str], world: int = 1) -> None:
+    """A run to its end, in forks."""
+    root.mkdir(parents=True, exist_ok=True)
     processes = ranks(root, words, world)
     for process in processes:
         process.join()
@@ -156,9 +147,9 @@ def finish(root: Path, words: list[str], world: int) -> None:
 
 def recipes() -> list[tuple[str, list[str]]]:
     """Every shipped recipe; and the formats that none of them has, in the one that is for all formats."""
-    found: list[tuple[str, list[str]]] = [(name, []) for name in available_configs()]
     others = ("CanonicalPolyadic", "HierarchicalTucker", "SharedHierarchicalTucker")
-    return found + [("paper/k18_widths.yaml", [f"--model.format={name}"]) for name in others]
+    widths = [("paper/k18_widths.yaml", [f"--model.format={name}"]) for name in others]
+    return [*((name, []) for name in available_configs()), *widths]
 
 
 def stops(folder: Path, quick: bool) -> Section:
@@ -175,10 +166,9 @@ def stops(folder: Path, quick: bool) -> Section:
                      f"--last_checkpoint.every_n_steps={16 if digits else 4}", f"--trainer.devices={world}",
                      *(["--data.dataset=mnist5k"] if digits else []),
                      *(["--trainer.strategy=ddp"] if world > 1 else [])]  # fmt: skip
-            folder_of_it = folder / f"{len(detail)}"
-            found.append(stopped_and_resumed(folder_of_it, words, world))
-            detail.append(found[-1])
-            shutil.rmtree(folder_of_it)
+            found.append(stopped_and_resumed(folder / "trial", words, world))
+            shutil.rmtree(folder / "trial")
+        detail += found
         title = " ".join(["exact resume:", name, *(word.partition("=")[2] for word in options)])
         table.append(row_of_stops(title, found))
         print(" | ".join(map(str, table[-1])), flush=True)
@@ -208,7 +198,7 @@ def reruns(folder: Path, quick: bool) -> Section:
     codes: dict[str, int] = {}
     for number, (name, options) in enumerate(recipes()[:1] if quick else recipes()):
         words = ["fit", f"--config={name}", *options, "--experiment=r", "--trainer.max_epochs=1"]
-        fit(folder / f"reruns{number}", *words)
+        finish(folder / f"reruns{number}", words)
         again = command(folder / f"reruns{number}", "rerun", f"{folder}/reruns{number}/r/0", check=False)
         codes[" ".join([name, *options])] = again.returncode
     how = "every recipe, one epoch: python -m ttlightning rerun RUN"
@@ -234,16 +224,9 @@ def worlds(folder: Path) -> Section:
     for virtual in (1, 4):
         for world in (1, 2, 4):
             root = folder / f"world{world}-{virtual}"
-            devices = [f"--trainer.devices={world}", "--trainer.accelerator=cpu"]
-            words = [
-                "fit",
-                "--config",
-                "eq.yaml",
-                "--experiment=w",
-                "--trainer.max_epochs=1",
-            ]
-            command(root, *words, *devices, *(["--trainer.strategy=ddp"] if world > 1 else []),
-                "--trainer.log_every_n_steps=1", f"--data.microbatches={virtual}")  # fmt: skip
+            command(root, "fit", "--config=eq.yaml", "--experiment=w", "--trainer.max_epochs=1",
+                f"--trainer.devices={world}", "--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1",
+                f"--data.microbatches={virtual}", *(["--trainer.strategy=ddp"] if world > 1 else []))  # fmt: skip
             command(root, "predict", "--ckpt_path", f"{root}/w/0", "--output", f"{root}/p.csv", "--trainer.devices=1",
                 "--trainer.strategy=auto")  # fmt: skip
             losses[virtual, world] = steps(root / "w/0")
@@ -290,16 +273,14 @@ def full_disk(folder: Path) -> Section:
         shutil.copytree(place / "debug/0", room / "debug/0")
         mount(place, "remount", "ro")
         before = sorted(place.rglob("*"))
-        refused = [
-            command(place, *words, check=False),
-            command(place, "fit", "--ckpt_path", f"{place}/debug/0", check=False),
-        ]
+        goes_on = ["fit", "--ckpt_path", f"{place}/debug/0"]
+        refused = [command(place, *attempt, check=False) for attempt in (words, goes_on)]
         untouched = sorted(place.rglob("*")) == before
     finally:
         subprocess.run(["umount", str(place)], check=True)
     complete = torch.load(Run(room / "debug/0").checkpoint, weights_only=True)["epoch"]
-    fit(room, "fit", "--ckpt_path", f"{room}/debug/0")
-    fit(folder / "never-full", *words)
+    finish(room, ["fit", "--ckpt_path", f"{room}/debug/0"])
+    finish(folder / "never-full", words)
     same = verdict([outcome(room / "debug/0") == outcome(folder / "never-full/debug/0")])
     said = full.stderr.strip().splitlines()[-1].replace(str(folder), "")
     how = f"a file system of 1 MiB, full after epoch {complete + 1}; copied to one with room and resumed"
@@ -328,15 +309,10 @@ def report(found: dict[str, Any]) -> str:
             name: entry["largest relative difference of a step's loss"] for name, entry in worlds["detail"].items()
         }
         spans = list(next(iter(differences.values())))
-        lines += [
-            "",
-            f"| largest relative difference to one process | {' | '.join(spans)} |",
-            "|---" * (len(spans) + 1) + "|",
-        ]
-        lines += [
-            f"| {name} | {' | '.join(f'{size:.1e}' for size in entry.values())} |"
-            for name, entry in differences.items()
-        ]
+        head = f"| largest relative difference to one process | {' | '.join(spans)} |"
+        lines += ["", head, "|---" * (len(spans) + 1) + "|"]
+        for name, entry in differences.items():
+            lines.append(f"| {name} | {' | '.join(f'{size:.1e}' for size in entry.values())} |")
     return "\n".join(lines)
 
 
@@ -359,12 +335,9 @@ def run_all() -> None:
         }
         for section in ("stops",) if quick else sections:
             if section not in found:
-                rows, detail = sections[section]()
-                found[section] = {
-                    "machine": f"{cpu_name()}, torch {torch.__version__}",
-                    "table": rows,
-                    "detail": detail,
-                }
+                table, detail = sections[section]()
+                machine = f"{cpu_name()}, torch {torch.__version__}"
+                found[section] = {"machine": machine, "table": table, "detail": detail}
                 if file:
                     write_json(file, found)
     text = report(found)

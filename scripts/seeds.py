@@ -20,7 +20,7 @@ from ttlightning.commands.arguments import experiment_name
 from ttlightning.commands.studies import Job, Outcome, faults_of, make_runs, percent
 from ttlightning.commands.sweeps import SEED, Choice, name_of, option_words, read_options, read_sweep
 from ttlightning.errors import UserError
-from ttlightning.rank import in_figures
+from ttlightning.rank.bounds import in_figures
 from ttlightning.system.output import run_script
 
 QUICK = ["--config=debug.yaml", "--seeds=1", "--grid", "model.format.init_args.rank=2,3"]

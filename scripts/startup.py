@@ -38,26 +38,24 @@ COMMANDS: Final = (
 
 
 class Measured(NamedTuple):
-    """Seconds to each line of output and to the end, and the peak of resident memory in MB."""
+    """Seconds to each line of output and, at last, to the end; peak of resident memory in MB."""
 
-    lines: list[float]
-    end: float
+    seconds: list[float]
     memory: float
 
 
 def measure(folder: Path, *words: str) -> Measured:
     """Run one command in a fresh process; ``RuntimeError`` if it fails."""
     environment = os.environ | {"TTLIGHTNING_RUNS": str(folder / "runs")}
+    command = [sys.executable, "-m", "ttlightning", *words]
     started = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", *words], cwd=folder, env=environment, stdout=subprocess.PIPE
-    ) as process:
-        lines = [time.perf_counter() - started for _ in process.stdout]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE) as process:
+        seconds = [time.perf_counter() - started for _ in process.stdout]
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with exit code {process.returncode}")
-    return Measured(lines, time.perf_counter() - started, usage.ru_maxrss / 1024)
+    return Measured([*seconds, time.perf_counter() - started], usage.ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -66,22 +64,24 @@ def main() -> None:
     count = parser.parse_args().processes
     table = Table("command", "seconds", "fastest", "slowest", "MB")
 
-    def add_row(name: str, seconds: list[float], memory: float) -> None:
+    def add_row(name: str, measured: list[Measured], line: int = -1) -> None:
+        seconds = [one.seconds[line] for one in measured]
         numbers = (statistics.median(seconds), min(seconds), max(seconds))
+        memory = max(one.memory for one in measured)
         table.add_row(name, *(f"{number:.2f}" for number in numbers), f"{memory:,.0f}")
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fits = [measure(folder, *FIT, f"--seed_everything={seed}") for seed in range(count)]
-        for line in range(2):
-            add_row(f"fit, line {line + 1}", [fit.lines[line] for fit in fits], max(fit.memory for fit in fits))
+        add_row("fit, line 1", fits, 0)
+        add_row("fit, line 2", fits, 1)
         for words in COMMANDS:
-            done = []
+            measured = []
             for _ in range(count):
                 if words[0] == "certify":
                     (folder / "generic-n3-r2-d8.json").unlink(missing_ok=True)
-                done.append(measure(folder, *words))
-            add_row(" ".join(words), [each.end for each in done], max(each.memory for each in done))
+                measured.append(measure(folder, *words))
+            add_row(" ".join(words), measured)
     print(f"{platform.machine()}, Python {platform.python_version()}, {count} processes of each command")
     print_whole(table)
 

@@ -1,13 +1,13 @@
-"""What small networks make of points in the plane: [K18, Sec. 6.1], in the manner of its Fig. 4, with more formats.
+"""Decision boundaries of small networks on points in the plane, as in [K18, Sec. 6.1 and Fig. 4], with more formats.
 
     python scripts/toy_boundaries.py [--seed 0] [--jobs 2] [--output results/toy_boundaries] [--quick]
 
 Trains configs/toy/moons.yaml and circles.yaml in five formats and draws class probabilities, decision boundary and test
 points; parameters and test accuracy are those of result.json. A point's two coordinates are two patches, as in [K18].
-The chain of two sites has no interior core, so that equal and different cores are the same network there; it is shown
-at TT-rank 1, where a boundary can only be lines parallel to the axes, and 2. The others read the coordinates twice,
-x1 x2 x1 x2 (d = 4). A run that has a result in $TTLIGHTNING_RUNS is not made again. --quick: moons, two formats, one
-epoch.
+A chain of two sites has no interior core, so equal and different cores are the same network. The figure has it at
+TT-rank 1, where a boundary consists of lines parallel to the axes, and at TT-rank 2. The other networks read the
+coordinates twice, x1 x2 x1 x2 (d = 4). A run with a result in $TTLIGHTNING_RUNS is not repeated. --quick: moons,
+two formats, one epoch.
 """
 
 import argparse
@@ -33,14 +33,14 @@ SIDE = 300
 """Points of the drawn grid along each axis."""
 
 MARGIN = 0.3
-"""How far it goes beyond the test points."""
+"""Distance from the test points to the edge of a drawing."""
 
 WIDTH = 2.5
-"""Of one drawing, in inches."""
+"""Width of a drawing, in inches."""
 
 PALE = ListedColormap(plt.get_cmap("RdBu")(np.linspace(0.25, 0.75, 256)))
 DARK = plt.get_cmap("RdBu")([0.04, 0.96])
-"""Colours of probabilities, from class 0 to class 1, and of the points of both."""
+"""Colours of the probability of class 1, and of the points of both classes."""
 
 
 class Network(NamedTuple):
@@ -66,16 +66,11 @@ NETWORKS = (
 
 
 def job(dataset: str, network: Network, seed: int, quick: bool) -> Job:
-    """The run of one network."""
-    words = [
-        "--config",
-        f"toy/{dataset}.yaml",
-        f"--model.format={network.format}",
-        f"--model.format.rank={network.rank}",
-    ]
-    words += [f"--data.repeat={network.repeat}", "--trainer.accelerator=cpu", "--wandb.mode=disabled"]
-    words += ["--trainer.max_epochs=1"] if quick else []
-    return Job(f"toy_{dataset}_{network.name}" + ("_quick" if quick else ""), tuple(words), seed)
+    """Job that trains one network."""
+    words = f"--config toy/{dataset}.yaml --model.format={network.format} --model.format.rank={network.rank} "
+    words += f"--data.repeat={network.repeat} --trainer.accelerator=cpu --wandb.mode=disabled"
+    words += " --trainer.max_epochs=1" * quick
+    return Job(f"toy_{dataset}_{network.name}" + "_quick" * quick, tuple(words.split()), seed)
 
 
 def trained(run: Run) -> TrainedNetwork:
@@ -87,18 +82,18 @@ def trained(run: Run) -> TrainedNetwork:
 
 
 def probability(network: TrainedNetwork, points: Tensor) -> np.ndarray:
-    """Of class 1, at points (samples, 2)."""
+    """Probability of class 1 at points (samples, 2)."""
     return network.score_images(points.reshape(-1, 1, 2, 1)).softmax(-1)[:, 1].numpy()
 
 
 def collect(run: Run) -> dict[str, Any]:
-    """What the table and the figure say of a run."""
+    """Numbers of a run for the table and the figure."""
     result = run.result
-    found = {name: result[name] for name in ("dataset", "seed", "epochs", "parameters", "weights_sha256")}
-    return found | {"test_accuracy": result["metrics"]["test/acc"], "train_accuracy": result["metrics"]["train/acc"]}
+    numbers = {name: result[name] for name in ("dataset", "seed", "epochs", "parameters", "weights_sha256")}
+    return numbers | {"test_accuracy": result["metrics"]["test/acc"], "train_accuracy": result["metrics"]["train/acc"]}
 
 
-def draw(runs: dict[tuple[str, Network], Run], found: dict[str, dict[str, Any]], path: Path) -> None:
+def draw(runs: dict[tuple[str, Network], Run], numbers_of: dict[str, dict[str, Any]], path: Path) -> None:
     datasets, networks = (list(dict.fromkeys(key[part] for key in runs)) for part in (0, 1))
     tests = [read_dataset(dataset, Path()).test for dataset in datasets]
     areas = [[(p.min() - MARGIN, p.max() + MARGIN) for p in test.images.flatten(1).T] for test in tests]
@@ -117,7 +112,7 @@ def draw(runs: dict[tuple[str, Network], Run], found: dict[str, dict[str, Any]],
             for label, color in enumerate(DARK):
                 axis.plot(*points[test.labels == label].T, ".", color=color, markersize=2, markeredgewidth=0)
             axis.contour(*sides, values, levels=[0.5], colors="black", linewidths=1.2)
-            numbers = found[f"{dataset}, {network.title}"]
+            numbers = numbers_of[f"{dataset}, {network.title}"]
             title = f"{numbers['parameters']} parameters, test {numbers['test_accuracy']:.1%}"
             axis.set_title(f"{network.title}\n{title}" if axis in axes[0] else title, fontsize=9)
             axis.set(aspect="equal", xticks=[], yticks=[])
@@ -137,14 +132,14 @@ def main() -> None:
     wanted = [(dataset, network) for dataset in datasets for network in networks]
     outcomes = make_runs([job(*each, options.seed, options.quick) for each in wanted], options.jobs)
     runs = dict(zip(wanted, require(outcomes), strict=True))
-    found = {f"{dataset}, {network.title}": collect(run) for (dataset, network), run in runs.items()}
+    numbers_of = {f"{dataset}, {network.title}": collect(run) for (dataset, network), run in runs.items()}
     print("| points | network | parameters | train accuracy | test accuracy |\n|---|---|---|---|---|")
-    for (dataset, network), numbers in zip(wanted, found.values(), strict=True):
+    for (dataset, network), numbers in zip(wanted, numbers_of.values(), strict=True):
         accuracies = f"{numbers['train_accuracy']:.2%} | {numbers['test_accuracy']:.2%}"
         print(f"| {dataset} | {network.title} | {numbers['parameters']} | {accuracies} |")
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(options.output.with_suffix(".json"), found)
-    draw(runs, found, options.output.with_suffix(".png"))
+    write_json(options.output.with_suffix(".json"), numbers_of)
+    draw(runs, numbers_of, options.output.with_suffix(".png"))
 
 
 if __name__ == "__main__":

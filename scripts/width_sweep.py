@@ -56,18 +56,18 @@ class Point:
         return f"width_{data}_{self.format}_r{self.rank}_lr{self.rate:g}_e{self.epochs}"
 
     def job(self) -> Job:
-        words = [
+        options = [
             *("--config", "paper/k18_widths.yaml", *self.options, "--model.format", self.format),
             *(f"--model.format.init_args.rank={self.rank}", "--model.format.init_args.gain=3"),
             *(f"--model.optimizer.init_args.lr={self.rate}", f"--trainer.max_epochs={self.epochs}"),
             *("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled"),
         ]
-        return Job(self.experiment, tuple(words), seed=0)
+        return Job(self.experiment, tuple(options), seed=0)
 
 
 def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]]:
-    """Name in the figure: options of fit, of those that are at hand."""
-    found = {}
+    """Available data sets: name in the figure, options of fit."""
+    available = {}
     for name in names:
         try:
             fetch_dataset(name, default_root())
@@ -75,21 +75,21 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
         except UserError as absent:
             print(f"left out: {absent}", file=sys.stderr)
             continue
-        found[name] = f"--data.dataset={name}", f"--data.patch_size={PATCHES[name]}"
+        available[name] = f"--data.dataset={name}", f"--data.patch_size={PATCHES[name]}"
     for entry in folders:
         name, equals, folder = entry.partition("=")
         if not equals or not Path(folder, "train").is_dir():
             sys.exit(f"--folder is {entry!r}: it must be NAME=FOLDER, and FOLDER must have train/ and test/")
-        found[name] = "--data.dataset=image_folder", f"--data.root={folder}", "--data.patch_size=8"
-    return found
+        available[name] = "--data.dataset=image_folder", f"--data.root={folder}", "--data.patch_size=8"
+    return available
 
 
-def plan(options: argparse.Namespace, found: dict[str, tuple[str, ...]]) -> list[Point]:
+def plan(options: argparse.Namespace, available: dict[str, tuple[str, ...]]) -> list[Point]:
     """Every network on every data set at every learning rate; the further ranks are those of the shallow one alone."""
     return [
-        Point(data, found[data], format, rank, rate, options.epochs)
+        Point(data, available[data], format, rank, rate, options.epochs)
         for rank in (*options.ranks, *options.shallow_ranks)
-        for data in found
+        for data in available
         for format in options.formats
         if rank in options.ranks or format == "CanonicalPolyadic"
         for rate in options.rates
@@ -177,10 +177,10 @@ def main() -> None:
     if options.quick:
         options.datasets, options.folder = ["mnist5k"], []
         options.ranks, options.shallow_ranks, options.rates, options.epochs = [2], [], [4e-3], 1
-    found = data_sets(options.datasets, options.folder)
-    if not found:
+    available = data_sets(options.datasets, options.folder)
+    if not available:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
-    points = plan(options, found)
+    points = plan(options, available)
     outcomes = make_runs([point.job() for point in points], options.jobs)
     rows = collect(points, require(outcomes))
     options.output.parent.mkdir(parents=True, exist_ok=True)

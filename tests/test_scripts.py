@@ -163,7 +163,8 @@ def test_seeds(script, tmp_path):
     said = script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
     [first, second] = re.findall(r"^\| debug\+rank-(\d) \| mnist5k \| 1 \| ([\d,]+) \|", said, re.M)
     assert (first, second) == (("2", "918"), ("3", "998"))
-    assert "ttlightning compare runs/debug+rank-2/0 runs/debug+rank-3/0" in said.splitlines()[-1]
+    paths = r"runs/debug\+rank-2/0-\w{8} runs/debug\+rank-3/0-\w{8}"
+    assert re.fullmatch(f"python -m ttlightning compare {paths}", said.splitlines()[-1])
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
     assert script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
@@ -175,7 +176,8 @@ def test_reproduce_table(script, tmp_path):
     assert (tmp_path / "table.md").read_text() == said
     written = {run["config"]: run for run in json.loads((tmp_path / "table.json").read_text())["runs"]}
     for config, kind in (("eq.yaml", "equal cores"), ("tt.yaml", "different cores")):
-        result = json.loads((tmp_path / "runs" / Path(config).stem / "0" / "result.json").read_text())
+        [file] = (tmp_path / "runs" / Path(config).stem).glob("0-*/result.json")
+        result = json.loads(file.read_text())
         cells = [f"{100 * result['metrics'][name]:.2f}" for name in ("train/acc", "test/acc")]
         line = [config, f"{kind} on mnist5k", f"{result['parameters']:,}", *(f"{cell} ({cell})" for cell in cells)]
         assert f"| {' | '.join(line)} |" in said
@@ -269,11 +271,11 @@ def test_benchmark_of_other_formats(monkeypatch):
         peer = benchmark.peer_tree(case, ours, *mode, inline)
         torch.testing.assert_close(peer(features), ours(features))
         assert sum(p.numel() for p in peer.parameters()) == ours.parameter_count()
-    rows, table = benchmark.other_formats([case], [1], 5)
+    rows = benchmark.measure("format", [case], benchmark.OTHERS, 1, 5)
     assert [row["format"] for row in rows] == list(benchmark.OTHERS)
     assert ["step_ratio" in row for row in rows] == [False, True, False]
     assert all(row["step_ms"] > 0 and row["inference_ms"] > 0 and row["memory_mb"] > 0 for row in rows)
-    assert table.row_count == len(rows)
+    assert benchmark.table_of("format", rows, benchmark.CELLS).row_count == len(rows)
 
 
 def test_every_way_of_the_peer_is_a_step(monkeypatch):

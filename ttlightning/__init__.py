@@ -2,51 +2,37 @@
 
 from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from ttlightning import formats
+from ttlightning.errors import UserError
 
 if TYPE_CHECKING:
-    from ttlightning.errors import UserError
-    from ttlightning.formats import (
-        CanonicalPolyadic,
-        EqualCoreTensorTrain,
-        HierarchicalTucker,
-        ScoreTensor,
-        SharedHierarchicalTucker,
-        TensorTrain,
-    )
-    from ttlightning.networks.features import PatchFeatureMap
-    from ttlightning.runs.run import load
-    from ttlightning.training.classifier import Classifier
-    from ttlightning.training.datamodule import PatchDataModule
+    from ttlightning.formats import CanonicalPolyadic as CanonicalPolyadic
+    from ttlightning.formats import EqualCoreTensorTrain as EqualCoreTensorTrain
+    from ttlightning.formats import HierarchicalTucker as HierarchicalTucker
+    from ttlightning.formats import ScoreTensor as ScoreTensor
+    from ttlightning.formats import SharedHierarchicalTucker as SharedHierarchicalTucker
+    from ttlightning.formats import TensorTrain as TensorTrain
+    from ttlightning.networks.features import PatchFeatureMap as PatchFeatureMap
+    from ttlightning.runs.run import load as load
+    from ttlightning.training.classifier import Classifier as Classifier
+    from ttlightning.training.datamodule import PatchDataModule as PatchDataModule
 
-__version__ = version("ttlightning")
-__all__ = [
-    "CanonicalPolyadic",
-    "Classifier",
-    "EqualCoreTensorTrain",
-    "HierarchicalTucker",
-    "PatchDataModule",
-    "PatchFeatureMap",
-    "ScoreTensor",
-    "SharedHierarchicalTucker",
-    "TensorTrain",
-    "UserError",
-    "load",
-]
-
-_ROOMS = {
+FILES: Final = dict.fromkeys(formats.FILES, "formats") | {
     "Classifier": "training.classifier",
     "PatchDataModule": "training.datamodule",
     "PatchFeatureMap": "networks.features",
-    "UserError": "errors",
     "load": "runs.run",
 }
+"""Class or function that needs torch: its module in this package."""
+
+__version__ = version("ttlightning")
+__all__ = ["UserError", *FILES]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a class on first use: formats need no Lightning, and signals are handled before torch is imported."""
-    if name in __all__:
-        return getattr(import_module(f"ttlightning.{_ROOMS.get(name, 'formats')}"), name)
-    if name in ("errors", "formats"):
-        return import_module(f"ttlightning.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a class on first use, so that signals are handled before torch is imported."""
+    if name not in FILES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

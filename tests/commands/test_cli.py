@@ -165,6 +165,12 @@ MISTAKES = [
     (["fit", *SMALL, "--ckpt_path=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
     (["test", *SMALL], "test needs trained weights"),
     (["validate", *SMALL, "--data.validation=0"], "data.validation is 0"),
+    (["fit", *SMALL, "--trainer.callbacks+=X", "--trainer.callbacks.foo=3"], 'Parser key "trainer.callbacks"'),
+    (["fit", *SMALL, "--data={a: &a [*a]}"], "cannot be read together (RecursionError: "),
+    (
+        ["fit", *SMALL, "--model.format.dict_kwargs.x=3"],
+        "TensorTrain.__init__() got an unexpected keyword argument 'x'",
+    ),
     (["fly"], "the first word is 'fly', it must be a verb: fit, "),
     ([], "the first word is '', it must be a verb"),
 ]

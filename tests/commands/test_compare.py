@@ -42,7 +42,7 @@ def test_runs_named_foldered_and_globbed(tmp_path, monkeypatch):
     assert names("runs/tt/0", "runs/*") == [["tt/0", "eq/0", "eq/2", "eq/10"], ["eq/3"]]
     assert names("runs/eq*/[0-2]") == [["eq/0", "eq/2"], []]
     assert names("runs/eq/3") == [["eq/3"], []]  # named: reading it says what is missing
-    wrong = {"runs/cp": "is not there", "runs/x*": "is not there", "runs/eq/notes": "holds no run directory"}
+    wrong = {"runs/cp": "does not exist", "runs/x*": "does not exist", "runs/eq/notes": "holds no run directory"}
     for word, why in (wrong | {"runs/eq/0/result.json": "holds no run directory"}).items():
         with pytest.raises(UserError, match=why):
             find_runs([word])
@@ -97,7 +97,7 @@ def test_missing_and_corrupt_files(command, file, content, why):
     ("words", "why"),
     [
         ("", "compare needs runs"),
-        ("runs/none", "runs/none is not there"),
+        ("runs/none", "runs/none does not exist"),
         ("runs/none --csv=mine.txt", "mine.txt exists and is left as it is"),
         ("runs/none --html=none/page.html", "none is not a folder"),
         ("runs/none --csv=a --markdown=a", "a is asked for twice"),

@@ -1,12 +1,14 @@
 """Every config parses, instantiates and takes a step; what they promise in their comments holds."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError
+from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError, formats
 from ttlightning.commands.configs import available_configs, find_config
 from ttlightning.data.patches import Patching
 
@@ -72,3 +74,19 @@ def test_what_is_not_yaml(tmp_path):
     for name in ("broken.yaml", "binary.yaml"):
         with pytest.raises(UserError, match=f"{name} is not YAML"):
             find_config(str(tmp_path / name))
+
+
+def test_every_format_is_known_by_its_name_in_a_new_process():
+    """In a process of its own: other tests import formats."""
+    code = f"""
+from ttlightning.commands.main import main
+for name in {sorted(set(formats.FILES) - {"ScoreTensor"})}:
+    try:
+        main(["fit", "--config=debug.yaml", f"--model.format={{name}}", "--model.format.rank=2", "--print_config"])
+    except SystemExit as end:
+        assert not end.code, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in set(formats.FILES) - {"ScoreTensor"}:
+        assert f"class_path: ttlightning.{name}" in done.stdout

@@ -55,8 +55,8 @@ def test_a_format_without_exact_scores_says_in_one_line_that_it_has_no_certifica
     ("name", "why"),
     [
         ("json.JSONDecoder", "which is no ScoreTensor"),
-        ("tensor_ring.Nothing", "--trust has tensor_ring.Nothing, which is nowhere here"),
-        ("no_such_module.Format", "--trust has no_such_module, which is nowhere here"),
+        ("tensor_ring.Nothing", "--trust has tensor_ring.Nothing, which does not exist here"),
+        ("no_such_module.Format", "--trust has no_such_module, which does not exist here"),
         ("TensorRing", "none of the formats of this version"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oracles import dense_chain
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain
-from ttlightning.rank import bond_spectra, entropy, numerical_rank, stable_rank
+from ttlightning.rank.spectrum import bond_spectra, entropy, numerical_rank, stable_rank
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])

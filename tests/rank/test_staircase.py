@@ -4,18 +4,21 @@ import flint
 import numpy as np
 import pytest
 import torch
+import witnesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import restore
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
-from ttlightning.rank import generic_odd_even_rank, matricization, witnesses
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
-from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
+from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, pivot_columns, rank_modulo
 from ttlightning.rank.full_matricization import full_matricizations, measured_rank, random_cores
-from ttlightning.rank.staircase import open_matricization, pair_matrix, pairs, state_matrix
+from ttlightning.rank.staircase import pair_matrix, pairs, state_matrix
+from ttlightning.rank.unfolding import matricization
 
 P = PRIMES[0]
+multiply = PrimeField(P).multiply
 
 
 def exact_rank(matrix) -> int:
@@ -34,6 +37,20 @@ def literal(witness, sites):
     return entries.transpose(order).reshape(len(witness.first) ** ((sites + 1) // 2), -1)
 
 
+def open_matricization(interior):
+    """P° as the product of its staircase factors: rows (a, i_3, i_5, ..), columns (i_2, i_4, .., c)."""
+    r = interior[0].shape[1]
+    product, rows, columns = np.eye(r, dtype=np.int64), r, 1  # product: (rows, columns, state)
+    for even, odd in zip(interior[::2], interior[1::2], strict=True):
+        n, n_following = len(even), len(odd)
+        step = pair_matrix(even, odd, multiply).reshape(r, n_following, n * r)  # (b, i), (j, c)
+        grown = multiply(product.reshape(rows * columns, r), step.reshape(r, n_following * n * r))
+        grown = grown.reshape(rows, columns, n_following, n, r).transpose(0, 2, 1, 3, 4)
+        rows, columns = rows * n_following, columns * n
+        product = grown.reshape(rows, columns, r)
+    return product.reshape(rows, columns * r)
+
+
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(2, 6), st.booleans(), st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
 def test_the_measured_rank_is_the_generic_rank(mode_size, rank, sites, equal, seed):
@@ -46,21 +63,20 @@ def test_the_open_matricization_is_the_product_of_the_staircase(mode_size, rank,
     interior = [hashed((mode_size, rank, rank), P, "case", k) for k in range(sites - 2)]
     states = np.eye(rank, dtype=np.int64)
     for core in interior:
-        states = multiply(states, core.transpose(1, 0, 2).reshape(rank, -1), P).reshape(-1, rank)
+        states = multiply(states, core.transpose(1, 0, 2).reshape(rank, -1)).reshape(-1, rank)
     order = [*range(0, sites, 2), *range(1, sites, 2)]
     whole = states.reshape([rank, *[mode_size] * (sites - 2), rank]).transpose(order)
     whole = whole.reshape(rank * mode_size ** (sites // 2 - 1), -1)
-    found = open_matricization(interior, lambda a, b: multiply(a, b, P))
-    assert np.array_equal(found, whole)
+    assert np.array_equal(open_matricization(interior), whole)
 
     def determinant(matrix):
         return int(flint.nmod_mat(*matrix.shape, matrix.ravel().tolist(), P).det())
 
     product = 1
     for even, odd in pairs(sites):
-        step = pair_matrix(interior[even - 2], interior[odd - 2], lambda a, b: multiply(a, b, P))
+        step = pair_matrix(interior[even - 2], interior[odd - 2], multiply)
         product = product * pow(determinant(step), mode_size ** (sites // 2 - 2), P) % P
-    assert determinant(found) in (product, P - product)
+    assert determinant(whole) in (product, P - product)
 
 
 def chain(kind, sites, mode_size, rank, classes=2, seed=0):
@@ -112,18 +128,18 @@ def test_float_weights_have_exact_images():
     for dtype in (torch.float32, torch.float64):
         weights = torch.randn(50, generator=generator, dtype=dtype) * 2.0 ** torch.randint(-60, 60, (50,)).to(dtype)
         for prime in (P, 2**61 - 1):
-            for value, found in zip(weights.tolist(), residues(weights, prime).tolist(), strict=True):
+            for value, found in zip(weights.tolist(), PrimeField(prime).residues(weights).tolist(), strict=True):
                 numerator, denominator = value.as_integer_ratio()
                 assert found * denominator % prime == numerator % prime
     with pytest.raises(UserError, match="not a number"):
-        residues(torch.tensor([1.0, float("nan")]), P)
+        PrimeField(P).residues(torch.tensor([1.0, float("nan")]))
 
 
 @pytest.mark.parametrize("prime", [3, 2**31 - 1, 2**61 - 1])
 def test_products_modulo_a_prime(prime):
     a, b = hashed((7, 30), prime, "a"), hashed((30, 5), prime, "b")
     expected = a.astype(object) @ b.astype(object) % prime
-    assert np.array_equal(multiply(a, b, prime).astype(object), expected)
+    assert np.array_equal(PrimeField(prime).multiply(a, b).astype(object), expected)
     assert pivot_columns(np.array([[0, 1, 1, 0], [0, 2, 2, 1]]), 5) == [1, 3]
 
 

@@ -5,7 +5,9 @@ import torch
 from oracles import dense_chain
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
-from ttlightning.rank import equilibrate, generic_odd_even_rank, matricization, numerical_rank, sketch
+from ttlightning.formats.bounds import generic_odd_even_rank
+from ttlightning.rank.spectrum import numerical_rank
+from ttlightning.rank.unfolding import equilibrate, matricization, sketch
 
 
 @pytest.mark.parametrize("sites", [2, 3, 4, 5, 6])

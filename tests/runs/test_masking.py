@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ttlightning.errors import UserError
-from ttlightning.runs.masking import masked, masked_keys, refuse_masked, scrub, scrubbed, without_secrets
+from ttlightning.runs.masking import masked, masked_keys, refuse_masked, scrub, without_secrets
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
 
@@ -19,7 +19,7 @@ def test_secrets_and_the_home_folder_are_masked(monkeypatch):
     assert scrub("--key=0123456789abcdef at /home/ada/data") == "--key=*** at ~/data"
     assert scrub("/home/adam /home/ada /srv/home/ada /home/ada.old") == "/home/adam ~ /srv/home/ada /home/ada.old"
     assert scrub("a monkey") == "a monkey"
-    assert scrubbed({"argv": ["/home/ada/x", 3, None], "n": {"m": "0123456789abcdef"}}) == {
+    assert masked({"argv": ["/home/ada/x", 3, None], "n": {"m": "0123456789abcdef"}}).content == {
         "argv": ["~/x", 3, None],
         "n": {"m": "***"},
     }

@@ -41,7 +41,7 @@ def test_no_secret_in_anything_that_a_run_writes(command, tmp_path):
 
 
 def record() -> dict:
-    return provenance({"name": "mnist5k", "sha256": "0" * 64, "train": 4000}, world_size=1)
+    return provenance({"name": "mnist5k", "sha256": "0" * 64, "train": 4000}, world_size=1).content
 
 
 def test_what_a_record_says():

@@ -29,7 +29,7 @@ def parser(monkeypatch):
     parser.add_argument("--data.size", type=int, default=1)
     parser.add_argument("--fixed", type=Part, default={"class_path": f"{__name__}.Part"})
     parser.add_subclass_arguments(Part, "part", required=False)
-    with parsing.restored_import_rules():
+    with parsing.restored_settings():
         set_parsing_settings(import_path_denylist=["os"], import_path_allowlist=[__name__])
         yield parser
 
@@ -77,13 +77,13 @@ def test_an_object_without_text_is_refused(parser, name):
         parsing.complete_yaml(parser, options)
 
 
-def test_import_rules_are_put_back(parser):
-    before = dict(parsing.import_rules())
-    with parsing.restored_import_rules():
+def test_settings_are_put_back(parser):
+    before = dict(parsing.parsing_settings)
+    with parsing.restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=["torch.optim"])
         assert parsing.may_be_imported("torch.optim.Adam")
         assert not parsing.may_be_imported("torch.hub.load")
-    assert parsing.import_rules() == before
-    with parsing.restored_import_rules({}):
+    assert parsing.parsing_settings == before
+    with parsing.restored_settings({"import_path_verdicts": {}}):
         assert parsing.may_be_imported("os.system")
     assert not parsing.may_be_imported("os.system")

@@ -96,7 +96,7 @@ def test_a_signal_at_every_stage_of_a_run(command, monkeypatch, number, chosen):
     stages = [
         (PatchDataModule, "setup", "", None),
         (RunDirectory, "_claim", "", "no checkpoint yet"),
-        (RunDirectory, "_open_wandb", "", "no checkpoint yet"),
+        (run_directory, "open_wandb", "", "no checkpoint yet"),
         (Classifier, "validation_step", " after step 9 of epoch 1, with a checkpoint", "its last checkpoint"),
         (RankCheck, "on_train_end", " after training, with a checkpoint", "its last checkpoint"),
         (RankCheck, "on_fit_end", "", "its last checkpoint"),

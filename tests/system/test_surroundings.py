@@ -158,7 +158,7 @@ def test_a_table_keeps_its_numbers_at_any_width(monkeypatch, capsys, width):
 @pytest.mark.parametrize("path", ["runs/eq/0", "my  runs/eq/0", "a;b/$HOME/'x'/0", "runs/(1)/0"])
 def test_a_printed_command_can_be_given_to_a_shell(path):
     """As it is: two spaces are two spaces in the line on stderr, too."""
-    callback = RunDirectory("eq", "", WandbOptions(), "disabled")
+    callback = RunDirectory("eq", "", WandbOptions(mode="disabled"))
     callback.run = Run(Path(path))
     fault = RuntimeError("stopped")
     callback.on_exception(SimpleNamespace(is_global_zero=True), None, fault)

@@ -16,11 +16,11 @@ from ttlightning.system.paths import expanded
 
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
-    """Replace config names by paths, and run directories by their last checkpoints.
+    """Replace config names by paths and run directories by their last checkpoints.
 
-    Configs come first, in their order: an option wins over all of them, wherever it stands. ``--ckpt_path last``
-    becomes the newest run; with a config, the command line finds it once the configuration is complete. ``fit`` keeps
-    a run directory that has no checkpoint yet: it starts that run again.
+    Without a config, the configuration of ``--ckpt_path`` or ``--run`` is added. Configs come first, in their order: an
+    option wins over all of them, wherever it stands. ``--ckpt_path last`` becomes the newest run; beside a config,
+    ``CLI`` finds that run once the configuration is complete.
 
     Raises:
         UserError: where a config, a checkpoint or its configuration does not exist.
@@ -40,35 +40,28 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
             configs.append(str(find_config(value)))
         else:
             values[option] = value
-    is_fit = completed[:1] == ["fit"]
-    source, run = values.get("--ckpt_path"), values.get("--run")
-    foreign: ForeignConfig | None = None
-    if source is not None and not (source == NEWEST and configs):
-        path = runs_of(runs_root(), values.get("--experiment"))[0].path if source == NEWEST else expanded(source)
-        if is_fit and Run(path).config_file.is_file() and not Run(path).checkpoint.is_file():
-            values["--ckpt_path"], foreign = str(path), _config_of(Run(path))
-        else:
-            file = checkpoint_file(path)
-            values["--ckpt_path"], foreign = str(file), None if configs else _config_inside(file)
-    elif is_fit and run is not None and Run(expanded(run)).config_file.is_file():
-        foreign = _config_of(Run(expanded(run)))
-    named = [word for config in configs or ([] if foreign is None else [foreign]) for word in ("--config", config)]
-    options = [word for option, value in values.items() for word in (option, value)]
-    verb = 0 if completed[:1] and completed[0].startswith("-") else 1
-    return [*completed[:verb], *named, *completed[verb:], *options]
+    source, run, is_fit = values.get("--ckpt_path"), values.get("--run"), completed[:1] == ["fit"]
+    if source == NEWEST and not configs:
+        source = str(runs_of(runs_root(), values.get("--experiment"))[0])
+    if source is not None and source != NEWEST:
+        file = checkpoint_file(Path(source), begun=is_fit)
+        values["--ckpt_path"] = str(file)  # to YAML a bare ~ is nothing
+        configs = configs or [_own_config(file)]
+    elif is_fit and run is not None and not configs and Run(expanded(run)).config_file.is_file():
+        configs = [_own_config(expanded(run))]
+    named = [word for config in configs for word in ("--config", config)]
+    return [*completed[:1], *named, *completed[1:], *(word for pair in values.items() for word in pair)]
 
 
-def _config_of(run: Run) -> ForeignConfig:
-    """The configuration in a run directory."""
-    return ForeignConfig(config_text(run.config_file), run.config_file)
-
-
-def _config_inside(file: Path) -> ForeignConfig:
-    """The configuration in a checkpoint."""
-    content = read_checkpoint(file)
+def _own_config(source: Path) -> ForeignConfig:
+    """The configuration in a run directory or in a checkpoint."""
+    if source.is_dir():
+        file = Run(source).config_file
+        return ForeignConfig(config_text(file), file)
+    content = read_checkpoint(source)
     if CONFIG_KEY not in content:
-        raise UserError(f"{file} has no configuration inside; name one with --config")
-    return ForeignConfig(content[CONFIG_KEY], file)
+        raise UserError(f"{source} has no configuration inside; name one with --config")
+    return ForeignConfig(content[CONFIG_KEY], source)
 
 
 def experiment_name(configs: Sequence[str | Path]) -> str:

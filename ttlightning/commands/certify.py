@@ -15,7 +15,7 @@ from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import Run
+from ttlightning.runs.run import Run, checkpoint_file
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
 
@@ -30,8 +30,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
     parser.add_argument("--output", type=Path | None, help="file to write")
     parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
-    words, trusted = take_trusted(args)
-    output, make = prepare(parser.parse_args(words), trusted)
+    others, trusted = take_trusted(args)
+    output, make = prepare(parser.parse_args(others), trusted)
     check_new_file(output, "--output")
     started = time.perf_counter()
     with Console(stderr=True).status("counting"):
@@ -52,14 +52,13 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         if None in sizes:
             raise UserError("certify needs a run directory or a checkpoint, or all of --mode_size, --rank and --sites")
         if options.sampled is not None:
-            raise UserError("--sampled speaks of a trained network: name a run directory or a checkpoint")
+            raise UserError("--sampled is for a trained network: name a run directory or a checkpoint")
         n, r, d = sizes
         output = options.output or Path(f"generic-n{n}-r{r}-d{d}.json")
         return output, lambda: generic_certificate(n, r, d, options.seed)
     if sizes != [None] * 3:
         raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
     with signals.importing():  # torch, which a generic certificate does without
-        from ttlightning.runs.run import checkpoint_file
         from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
     format, sha256 = read_format(file, trusted)

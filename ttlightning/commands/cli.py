@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
-from ttlightning.commands.parser import renamed_since_0_1
+from ttlightning.commands.parser import PlainErrors, renamed_since_0_1
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
 from ttlightning.runs.masking import masked, refuse_masked
@@ -39,14 +39,13 @@ from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
-from ttlightning.training.checks import begin_at, check_fit, fitting_checkpoint
+from ttlightning.training.checks import begin_at, check_fit, choose_threads, fitting_checkpoint
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
 from ttlightning.training.optimizers import FOLLOWS_A_METRIC
 from ttlightning.training.quiet import quiet_libraries
 from ttlightning.training.steps import KeptCheckpoints
-from ttlightning.training.threads import choose_threads
 from ttlightning.training.trainer import Trainer
 
 TRAINER_DEFAULTS = {
@@ -61,21 +60,19 @@ TRAINER_DEFAULTS = {
 }
 
 
-# That config.yaml can hold what Lightning's own callbacks have as defaults.
-register_type(torch.device, str, torch.device)
-yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+for name in formats.FILES:
+    getattr(formats, name)  # jsonargparse resolves a class name without a module among the imported classes
 
 
-class Parser(LightningArgumentParser):
-    """Says what is wrong in one line, and ends with exit code 2."""
+class Parser(PlainErrors, LightningArgumentParser):
+    """Says what a user can do about a mistake: the known names next to an unknown one, or the values that fit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if name := refused_name(message, ex):
             raise NotTrusted(name) from ex
-        raise UserError(" ".join(message.split()) + self._way_out(message))
+        super().error(message, ex)
 
-    def _way_out(self, message: str) -> str:
-        """What a user can do about a message: the known names next to an unknown one, or the values that fit."""
+    def way_out(self, message: str) -> str:
         if (renamed := renamed_since_0_1(message)) or "since version 0.2" in message:
             return renamed
         if "ReduceLROnPlateau" in message:
@@ -90,6 +87,9 @@ class CLI(LightningCLI):
     """LightningCLI with a run directory around ``fit`` and the data's sizes linked into the network."""
 
     def __init__(self, args: list[str]) -> None:
+        # That config.yaml can hold what Lightning's own callbacks have as defaults.
+        register_type(torch.device, str, torch.device)
+        yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
         super().__init__(
             Classifier,
             PatchDataModule,
@@ -110,14 +110,14 @@ class CLI(LightningCLI):
         parser.add_argument("--experiment", type=str | None, help="Name of the run's folder; default: of the configs.")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="End fit with the test set.")
         parser.add_argument(
-            "--figures", type=bool, default=True, help="Draw confusions, mistakes and spectrum at last."
+            "--figures", type=bool, default=True, help="End fit with figures: confusions, mistakes, spectrum."
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(KeptCheckpoints, "checkpoint")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
-        named = {"filename": "{epoch}-{step}", "enable_version_counter": False, "save_top_k": 0}
-        parser.set_defaults({f"checkpoint.{name}": value for name, value in named.items()})
+        parser.set_defaults({"checkpoint.filename": "{epoch}-{step}", "checkpoint.enable_version_counter": False,
+                             "checkpoint.save_top_k": 0})  # fmt: skip
         for size in ("sites", "patch_dim", "classes", "steps_per_execution", "microbatches"):
             parser.link_arguments(f"data.{size}", f"model.{size}", apply_on="instantiate")
         for part in ("data", "model", "rank_check"):
@@ -134,7 +134,7 @@ class CLI(LightningCLI):
         self.config = parser.parse_args([str(word) for word in args])
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: a checkpoint's configuration is a config file of its own, see ``complete_arguments``."""
+        """Do nothing: ``complete_arguments`` has read a checkpoint's configuration like a config file."""
 
     def before_instantiate_classes(self) -> None:
         options = self.config[self.subcommand]
@@ -143,11 +143,9 @@ class CLI(LightningCLI):
         check_experiment_name(options.experiment)
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
-            run = newest_run(runs_root(), options.experiment, config, self.subcommand)
-            begins_again = self.subcommand == "fit" and not run.checkpoint.is_file()
-            options.ckpt_path = str(run if begins_again else checkpoint_file(run.path))
+            options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
         if options.ckpt_path is not None:
-            options.ckpt_path = str(expanded(options.ckpt_path))
+            options.ckpt_path = str(checkpoint_file(Path(options.ckpt_path), begun=self.subcommand == "fit"))
         refuse_masked(options.as_dict())
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -160,15 +158,16 @@ class CLI(LightningCLI):
             callbacks.append(self._make_run_directory(options))
             if options.figures:
                 callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
-        plugins = asked.plugins or []
-        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), SafeCheckpointIO()]
-        trainer = super().instantiate_trainer(callbacks=[*given, *callbacks], plugins=plugins, **kwargs)
+        plugins = asked.plugins if isinstance(asked.plugins, list) else filter(None, [asked.plugins])
+        trainer = super().instantiate_trainer(
+            callbacks=[*given, *callbacks], plugins=[*plugins, SafeCheckpointIO()], **kwargs
+        )
         if self.subcommand != "fit":
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
         return trainer
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
-        """A new run, or one that was stopped and goes on: then with the configuration that it began with."""
+        """The callback of a new run, or of a stopped run, which goes on with its first configuration."""
         config = self._dump(options)
         source, into = options.ckpt_path, options.run
         into = into and Run(check_utf8(expanded(into), "name another folder with --run"))
@@ -178,23 +177,20 @@ class CLI(LightningCLI):
         file = self.begin.state or self.begin.weights
         options.ckpt_path = file and str(file)
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
-        recording = WandbOptions(**options.wandb.as_dict())
-        self.run_directory = RunDirectory(
-            options.experiment, config, recording, recording.chosen_mode(), self.begin, self.hidden
-        )
+        wandb = WandbOptions(**options.wandb.as_dict())
+        self.run_directory = RunDirectory(options.experiment, config, wandb, self.begin, self.hidden)
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
 
     def _dump(self, options: Any) -> str:
-        """The configuration as YAML, without secrets: entry by entry, because to YAML a bare ``~`` is nothing.
+        """The configuration as YAML without secrets; ``UserError`` if a value has no text that gives it back.
 
-        Raises:
-            UserError: where a value has no form that a file could give back.
+        Entries are masked before they become text, because a bare ``~`` is null in YAML.
         """
-        text = complete_yaml(self._parser(self.subcommand), options)
-        found = masked({key: value for key, value in yaml.safe_load(text).items() if key != "run"})
-        self.hidden = found.names
-        return yaml.safe_dump(found.content, sort_keys=False)
+        content = yaml.safe_load(complete_yaml(self._parser(self.subcommand), options))
+        content.pop("run", None)
+        visible, self.hidden = masked(content)
+        return yaml.safe_dump(visible, sort_keys=False)
 
     def before_fit(self) -> None:
         check_fit(self.trainer, self.model, self.datamodule, self.config.fit.checkpoint)
@@ -206,23 +202,16 @@ class CLI(LightningCLI):
 
     def before_validate(self) -> None:
         if not self.datamodule.validation:
-            raise UserError(
-                "data.validation is 0, there is nothing to validate on; set --data.validation 0.1, or use test"
-            )
-        self._check_checkpoint()
+            raise UserError("data.validation is 0, so no image validates; set --data.validation 0.1, or use test")
+        self.before_test()
 
     def before_test(self) -> None:
-        self._check_checkpoint()
-
-    def before_predict(self) -> None:
-        self._check_checkpoint()
-
-    def _check_checkpoint(self) -> None:
         if (path := self.config[self.subcommand].ckpt_path) is None:
-            raise UserError(
-                f"{self.subcommand} needs trained weights: --ckpt_path with a .ckpt file or a run directory"
-            )
+            verb = self.subcommand
+            raise UserError(f"{verb} needs trained weights: --ckpt_path with a .ckpt file or a run directory")
         fitting_checkpoint(Path(path), self.model, self.datamodule)
+
+    before_predict = before_test
 
     def after_predict(self) -> None:
         print(f"predictions  {self.config.predict.output}")
@@ -230,24 +219,20 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         if self.trainer.interrupted or self.trainer.fast_dev_run:
             return
-        if (
-            not self.run_directory.is_validated(self.model)
-            and self.datamodule.has_validation()
-            and self.trainer.limit_val_batches
-        ):
+        is_validated = self.run_directory.is_validated(self.model)
+        if not is_validated and self.datamodule.has_validation() and self.trainer.limit_val_batches:
             self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         if self.config.fit.test_after_fit:
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
-            Console().print(
-                describe_result(result, self.trainer.run and self.trainer.run.path), soft_wrap=True, highlight=False
-            )
+            lines = describe_result(result, self.trainer.run and self.trainer.run.path)
+            Console().print(lines, soft_wrap=True, highlight=False)
 
 
-def run(args: Sequence[str]) -> None:
+def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
     """Run fit, validate, test or predict."""
-    words, names = take_trusted(args)
+    rest, names = take_trusted(args)
     with quiet_libraries(), trusting(names), own_exceptions():
-        CLI(complete_arguments(words))
+        return kind(complete_arguments(rest))

@@ -31,7 +31,7 @@ def main(args: Sequence[str]) -> int:
         parser.add_argument(f"--{name}", type=Path | None, help=f"file to write: {text}")
     options = parser.parse_args(args)
     files = check_files(options)
-    records = collect(options.runs, options.wandb, curves="html" in files or "figure" in files)
+    records = collect(options.runs, options.wandb, curves=not files.keys().isdisjoint(("html", "figure")))
     comparison = compare(records, options.mixed_data)
     contents = {name: rendered(name, comparison, path.suffix) for name, path in files.items()}
     print(markdown(comparison), end="")
@@ -68,19 +68,19 @@ def check_files(options: Namespace) -> dict[str, Path]:
     return files
 
 
-def collect(words: Sequence[str], project: str | None, curves: bool) -> list[Record]:
+def collect(names: Sequence[str], project: str | None, curves: bool) -> list[Record]:
     """The records of all finished runs; one line on stderr names the others.
 
     Raises:
         UserError: if no run is finished.
     """
-    if not words and project is None:
+    if not names and project is None:
         raise UserError("compare needs runs: directories such as runs/eq/0, folders such as runs/eq, or --wandb")
-    found, unfinished = find_runs(words)
-    records, skipped = [read_record(run, curves) for run in found], [str(run) for run in unfinished]
+    finished, unfinished = find_runs(names)
+    records, skipped = [read_record(run, curves) for run in finished], [str(run) for run in unfinished]
     if project is not None:
-        there, others = wandb_records(project, curves)
-        records, skipped = records + there, skipped + others
+        online, others = wandb_records(project, curves)
+        records, skipped = records + online, skipped + others
     if not records:
         raise UserError(f"no run is finished: {', '.join(skipped) or project}; fit --ckpt_path RUN goes on with one")
     if skipped:

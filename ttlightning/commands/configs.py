@@ -1,4 +1,4 @@
-"""Where a configuration is looked up: the working directory, its configs/, the installed package."""
+"""Look up a config: in the working directory, its configs/, the installed package."""
 
 from pathlib import Path
 from typing import Final
@@ -17,27 +17,25 @@ def config_folders() -> list[Path]:
 
 
 def find_config(name: str) -> Path:
-    """The file that ``name`` (a path or a bare name such as ``eq.yaml``) stands for.
+    """The file of a config given by path or by bare name, such as ``eq.yaml``.
 
     Raises:
-        UserError: where it is nowhere; the message lists what there is.
+        UserError: if there is no such file, or it is not YAML.
     """
-    for folder in config_folders():
-        if (folder / name).is_file():
-            return _check_yaml(folder / name)
-    raise UserError(f"config {name!r} is not in {_where()}; there is: {', '.join(available_configs()) or 'none'}")
-
-
-def _check_yaml(file: Path) -> Path:
-    try:
-        yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise UserError(f"config {file} is not YAML: {fault}") from fault
-    return file
+    for file in (folder / name for folder in config_folders()):
+        if file.is_file():
+            try:
+                yaml.safe_load(file.read_text())
+            except (yaml.YAMLError, UnicodeDecodeError) as fault:
+                raise UserError(f"config {file} is not YAML: {fault}") from fault
+            return file
+    folders = (f if f.is_absolute() else f"./{f}".removesuffix("/.") for f in config_folders())
+    where, names = ", ".join(map(str, folders)), ", ".join(available_configs()) or "none"
+    raise UserError(f"config {name!r} is not in {where}; there is: {names}")
 
 
 def available_configs() -> list[str]:
-    """Names that ``find_config`` knows, those of whole experiments only."""
+    """Names of the experiments' configs that ``find_config`` knows."""
     names = {
         file.relative_to(folder).as_posix()
         for folder in config_folders()[1:]
@@ -45,10 +43,3 @@ def available_configs() -> list[str]:
         if not {"parts", "sweeps"} & set(file.parts)
     }
     return sorted(names)
-
-
-def _where() -> str:
-    return ", ".join(
-        str(folder.absolute()) if folder.is_absolute() else f"./{folder}".removesuffix("/.")
-        for folder in config_folders()
-    )

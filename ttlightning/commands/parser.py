@@ -1,23 +1,19 @@
 """The argument parser of the verbs: a mistake is one line, exit code 2."""
 
 import re
+import shlex
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from ttlightning.errors import UserError
+from ttlightning.runs.identity import RENAMED_KEYS
 from ttlightning.system.parsing import unknown_option
 
-RENAMED: Final = {
-    "modes": "mode_size",
-    "tt-rank": "rank",
-    "order": "sites",
-    "check-only": "check_only",
-    "mixed-data": "mixed_data",
-    "virtual_devices": "microbatches",
-    "steps_per_call": "steps_per_execution",
-}
+RENAMED: Final = RENAMED_KEYS | {
+    "tt-rank": "rank", "order": "sites", "check-only": "check_only", "mixed-data": "mixed_data"
+}  # fmt: skip
 """Key or option of version 0.1: its name now."""
 
 
@@ -28,18 +24,37 @@ def renamed_since_0_1(message: str) -> str:
     return f"; since version 0.2 {name} is called {RENAMED[name]}" if name in RENAMED and not is_said else ""
 
 
-class VerbParser(ArgumentParser):
-    """jsonargparse's parser, without its usage text at a mistake."""
+class PlainErrors(ArgumentParser):
+    """A parser whose every refusal is a ``UserError`` of one line, without usage text."""
 
-    def __init__(self, verb: str, description: str) -> None:
-        super().__init__(prog=f"python -m ttlightning {verb}", description=description, add_help=True)
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """jsonargparse's own; what its type checks let escape (IndexError, RecursionError) is a mistake of the user."""
+        try:
+            return super().parse_args(args, *rest, **options)
+        except UserError:
+            raise
+        except Exception as fault:
+            raise UserError(
+                f"the options {shlex.join(map(str, args or []))} cannot be read together ({type(fault).__name__}: "
+                f"{fault}); leave out one after the other to see which does not fit"
+            ) from fault
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(" ".join(message.split()) + renamed_since_0_1(message))
+        raise UserError(" ".join(message.split()) + self.way_out(message)) from ex
+
+    def way_out(self, message: str) -> str:
+        return renamed_since_0_1(message)
+
+
+class VerbParser(PlainErrors):
+    """The parser of a verb without a trainer."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(prog=f"python -m ttlightning {verb}", description=description)
 
 
 def check_new_file(path: Path, option: str) -> None:
-    """``UserError`` where a file is in the way or its folder is not there: said before any work."""
+    """``UserError`` if the file exists or its folder does not; to be called before any work."""
     if path.exists():
         raise UserError(f"{path} exists and is left as it is; name another file with {option}")
     if not path.parent.is_dir():

@@ -9,23 +9,15 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from ttlightning.commands.parser import VerbParser, check_new_file, integers
 from ttlightning.errors import UserError
-from ttlightning.rank import (
-    can_be_written,
-    chain_parameters,
-    cp_rank_bound_a24,
-    cp_rank_bound_k18,
-    generic_odd_even_rank,
-    in_figures,
-    ratio,
-    shallow_parameters,
-)
+from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
+from ttlightning.rank.bounds import chain_parameters, in_figures, ratio, shallow_parameters
 from ttlightning.rank.finite_field import PRIMES
-from ttlightning.rank.full_matricization import LARGEST_MATRIX, matricization_shape, measured_rank
-from ttlightning.rank.limits import MOST_DIGITS, out_of_range, staircase_excess
+from ttlightning.rank.full_matricization import LARGEST_MATRIX, measured_rank
+from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS, out_of_range, staircase_excess
 from ttlightning.system.output import print_whole
 
 SIZES: Final = ("mode_size", "rank", "sites")
@@ -53,29 +45,25 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--mode_size", type=str, default="2", help="n: a number, 2,4,8 or 2:12")
     parser.add_argument("--rank", type=str, default="3", help="r: likewise")
     parser.add_argument("--sites", type=str, default="8", help="d: likewise")
-    parser.add_argument(
-        "--measure",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
-        help="count the rank of one matricization, exactly",
-    )
+    measure = {"type": bool, "nargs": "?", "const": True, "default": False}
+    parser.add_argument("--measure", **measure, help="count the rank of one matricization, exactly")
     parser.add_argument("--seed", type=int, default=0, help="of the measured tensors' cores")
     parser.add_argument("--output", type=Path | None, help="CSV to write; rows that it has already are kept")
     parser.add_argument("--figure", type=Path | None, help="PNG, SVG or PDF to write")
     options = parser.parse_args(args)
-    ranges = [
-        integers("--mode_size", options.mode_size),
-        integers("--rank", options.rank),
-        integers("--sites", options.sites),
-    ]
+    ranges = [integers(f"--{name}", options[name]) for name in SIZES]
     if (rows := math.prod(map(len, ranges))) > MOST_ROWS:
         raise UserError(f"--mode_size, --rank and --sites ask for {rows:,} rows, the limit is {MOST_ROWS:,}")
+    for name, values in zip(SIZES, ranges, strict=True):
+        if reason := out_of_range(**{name: min(values)}) or out_of_range(**{name: max(values)}):
+            raise UserError(f"--{reason}")
     sizes = list(itertools.product(*ranges))
-    check_sizes(sizes)
-    if options.measure and len(sizes) == 1:
-        check_memory(*sizes[0])
+    for mode_size, rank, sites in sizes:
+        if generic_odd_even_rank(mode_size, rank, sites) >= LARGEST_BOUND:
+            size = f"mode size {mode_size} and rank {rank}"
+            raise UserError(f"--sites is {sites}: at {size} the generic rank has over {MOST_DIGITS:,} digits")
+    if options.measure and len(sizes) == 1 and mode_size**sites > LARGEST_MATRIX:
+        raise UserError(too_large(mode_size, rank, sites))
     if options.figure is not None:
         check_new_file(options.figure, "--figure")
     rows = collect(sizes, options.measure, options.seed, options.output)
@@ -88,30 +76,17 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def check_sizes(sizes: Sequence[tuple[int, int, int]]) -> None:
-    for option, name, values in zip(("--mode_size", "--rank", "--sites"), SIZES, zip(*sizes, strict=True), strict=True):
-        for value in (min(values), max(values)):
-            if reason := out_of_range(**{name: value}):
-                raise UserError(option + reason.removeprefix(name))
-    for mode_size, rank, sites in sizes:
-        if not can_be_written(generic_odd_even_rank(mode_size, rank, sites)):
-            size = f"mode size {mode_size} and rank {rank}"
-            raise UserError(f"--sites is {sites}: at {size} the generic rank has over {MOST_DIGITS:,} digits")
-
-
-def check_memory(mode_size: int, rank: int, sites: int) -> None:
-    """``UserError`` if the complete matricization is too large."""
-    rows, columns = matricization_shape(mode_size, sites)
-    if rows * columns > LARGEST_MATRIX:
-        states = min(mode_size, rank)
-        slices = min(mode_size, states**2)
-        words = f"--mode_size {mode_size} --rank {rank} --sites {sites}"
-        certify = f", or certify it: python -m ttlightning certify {words}"
-        raise UserError(
-            f"the matricization of {sites} sites of mode size {mode_size} has {in_figures(rows)} x "
-            f"{in_figures(columns)} entries, the limit is {LARGEST_MATRIX:,} in all; leave --measure out"
-            + (certify if staircase_excess(slices, states, sites, PRIMES, slices) is None else "")
-        )
+def too_large(mode_size: int, rank: int, sites: int) -> str:
+    """Why the complete matricization is not counted, and the way out."""
+    states = min(mode_size, rank)
+    slices = min(mode_size, states**2)
+    command = f"python -m ttlightning certify --mode_size {mode_size} --rank {rank} --sites {sites}"
+    rows, columns = (in_figures(mode_size**modes) for modes in ((sites + 1) // 2, sites // 2))
+    return (
+        f"the matricization of {sites} sites of mode size {mode_size} has {rows} x {columns} entries, the limit is "
+        f"{LARGEST_MATRIX:,} in all; leave --measure out"
+        + ("" if staircase_excess(slices, states, sites, PRIMES, slices) else f", or certify it: {command}")
+    )
 
 
 def collect(
@@ -120,22 +95,20 @@ def collect(
     """A row for every size. Rows are written to ``output`` one by one, so a stopped command can be continued."""
     known = _read(output, seed) if output is not None and output.exists() else {}
     todo = [size for size in sizes if size not in known or (measure and known[size]["measured"] == "")]
-    found = {size: row for size, row in known.items() if size not in todo}
+    rows = {size: row for size, row in known.items() if size not in todo}
     if output is not None and len(todo) < len(sizes):
         print(f"{len(sizes) - len(todo)} rows are in {output} already")
     quiet = Console(stderr=True)
     for size in track(todo, "counting", console=quiet, transient=True, disable=not (measure and quiet.is_terminal)):
-        found[size] = describe(*size, measure, seed)
+        rows[size] = describe(*size, measure, seed)
         if output is not None:
-            _append(output, found[size])
-    return [found[size] for size in sizes]
+            _append(output, rows[size])
+    return [rows[size] for size in sizes]
 
 
 def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) -> dict[str, Any]:
     """Bounds, generic rank and, if asked for, the measured rank of one size."""
-    rows, columns = matricization_shape(mode_size, sites)
-    fits = rows * columns <= LARGEST_MATRIX
-    generic = generic_odd_even_rank(mode_size, rank, sites)
+    generic, measured = generic_odd_even_rank(mode_size, rank, sites), measure and mode_size**sites <= LARGEST_MATRIX
     return {
         "mode_size": mode_size,
         "rank": rank,
@@ -143,7 +116,7 @@ def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) ->
         "k18": cp_rank_bound_k18(mode_size, rank, sites),
         "a24": cp_rank_bound_a24(mode_size, rank, sites),
         "generic": generic,
-        "measured": measured_rank(mode_size, rank, sites, seed) if measure and fits else "",
+        "measured": measured_rank(mode_size, rank, sites, seed) if measured else "",
         "shallow_parameters": ratio(shallow_parameters(generic, mode_size, sites), chain_parameters(mode_size, rank)),
         "seed": seed,
     }
@@ -151,9 +124,7 @@ def describe(mode_size: int, rank: int, sites: int, measure: bool, seed: int) ->
 
 def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
     columns = {name: title for name, title in COLUMNS.items() if measured or name != "measured"}
-    table = Table()
-    for title in columns.values():
-        table.add_column(title, justify="right")
+    table = Table(*(Column(title, justify="right") for title in columns.values()))
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
     print_whole(table)

@@ -9,11 +9,9 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-
-from jsonargparse import Namespace
 
 from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
@@ -29,7 +27,6 @@ from ttlightning.system.paths import command, expanded
 BITWISE: Final = "bitwise identical"
 METRICS: Final = "identical metrics"
 DIFFERENT: Final = "different"
-Rows = Sequence[dict[str, str]]
 EXIT_CODES: Final = {BITWISE: 0, METRICS: 3, DIFFERENT: 1}
 
 
@@ -53,7 +50,10 @@ class Comparison(NamedTuple):
 
 
 def main(args: Sequence[str]) -> int:
-    """0 where the weights are the same to the bit, 3 where only the metrics are, 1 where those differ."""
+    """0 where the weights are the same to the bit, 3 where only the metrics are, 1 where those differ.
+
+    With ``--check_only``: 1 where something differs beforehand that can change the weights, else 0.
+    """
     parser = VerbParser("rerun", "Run a finished run again and compare: exit code 0 bitwise, 3 metrics, 1 different.")
     parser.add_argument("run", type=Path, help="run directory, such as runs/eq/0")
     parser.add_argument("--check_only", action="store_true", help="compare environment and data; run nothing")
@@ -62,41 +62,40 @@ def main(args: Sequence[str]) -> int:
     words, names = take_trusted(args)
     options = parser.parse_args(words)
     with trusting(names):
-        return check(options) if options.check_only else rerun(options)
+        run = Run.open(options.run, finished=True)
+        data = data_options(run, options.root)
+        if not options.check_only:
+            check_configuration(run)
+        before = read_provenance(run)
+        now = here(data, before, fetch=not options.check_only)
+        show(before, now)
+        if options.check_only:
+            return int(any(difference.changes_bits for difference in differences(before, now)))
+        return rerun(run, data["root"])
 
 
-def check(options: Namespace) -> int:
-    """Compare the run's provenance with what is here; 1 where something differs that can change the weights."""
-    run = Run.open(options.run, finished=True)
-    before = read_provenance(run)
-    now = here(data_options(run, options.root), before, fetch=False)
-    show(before, now)
-    return int(any(difference.changes_bits for difference in differences(before, now)))
+def check_configuration(run: Run) -> None:
+    """Say where this version completes the run's configuration otherwise; ``UserError`` where it refuses it."""
+    from ttlightning.commands.studies import configuration  # imports Lightning, which --check_only needs not
 
-
-def rerun(options: Namespace) -> int:
-    """Fit the run's configuration into a new run of its experiment, and compare the two."""
-    from ttlightning.commands.studies import configuration_of  # imports Lightning, which --check_only needs not
-
-    run = Run.open(options.run, finished=True)
-    data = data_options(run, options.root)
     refuse_masked(run.config, f"start it with it: {command('fit', '--config', run.config_file)} --{{}} ...")
-    complete = configuration_of(run)
+    complete = configuration(("--run", str(run)))
     if (other := first_difference(run.config, complete, SAME_RUN | {Changes.RECORD})) is not None:
         print(f"differs     configuration: the run has {other} (this version completes it otherwise)", flush=True)
-    before = read_provenance(run)
-    show(before, here(data, before, fetch=True))
+
+
+def rerun(run: Run, root: str | None) -> int:
+    """Fit the run's configuration into a new run of its experiment, with the data in ``root``; compare the two."""
     again = Run.create(runs_root(), run.config["experiment"])
-    root = "null" if data["root"] is None else str(data["root"])
-    fit = ("fit", "--config", str(run.config_file), f"--data.root={root}", "--run", str(again))
-    code = start(sys.executable, "-m", "ttlightning", *fit)
+    options = ("--config", str(run.config_file), f"--data.root={root or 'null'}", "--run", str(again))
+    code = start(sys.executable, "-m", "ttlightning", "fit", *options)
     if code:
         with contextlib.suppress(OSError):  # it is kept where fit has begun
             again.path.rmdir()
         print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
         return code
     outcome = compare(run, again)
-    now = again.provenance
+    before, now = run.provenance, again.provenance
     changed, silent = differences(before, now), unknown(before, now)
     record = {
         "rerun_of": str(run),
@@ -108,14 +107,13 @@ def rerun(options: Namespace) -> int:
     write_json(again.rerun_file, record)
     print(f"verdict     {outcome}: {run} and {again}")
     if outcome.verdict != BITWISE:
-        print(
-            f"            {cause([d.name for d in changed if d.changes_bits], [n for n in silent if changes_bits(n)])}"
-        )
+        known = [difference.name for difference in changed if difference.changes_bits]
+        print(f"            {cause(known, [name for name in silent if changes_bits(name)])}")
     return EXIT_CODES[outcome.verdict]
 
 
 def cause(known: Sequence[str], silent: Sequence[str]) -> str:
-    """The possible causes of other weights, as far as the two provenances name them."""
+    """The possible causes of other weights: entries that differ, else entries that the older record lacks."""
     if known:
         return f"what differed beforehand and can change the weights: {', '.join(known)}"
     if silent:
@@ -126,18 +124,12 @@ def cause(known: Sequence[str], silent: Sequence[str]) -> str:
 def start(*words: str) -> int:
     """Run a command in a session of its own, passing each signal on to it once; its exit code."""
     early: list[int] = []
-    process: subprocess.Popen[bytes] | None = None
-
-    def pass_on(number: int) -> None:
-        if process is None:
-            early.append(number)
-        else:
-            process.send_signal(number)
-
-    with signals.given_to(pass_on):
+    send: Callable[[int], None] = early.append
+    with signals.given_to(lambda number: send(number)):
         process = subprocess.Popen(words, env=os.environ | signals.followed(), start_new_session=True)
+        send = process.send_signal
         for number in early:
-            process.send_signal(number)
+            send(number)
         code = process.wait()
     return code if code >= 0 else 128 - code
 
@@ -190,17 +182,17 @@ def here(data: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str,
     dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
     if "classes" in dataset:
         dataset["classes"] = list(describe_dataset(images.name, root).names)
-    record = provenance(dataset, before["world_size"])
+    record = provenance(dataset, before["world_size"]).content
     chosen = "OMP_NUM_THREADS" in os.environ or before["threads"] > 1  # one thread follows from the sizes
     return record | {"threads": torch.get_num_threads() if chosen else before["threads"]}
 
 
 def show(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Print a line for each difference, those that can change the weights first, and a line for unknown entries."""
-    found, silent = differences(before, now), unknown(before, now)
-    if not found:
+    changed, silent = differences(before, now), unknown(before, now)
+    if not changed:
         print("environment and data are as they were, as far as they are recorded")
-    for difference in found:
+    for difference in changed:
         effect = "can change the weights" if difference.changes_bits else "changes no result"
         print(f"differs     {difference} ({effect})", flush=True)
     if silent:
@@ -210,20 +202,17 @@ def show(before: dict[str, Any], now: dict[str, Any]) -> None:
 def compare(first: Run, second: Run) -> Comparison:
     """The outcomes of two finished runs of one configuration, compared by metrics and weights."""
     one, two = first.result, second.result
-    different = list(_different_values(first.metrics, second.metrics))
-    same_metrics = not different and one["metrics"] == two["metrics"]
-    if same_metrics:
-        same_weights = one["weights_sha256"] == two["weights_sha256"]
-        return Comparison(BITWISE if same_weights else METRICS)
-    if not different:
+    if different := list(_different_values(first, second)):
+        _, name, largest = max(different, key=lambda entry: entry[2])
+        return Comparison(DIFFERENT, different[0][0], name, largest)
+    if one["metrics"] != two["metrics"]:
         return Comparison(DIFFERENT)
-    name, largest = max(((name, size) for _, name, size in different), key=lambda entry: entry[1])
-    return Comparison(DIFFERENT, different[0][0], name, largest)
+    return Comparison(BITWISE if one["weights_sha256"] == two["weights_sha256"] else METRICS)
 
 
-def _different_values(first: Rows, second: Rows) -> Iterator[tuple[int, str, float]]:
-    """(step, name, relative difference) of every value in two tables that is not the same text."""
-    for one, two in itertools.zip_longest(first, second, fillvalue={}):
+def _different_values(first: Run, second: Run) -> Iterator[tuple[int, str, float]]:
+    """(step, name, relative difference) of every value in the metrics of two runs that is not the same text."""
+    for one, two in itertools.zip_longest(first.metrics, second.metrics, fillvalue={}):
         for name in sorted({*one, *two}):
             a, b = one.get(name) or "", two.get(name) or ""
             if a != b:

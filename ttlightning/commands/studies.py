@@ -25,11 +25,12 @@ import yaml
 from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
 from ttlightning.comparison.statistics import estimate
+from ttlightning.comparison.tables import percent as percent_of
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.identity import run_name
 from ttlightning.runs.lock import Lock
 from ttlightning.runs.run import Run, check_experiment_name, runs_root
-from ttlightning.runs.trust import ForeignConfig, check_foreign, config_text, take_trusted, trusting
+from ttlightning.runs.trust import check_foreign, take_trusted, trusting
 from ttlightning.system import signals
 from ttlightning.training.quiet import quiet_libraries
 
@@ -81,9 +82,9 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     if side_by_side < 1 or (gpus and side_by_side > len(gpus)):
         most = f"from 1 to {len(gpus)}, one for each GPU" if gpus else "at least 1"
         raise UserError(f"--jobs is {side_by_side}, it must be {most}")
-    crew = _Crew(side_by_side, gpus)
-    with crew.listening(), ThreadPoolExecutor(side_by_side) as pool:
-        outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]], len(jobs)), jobs))
+    crew = _Crew(side_by_side, gpus, len(jobs))
+    with signals.given_to(crew.stop), ThreadPoolExecutor(side_by_side) as pool:
+        outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]]), jobs))
     if crew.stopped is not None:
         print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
         sys.exit(exit_code(crew.stopped))
@@ -103,96 +104,76 @@ def faults_of(outcomes: Sequence[Outcome]) -> str | None:
 
 
 def configuration(words: Sequence[str]) -> dict[str, Any]:
-    """``config.yaml`` of ``fit`` with these arguments, parsed; ``UserError`` where fit would refuse them."""
+    """``config.yaml`` of ``fit`` with these arguments, parsed; ``UserError`` where fit would refuse them.
+
+    ``("--run", path)`` gives the configuration of a run as this version completes it.
+    """
     words, names = take_trusted(words)
     with _READING, trusting(names):
-        return _read(complete_arguments(["fit", *words]))
-
-
-def configuration_of(run: Run) -> dict[str, Any]:
-    """A run's configuration as this version completes it.
-
-    Raises:
-        UserError: where this version refuses it, or it names what is neither listed nor trusted.
-    """
-    with _READING:
-        return _read(["fit", "--config", ForeignConfig(config_text(run.config_file), run.config_file)])
-
-
-def _read(words: Sequence[str]) -> dict[str, Any]:
-    reader = _reader()
-    check_foreign(reader.parser, words)
-    options = reader.parser.parse_args([str(word) for word in words]).fit
-    return yaml.safe_load(reader._dump(options))
+        words, reader = complete_arguments(["fit", *words]), _reader()
+        check_foreign(reader.parser, words)
+        return yaml.safe_load(reader._dump(reader.parser.parse_args([str(word) for word in words]).fit))
 
 
 def percent(values: Sequence[float]) -> str:
     """``98.02 ± 0.26``: mean and interval of fractions, in percent."""
-    found = estimate(values)
-    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.interval:.2f}" if found.interval is not None else "")
+    return percent_of(estimate(values))
 
 
 class _Crew:
     """Workers, each with its own share of the machine."""
 
-    def __init__(self, size: int, gpus: Sequence[str]) -> None:
+    def __init__(self, size: int, gpus: Sequence[str], jobs: int) -> None:
         threads = {"OMP_NUM_THREADS": str(max(1, _cores() // size))} if "OMP_NUM_THREADS" not in os.environ else {}
-        self._places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-        for place in range(size):
-            self._places.put(threads | ({"CUDA_VISIBLE_DEVICES": gpus[place]} if gpus else {}))
+        self._shares: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        """environment variables of a worker that has no run"""
+        for number in range(size):
+            self._shares.put(threads | ({"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}))
         self._running: set[subprocess.Popen[str]] = set()
         self._guard = threading.Lock()
-        self._done = 0
+        self._jobs, self._done = jobs, 0
         self.stopped: signal.Signals | None = None
 
-    def make(self, job: Job, config: Mapping[str, Any], of: int) -> Outcome:
-        """Make one run, unless it is finished."""
+    def make(self, job: Job, config: Mapping[str, Any]) -> Outcome:
+        """Make one run, unless it is finished, and report it."""
         name = run_name(config, job.seed)
-        run = Run(runs_root() / job.experiment / name)
+        run, fault = Run(runs_root() / job.experiment / name), ""
         with _alone(runs_root() / f".{job.experiment}-{name}.lock"):
             started = time.perf_counter()
             while run.state != "finished" and not self.stopped and run.is_being_written():
                 time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
             if run.state != "finished":
-                place = ("--run", str(run), "--experiment", job.experiment)
-                code, said = self._start((*place, *job.words, f"--seed_everything={job.seed}"))
-                if code:
-                    return self._report(job, Outcome(job, None, said or f"exit code {code}"), of)
-            seconds = time.perf_counter() - started
-            return self._report(job, Outcome(job, run), of, f"done, {seconds:.0f} s" if seconds > 1 else "there")
-
-    def _start(self, words: Sequence[str]) -> tuple[int, str]:
-        """Exit code and last line of ``fit``; Ctrl-C reaches it through ``listening``."""
-        place = self._places.get()
-        try:
-            with self._guard:
-                if self.stopped is not None:
-                    return exit_code(self.stopped), "not begun"
-                process = start_fit(words, place)
-                self._running.add(process)
-            if self.stopped is not None:  # meanwhile
-                process.send_signal(self.stopped)
-            said = process.communicate()[1]
-            with self._guard:
-                self._running.discard(process)
-        finally:
-            self._places.put(place)
-        return process.returncode, next((line for line in reversed(said.splitlines()) if line.strip()), "")
-
-    def _report(self, job: Job, outcome: Outcome, of: int, how: str = "") -> Outcome:
+                options = ("--run", str(run), "--experiment", job.experiment, *job.words)
+                fault = self._fit((*options, f"--seed_everything={job.seed}"))
+        seconds = time.perf_counter() - started
         with self._guard:
             self._done += 1
             if self.stopped is None:
-                print(f"{job}: {how or outcome.fault} ({self._done} of {of})", file=sys.stderr, flush=True)
-        return outcome
+                report = fault or (f"done, {seconds:.0f} s" if seconds > 1 else "there")
+                print(f"{job}: {report} ({self._done} of {self._jobs})", file=sys.stderr, flush=True)
+        return Outcome(job, None if fault else run, fault)
 
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Inside, signals go on to all runs, and no other one is begun."""
-        with signals.given_to(self._stop):
-            yield
+    def _fit(self, words: Sequence[str]) -> str:
+        """Run ``fit``; the last line of its output where it fails."""
+        share = self._shares.get()
+        try:
+            with self._guard:
+                if self.stopped is not None:
+                    return "not begun"
+                process = start_fit(words, share)
+                self._running.add(process)
+            if self.stopped is not None:  # meanwhile
+                process.send_signal(self.stopped)
+            lines = process.communicate()[1].splitlines()
+            with self._guard:
+                self._running.discard(process)
+        finally:
+            self._shares.put(share)
+        last = next((line for line in reversed(lines) if line.strip()), "")
+        return (last or f"exit code {process.returncode}") if process.returncode else ""
 
-    def _stop(self, number: int) -> None:
+    def stop(self, number: int) -> None:
+        """Pass a signal on to all runs, and begin no other one."""
         self.stopped = signal.Signals(number)
         for process in tuple(self._running):
             process.send_signal(number)

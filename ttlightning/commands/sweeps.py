@@ -46,7 +46,7 @@ def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
         key: key of the random numbers; the first choices do not depend on ``runs``.
 
     Raises:
-        UserError: where the file is no sweep of `fit`, or its method needs W&B's server.
+        UserError: if the file is no sweep of `fit`, or its method needs W&B's server.
     """
     file = find_config(name)
     content = yaml.safe_load(file.read_text())
@@ -67,58 +67,58 @@ def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
 
 
 def read_options(texts: Sequence[str]) -> list[Choice]:
-    """The grid of ``option=value,value,...`` words; a value may be a list in brackets.
+    """The grid of texts ``option=value,value,...``; a value may be a list in brackets.
 
     Raises:
-        UserError: where a text has another form, or an option comes twice.
+        UserError: if a text has another form, or an option comes twice.
     """
     values: dict[str, list[Any]] = {}
     for text in texts:
         option, equals, listed = text.partition("=")
         option = option.removeprefix("--")
         try:
-            found = yaml.safe_load(f"[{listed}]") if equals and option and listed else None
+            options_values = yaml.safe_load(f"[{listed}]") if equals and option else None
         except yaml.YAMLError:
-            found = None
-        if not found:
+            options_values = None
+        if not options_values:
             raise UserError(f"--grid has {text!r}, it must be option=value,value such as model.patch_dropout=0.0,0.1")
         if option in values:
             raise UserError(f"--grid has {option} twice; list all its values after one =")
-        values[option] = found
+        values[option] = options_values
     return grid(values)
 
 
 def grid(values: dict[str, list[Any]]) -> list[Choice]:
-    """Every combination, the last option moving fastest."""
+    """Every combination; the last option changes fastest."""
     return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
 
 def option_words(choice: Choice) -> tuple[str, ...]:
-    """A choice as ``fit`` takes it."""
+    """A choice as options of ``fit``."""
     return tuple(f"--{option}={_text(value)}" for option, value in choice.items())
 
 
 def name_of(base: str, choice: Choice) -> str:
-    """``base+rank-8+format-TensorTrain``: letters, digits and . _ + - only, another one for every other choice.
+    """``base+rank-8+format-TensorTrain``: letters, digits and . _ + - only, different for different choices.
 
-    The seed is no part of it. What has to be replaced or cut makes place for a hash.
+    The seed is not in it. A name with replaced characters, or over ``LONGEST_NAME``, ends with a hash.
     """
-    told = {option: choice[option] for option in sorted(choice) if option != SEED}
-    keys = [[part for part in option.split(".") if part != "init_args"] for option in told]
+    settings = {option: choice[option] for option in sorted(choice) if option != SEED}
+    keys = [[part for part in option.split(".") if part != "init_args"] for option in settings]
     lasts = [key[-1] for key in keys]
     short = [key[-1] if lasts.count(key[-1]) == 1 else ".".join(key[-2:]) for key in keys]
-    wanted = "+".join([base, *(f"{key}-{_text(value)}" for key, value in zip(short, told.values(), strict=True))])
-    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", wanted)
-    if name == wanted and len(name) <= LONGEST_NAME:
+    complete = "+".join([base, *(f"{key}-{_text(value)}" for key, value in zip(short, settings.values(), strict=True))])
+    name = re.sub(r"[^A-Za-z0-9._+-]+", "-", complete)
+    if name == complete and len(name) <= LONGEST_NAME:
         return name
-    digest = hashlib.sha256(json.dumps([base, told]).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps([base, settings]).encode()).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - 9]}+{digest}"
 
 
 def _shared_words(file: Path, command: Any) -> tuple[str, ...]:
     """The words of a sweep's command between ``fit`` and the arguments that the sweep fills in."""
-    words = [str(word) for word in command] if isinstance(command, list) else []
-    if "fit" not in words or "${args}" not in words:
+    words = list(map(str, command)) if isinstance(command, list) else []
+    if not {"fit", "${args}"} <= set(words):
         raise UserError(f"{file} has no command that ends in: -m ttlightning fit --config=eq.yaml ${{args}}")
     shared = [word for word in words[words.index("fit") + 1 :] if word != "${args}"]
     if macro := next((word for word in shared if word.startswith("${")), None):
@@ -144,7 +144,7 @@ def _draw(file: Path, option: str, how: Any, key: int, number: int) -> Any:
         low, high = how["min"], how["max"]
         integers = isinstance(low, int) and isinstance(high, int)
         distribution = how.get("distribution", "int_uniform" if integers else "uniform")
-        drawn = {
+        return {
             "int_uniform": lambda: int(low + u * (high - low + 1)),
             "uniform": lambda: _rounded(low + u * (high - low)),
             "log_uniform_values": lambda: _rounded(low * (high / low) ** u),
@@ -154,7 +154,6 @@ def _draw(file: Path, option: str, how: Any, key: int, number: int) -> Any:
             f"{file}: {option} is {how}; it must have values, or min and max with distribution uniform, int_uniform or "
             "log_uniform_values"
         ) from fault
-    return drawn
 
 
 def _rounded(number: float) -> float:

@@ -12,6 +12,7 @@ from ttlightning.commands.parser import VerbParser
 from ttlightning.errors import UserError
 from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certificate
 from ttlightning.rank.verifier.verification import verify
+from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def main(args: Sequence[str]) -> int:
         "2: one is UNCHECKED, it is no certificate, or its network cannot be read.",
     )
     parser.add_argument("files", type=str, nargs="+", help="certificates")
-    parser.add_argument("--checkpoint", type=Path | None, help="run or checkpoint that they speak of, if it was moved")
+    parser.add_argument("--checkpoint", type=Path | None, help="run or checkpoint that they are for, if it was moved")
     options = parser.parse_args(args)
     worst = 0
     for file in options.files:  # as text: the parser takes only paths in UTF-8
@@ -63,12 +64,11 @@ def find_network(content: dict[str, object], file: Path, given: Path | None) -> 
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
     with signals.importing():  # torch, which a generic certificate does without
-        from ttlightning.runs.run import checkpoint_file
         from ttlightning.runs.trained_formats import read_format
     path = file.parent / str(content["checkpoint"]) if given is None else given
     try:
         if given is None and not path.exists():
-            raise UserError(f"it speaks of the checkpoint {path}, which is not there; name it with --checkpoint")
+            raise UserError(f"it is for the checkpoint {path}, which is not there; name it with --checkpoint")
         checkpoint = checkpoint_file(path)
     except (OSError, RuntimeError) as fault:  # a name too long, a folder without permission, an unknown user
         raise UserError(f"the checkpoint {path} cannot be read: {getattr(fault, 'strerror', fault)}") from fault

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def panels(comparison: Comparison) -> list[str]:
 
 
 def figure_file(comparison: Comparison, suffix: str) -> bytes:
-    """All panels and a legend below, as a PNG, SVG, PDF...
+    """All panels with a legend below, as a PNG, SVG, PDF or another file of matplotlib.
 
     Raises:
         UserError: if no run has logged any of the values.
@@ -53,7 +53,7 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
         figure = Figure(figsize=size, layout="constrained")
         for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             draw_panel(axes, comparison.groups, name)
-        handles = [Line2D([], [], color=colour(i), linestyle=dashes(i), linewidth=1.8) for i in range(lines)]
+        handles = [Line2D([], [], **style(index)) for index in range(lines)]
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
         content = io.BytesIO()
         figure.savefig(content, format=suffix.lower().removeprefix("."), dpi=160)
@@ -61,7 +61,7 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
 
 
 def panel_svg(comparison: Comparison, name: str) -> str:
-    """One panel as ``<svg>`` for a page, with the page's colours ``var(--c0)``, ``var(--c1)``, ... and text as text."""
+    """One panel as ``<svg>`` with text as text, and colours by the page's variables ``--c0``, ``--c1``, ..."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(4.8, 3.1), layout="constrained")
         draw_panel(figure.subplots(), comparison.groups, name)
@@ -69,16 +69,13 @@ def panel_svg(comparison: Comparison, name: str) -> str:
         figure.savefig(content, format="svg", transparent=True,
                        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))  # fmt: skip
     svg = content.getvalue()
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :].strip(), flags=re.S)
     head, rest = svg.split(">", 1)
     view = re.search(r'viewBox="[^"]*"', head)
-    mark = name.replace("/", "-")
-    rest = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{mark}-", rest)
+    rest = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name.replace('/', '-')}-", rest)
     for variable, value in {**{f"c{i}": c for i, c in enumerate(COLOURS)}, "ink": INK, "faint": FAINT}.items():
         rest = rest.replace(value, f"var(--{variable})")
-    title = PANELS[name][0]
-    return f'<svg role="img" aria-label="{title} against epoch" {view[0] if view else ""}>{rest}'
+    return f'<svg role="img" aria-label="{PANELS[name][0]} against epoch" {view[0] if view else ""}>{rest}'
 
 
 def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
@@ -88,10 +85,9 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
         curve = group.curve(name)
         epochs = list(curve)
         low, mean, high = ([scale * point[i] for point in curve.values()] for i in range(3))
-        style = {"color": colour(index), "linestyle": dashes(index)}
-        axes.plot(epochs, mean, linewidth=1.8, marker="o" if len(epochs) < 8 else "", markersize=3.5, **style)
+        axes.plot(epochs, mean, marker="o" if len(epochs) < 8 else "", markersize=3.5, **style(index))
         if len(group.records) > 1:
-            axes.fill_between(epochs, low, high, color=colour(index), alpha=0.16, linewidth=0)
+            axes.fill_between(epochs, low, high, color=style(index)["color"], alpha=0.16, linewidth=0)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel("epoch", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
@@ -102,10 +98,7 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
     axes.spines["bottom"].set_color(FAINT)
 
 
-def colour(index: int) -> str:
-    return COLOURS[index % len(COLOURS)]
-
-
-def dashes(index: int) -> str:
-    """The line style, which changes after each round through the colours."""
-    return DASHES[index // len(COLOURS) % len(DASHES)]
+def style(index: int) -> dict[str, Any]:
+    """Colour, dashes and width of a group's line; the dashes change after each round through the colours."""
+    colour, dashes = COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
+    return {"color": colour, "linestyle": dashes, "linewidth": 1.8}

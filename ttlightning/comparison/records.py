@@ -44,8 +44,8 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     ``model.format.init_args.rank`` becomes ``format.rank``, ``model.format.class_path`` becomes ``format``. The path of
     a checkpoint that the run began with becomes ``given``.
     """
-    found = {_short(key): _hashable(v) for key, v in identity.settings(config, SAME_GROUP).items() if v != {}}
-    return found | ({"ckpt_path": "given"} if found.get("ckpt_path") is not None else {})
+    short = {_short(key): _hashable(v) for key, v in identity.settings(config, SAME_GROUP).items() if v != {}}
+    return short | ({"ckpt_path": "given"} if short.get("ckpt_path") is not None else {})
 
 
 def _short(key: str) -> str:

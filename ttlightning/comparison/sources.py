@@ -1,4 +1,4 @@
-"""Where ``compare`` finds runs: run directories, folders of run directories, and Weights & Biases."""
+"""Read the runs of ``compare`` from run directories, their folders, and Weights & Biases."""
 
 import glob
 import math
@@ -14,34 +14,34 @@ from ttlightning.runs.masking import scrub
 from ttlightning.runs.run import Run, is_run
 
 WANDB_PATIENCE: Final = 30
-"""Seconds that W&B has to answer a question in."""
+"""Seconds for one answer of W&B."""
 
 
-def find_runs(words: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Finished and unfinished run directories that the words name, each once.
+def find_runs(names: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Finished and unfinished run directories, without repetitions.
 
     Args:
-        words: run directories, folders of runs, or patterns with ``*``, ``?`` and ``[...]`` for both. A run that is
+        names: run directories, folders of runs, or patterns with ``*``, ``?`` and ``[...]`` for both. A run that is
             named itself counts as finished: reading it says what is missing.
 
     Raises:
-        UserError: where a word names nothing.
+        UserError: if a name stands for no run.
     """
-    found: dict[Path, Path] = {}
+    runs: dict[Path, Path] = {}
     named: set[Path] = set()
-    for word in words:
-        path = Path(os.path.expanduser(word))  # noqa: PTH111, Path's own ends in an error for ~nobody
+    for name in names:
+        path = Path(os.path.expanduser(name))  # noqa: PTH111, Path's own ends in an error for ~nobody
         if is_run(path):
             named.add(path.resolve())
         folders = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(str(path)), key=_natural)]  # noqa: PTH207
         inside = [run for folder in folders for run in _runs_in(folder)]
         if not inside:
-            what = "holds no run directory" if folders else "is not there"
-            raise UserError(f"{word} {what}; name a run such as runs/eq/0, its folder runs/eq, or 'runs/eq*/[0-2]'")
+            fault = "holds no run directory" if folders else "does not exist"
+            raise UserError(f"{name} {fault}; name a run such as runs/eq/0, its folder runs/eq, or 'runs/eq*/[0-2]'")
         for run in inside:
-            found.setdefault(run.resolve(), run)
-    unfinished = [run for key, run in found.items() if key not in named and not Run(run).result_file.is_file()]
-    return [run for run in found.values() if run not in unfinished], unfinished
+            runs.setdefault(run.resolve(), run)
+    unfinished = [run for key, run in runs.items() if key not in named and not Run(run).result_file.is_file()]
+    return [run for run in runs.values() if run not in unfinished], unfinished
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -52,7 +52,7 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def _natural(text: str) -> list[tuple[int, str]]:
-    """Sorts 9 before 10."""
+    """A sort key that puts 9 before 10."""
     return [(int(part) if part.isdecimal() else -1, part) for part in re.split(r"(\d+)", text)]
 
 
@@ -107,18 +107,15 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
 
 
 def _ask_wandb(project: str, curves: bool) -> list[tuple[str, dict[str, Any], dict[str, Any], list[dict[str, Any]]]]:
-    """Path, configuration, summary and history of every run; of one that is not finished only the path."""
+    """Path, configuration, summary and history of every run; of an unfinished run only the path."""
     import wandb
 
-    answers = []
-    for run in wandb.Api(timeout=WANDB_PATIENCE).runs(project):
-        place = f"{project}/{run.id}"
-        if run.state != "finished":
-            answers.append((place, {}, {}, []))
-            continue
-        history = list(run.scan_history()) if curves else []
-        answers.append((place, dict(run.config), dict(run.summary), history))
-    return answers
+    return [
+        (f"{project}/{run.id}", dict(run.config), dict(run.summary), list(run.scan_history()) if curves else [])
+        if run.state == "finished"
+        else (f"{project}/{run.id}", {}, {}, [])
+        for run in wandb.Api(timeout=WANDB_PATIENCE).runs(project)
+    ]
 
 
 def _record(
@@ -138,8 +135,8 @@ def _record(
         if wrong := next((name for name, value in metrics.items() if not math.isfinite(value)), None):
             raise ValueError(f"{wrong} is {metrics[wrong]}")
         dataset = str(result.get("dataset", provenance["dataset"]["name"]))
-        started = provenance.get("started")
-        git, certified, seconds = provenance.get("git"), result["rank"].get("certified"), result.get("seconds")
+        started, git = provenance.get("started"), provenance.get("git")
+        certified, seconds = result["rank"].get("certified"), result.get("seconds")
         commit = git["commit"] + (" with changes" if git.get("dirty_diff_sha256") else "") if git else None
         return Record(
             place=place,
@@ -165,5 +162,5 @@ def _record(
 
 def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
     """The last finite value of each epoch, epochs counted from 1."""
-    found = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
-    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}
+    values = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
+    return {epoch: value for epoch, value in values.items() if math.isfinite(value)}

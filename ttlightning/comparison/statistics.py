@@ -9,7 +9,7 @@ compared by the paired t-test on the seeds that both have, all pairs of groups t
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -73,11 +73,8 @@ class Group:
 
     def values(self, metric: str) -> dict[int, float]:
         """Seed: value of the metric, the mean if a seed has several runs."""
-        found: dict[int, list[float]] = {}
-        for record in self.records:
-            if metric in record.metrics:
-                found.setdefault(record.seed, []).append(record.metrics[metric])
-        return {seed: statistics.fmean(found[seed]) for seed in sorted(found)}
+        known = [(record.seed, record.metrics[metric]) for record in self.records if metric in record.metrics]
+        return {seed: statistics.fmean(values) for seed, values in _by_key(known).items()}
 
     def estimate(self, metric: str) -> Estimate | None:
         values = list(self.values(metric).values())
@@ -85,11 +82,16 @@ class Group:
 
     def curve(self, metric: str) -> dict[int, tuple[float, float, float]]:
         """Epoch: smallest, mean and largest value of the runs."""
-        found: dict[int, list[float]] = {}
-        for record in self.records:
-            for epoch, value in record.curves.get(metric, {}).items():
-                found.setdefault(epoch, []).append(value)
-        return {epoch: (min(each), statistics.fmean(each), max(each)) for epoch, each in sorted(found.items())}
+        points = _by_key(point for record in self.records for point in record.curves.get(metric, {}).items())
+        return {epoch: (min(values), statistics.fmean(values), max(values)) for epoch, values in points.items()}
+
+
+def _by_key(pairs: Iterable[tuple[int, float]]) -> dict[int, list[float]]:
+    """Values of each key, in the order of the keys."""
+    values: dict[int, list[float]] = {}
+    for key, value in sorted(pairs, key=lambda pair: pair[0]):
+        values.setdefault(key, []).append(value)
+    return values
 
 
 class Pair(NamedTuple):
@@ -122,13 +124,13 @@ class Comparison:
     @cached_property
     def best(self) -> set[str]:
         """Labels of the groups with the highest mean test accuracy on their data; a single group is not the best."""
-        found: set[str] = set()
+        labels: set[str] = set()
         for sha256 in self.datasets:
-            mine = [group for group in self.groups if group.dataset_sha256 == sha256]
-            means = {group.label: known.mean for group in mine if (known := group.estimate("test/acc")) is not None}
+            groups = [group for group in self.groups if group.dataset_sha256 == sha256]
+            means = {group.label: known.mean for group in groups if (known := group.estimate("test/acc"))}
             if len(means) > 1:
-                found |= {label for label, mean in means.items() if mean >= max(means.values()) - SAME}
-        return found
+                labels |= {label for label, mean in means.items() if mean >= max(means.values()) - SAME}
+        return labels
 
 
 def compare(records: Sequence[Record], mixed_data: bool = False) -> Comparison:
@@ -152,13 +154,13 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     contents: dict[str, set[str]] = {}
     for record in records:
         contents.setdefault(record.dataset, set()).add(record.dataset_sha256)
-    found: dict[frozenset[tuple[str, Any]], tuple[dict[str, Any], list[Record]]] = {}
+    members: dict[frozenset[tuple[str, Any]], tuple[dict[str, Any], list[Record]]] = {}
     for record in records:
         data = record.dataset + (f" {record.dataset_sha256[:8]}" if len(contents[record.dataset]) > 1 else "")
         data += f", fallback for {record.fallback_for}" if record.fallback_for else ""
-        whole = {"data": data, **settings(record.config)}
-        found.setdefault(frozenset(whole.items()), (whole, []))[1].append(record)
-    return _labelled([Group(whole, *_counted(members)) for whole, members in found.values()])
+        content = {"data": data, **settings(record.config)}
+        members.setdefault(frozenset(content.items()), (content, []))[1].append(record)
+    return _labelled([Group(content, *_counted(runs)) for content, runs in members.values()])
 
 
 def _counted(records: Sequence[Record]) -> tuple[list[Record], list[Record], list[str]]:

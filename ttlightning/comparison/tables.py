@@ -7,13 +7,15 @@ from typing import Any, Final, NamedTuple
 
 from ttlightning.comparison.records import ACCURACIES, value_text
 from ttlightning.comparison.statistics import Comparison, Estimate, Group, Pair
-from ttlightning.rank import in_figures
+from ttlightning.rank.bounds import in_figures
 
 NOTHING: Final = "\N{EN DASH}"
 MOST_KEYS_FIRST: Final = 4
 """The number of settings that fit before the results; more of them are shown after the results."""
 NUMBERS: Final = ("seeds", "parameters", "train %", "val %", "test %", "CP-rank ≥", "seconds")
 SIGNIFICANT: Final = 0.05
+SHORT_SHA: Final = 12
+"""Characters of a hash that a table shows."""
 SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 LEGEND: Final = (
     "Accuracies in percent: mean ± half of the 95 % interval of the mean (Student's t over the seeds). "
@@ -51,10 +53,9 @@ def result_table(comparison: Comparison) -> Table:
     marks = note_marks(comparison)
     lines = []
     for group in comparison.groups:
-        mine = " ".join(str(marks[note]).translate(SUPERSCRIPTS) for note in group.notes)
         name = group.label if many else group.name
-        settings, numbers = [setting(group, key) for key in keys], _numbers(group, group.label in comparison.best)
-        first = Cell(f"{name} {mine}".strip(), name)
+        settings, numbers = [_setting(group, key) for key in keys], _numbers(group, group.label in comparison.best)
+        first = Cell(" ".join([name, *(marks[note] for note in group.notes)]), name)
         lines.append([first, *numbers, *settings] if many else [first, *settings, *numbers])
     named = [(key, False) for key in keys], [(title, True) for title in NUMBERS]
     columns = [("name", False), *(named[1] + named[0] if many else named[0] + named[1])]
@@ -72,7 +73,7 @@ def _numbers(group: Group, best: bool) -> list[Cell]:
     return cells
 
 
-def setting(group: Group, key: str) -> Cell:
+def _setting(group: Group, key: str) -> Cell:
     """A group's value of a setting."""
     if key not in group.settings:
         return Cell(NOTHING)
@@ -80,17 +81,17 @@ def setting(group: Group, key: str) -> Cell:
     return Cell(value_text(value), value if isinstance(value, int | float) else value_text(value))
 
 
-def note_marks(comparison: Comparison) -> dict[str, int]:
-    """Note: its number."""
+def note_marks(comparison: Comparison) -> dict[str, str]:
+    """Note: its number as a superscript."""
     notes = dict.fromkeys(note for group in comparison.groups for note in group.notes)
-    return {note: number for number, note in enumerate(notes, 1)}
+    return {note: str(number).translate(SUPERSCRIPTS) for number, note in enumerate(notes, 1)}
 
 
-def percent(known: Estimate | None) -> str:
-    """``98.02 ± 0.26``; ``98.02`` for a single seed."""
+def percent(known: Estimate | None, sign: str = "") -> str:
+    """``98.02 ± 0.26``, or ``98.02`` for a single seed; with sign ``+`` a difference, ``+0.12 ± 0.26``."""
     if known is None:
         return NOTHING
-    return f"{100 * known.mean:.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
+    return f"{100 * known.mean:{sign}.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
 
 
 def pair_table(pairs: Sequence[Pair]) -> Table:
@@ -98,7 +99,7 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
     lines = []
     for pair in pairs:
         known = pair.difference
-        difference = Cell(NOTHING, -9) if known is None else Cell(signed(known), known.mean)
+        difference = Cell(percent(known, "+"), known.mean if known else -9)
         p_value = [Cell(NOTHING, 9), Cell(pair.reason, 9)]
         if pair.p_value is not None and pair.corrected is not None:
             clear = pair.corrected < SIGNIFICANT
@@ -108,20 +109,44 @@ def pair_table(pairs: Sequence[Pair]) -> Table:
     return Table(titles, [False] * 2 + [True] * 4, lines)
 
 
-def signed(known: Estimate) -> str:
-    """A difference in percentage points with its sign, and half of its interval."""
-    return f"{100 * known.mean:+.2f}" + ("" if known.interval is None else f" ± {100 * known.interval:.2f}")
+def run_table(comparison: Comparison) -> Table:
+    """One line for each run, in the order of the groups."""
+    repeats = [record for group in comparison.groups for record in group.repeats]
+    lines = []
+    for record in (record for group in comparison.groups for record in (*group.records, *group.repeats)):
+        known = [record.metrics.get(metric) for metric in ACCURACIES]
+        numbers = [Cell(NOTHING, -1) if v is None else Cell(percent(Estimate(v, None, 1)), v) for v in known]
+        data = record.dataset + (f", fallback for {record.fallback_for}" if record.fallback_for else "")
+        commit, _, changes = (record.commit or NOTHING).partition(" ")
+        lines.append(
+            [
+                Cell(record.place + (", the same again" if record in repeats else "")),
+                Cell(data),
+                Cell(str(record.seed), record.seed),
+                *numbers,
+                Cell(record.weights_sha256[:SHORT_SHA], full=record.weights_sha256),
+                Cell(f"{commit[:SHORT_SHA]} {changes}".rstrip(), full=record.commit or NOTHING),
+                Cell(record.date or NOTHING),
+            ]
+        )
+    titles = ["run", "data", "seed", "train %", "val %", "test %", "weights SHA-256", "git commit", "date"]
+    return Table(titles, [False] * 2 + [True] * 4 + [False] * 3, lines)
+
+
+def setting_table(comparison: Comparison) -> Table:
+    """One line for each setting that differs between groups, one column for each group."""
+    titles = ["key", *(group.label for group in comparison.groups)]
+    lines = [[Cell(key), *(_setting(group, key) for group in comparison.groups)] for key in comparison.differing]
+    return Table(titles, [False] * len(titles), lines)
 
 
 def markdown(comparison: Comparison) -> str:
     """The table, the notes, the data and the paired tests."""
     parts = [_markdown_table(result_table(comparison))]
     if marks := note_marks(comparison):
-        parts.append("\n".join(f"{str(n).translate(SUPERSCRIPTS)} {_plain(note)}  " for note, n in marks.items()))
-    parts.append(LEGEND)
-    parts.append(
-        "\n".join(f"Data: {_plain(name)}, SHA-256 {_plain(sha)}  " for sha, name in comparison.datasets.items())
-    )
+        parts.append("\n".join(f"{mark} {_plain(note)}  " for note, mark in marks.items()))
+    data = [f"Data: {_plain(name)}, SHA-256 {_plain(sha)}  " for sha, name in comparison.datasets.items()]
+    parts += [LEGEND, "\n".join(data)]
     if comparison.pairs:
         parts += [_markdown_table(pair_table(comparison.pairs)), PAIRS_LEGEND]
     return "\n\n".join(parts) + "\n"
@@ -150,7 +175,7 @@ def csv_table(comparison: Comparison) -> str:
     titles = ["label", "name", *comparison.keys, "dataset", "dataset_sha256", "seeds", "runs", "parameters", *numbers]
     writer.writerow([*titles, "certified", "seconds", "notes"])
     for group in comparison.groups:
-        row = [group.label, group.name, *("" if key not in group.settings else setting(group, key).text
+        row = [group.label, group.name, *("" if key not in group.settings else _setting(group, key).text
                                           for key in comparison.keys)]  # fmt: skip
         row += [group.records[0].dataset, group.dataset_sha256, len(group.seeds), len(group.records), group.parameters]
         for metric in ACCURACIES:

@@ -1,9 +1,9 @@
-r"""Augmentation: every training image a little moved, turned and stretched, anew in every epoch.
+r"""Augmentation: random affine maps of the training images, with new numbers in every epoch.
 
 image'(u) = image(M u + t),   M = [[s_x cos a, h - s_y sin a], [s_x sin a, s_y cos a]],   t whole pixels,
 
-around the centre of the image, between pixels by bilinear interpolation, black beyond the edges. The numbers of a batch
-are a function of (seed, epoch, step), drawn for the global batch and then sliced.
+around the centre of the image, with bilinear interpolation, black beyond the edges. The numbers of a batch are a
+function of (seed, epoch, step). They are drawn for the global batch and then sliced.
 """
 
 from dataclasses import astuple, dataclass
@@ -22,7 +22,7 @@ from ttlightning.randomness import keyed_generator
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training image may be from the one in the data set; all zero leaves it as it is.
+    """Ranges of the random maps; all zero means no augmentation.
 
     Args:
         shift: pixels, down and across: t is uniform on the whole numbers from -shift to shift.
@@ -31,7 +31,7 @@ class Augmentation:
         shear: h is uniform from -shear to shear.
 
     Raises:
-        UserError: where one is negative, or the scaling 1 or more.
+        UserError: a negative range, or a scaling of 1 or more.
     """
 
     shift: int = 0
@@ -64,22 +64,16 @@ class Augmentation:
     def __call__(
         self, images: UInt8[Tensor, "batch channels height width"], maps: Float[Tensor, "batch 2 3"]
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """The images, each by its own map."""
+        """The images, each transformed by its map."""
         grid = F.affine_grid(maps, list(images.shape), align_corners=False)
         return F.grid_sample(images.float(), grid, align_corners=False).round_().to(torch.uint8)
 
 
 class AugmentedBatches(TrainingBatches):
-    """The batches of ``TrainingBatches``, of whole images that are augmented before they are cut into patches."""
+    """``TrainingBatches`` of images that are augmented and then cut into patches."""
 
-    def __init__(
-        self,
-        patching: Patching,
-        augmentation: Augmentation,
-        images: UInt8[Tensor, "samples channels height width"],
-        *others: Any,
-    ) -> None:
-        super().__init__(images, *others)
+    def __init__(self, patching: Patching, augmentation: Augmentation, *inputs: Any) -> None:
+        super().__init__(*inputs)
         self.patching, self.augmentation = patching, augmentation
 
     def take(self, indices: Tensor, start: int, global_size: int, epoch: int, step: int) -> Tensor:

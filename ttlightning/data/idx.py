@@ -1,7 +1,7 @@
-"""IDX, the format of MNIST: files of whoever made them, plain or gzipped, wherever they lie under the data root.
+"""IDX, the format of MNIST: plain or gzipped files under the data root, the user's own or downloaded.
 
-Four zero-one bytes (0, 0, type, dimensions), a size of four bytes for each dimension, the values. Here the type is 8,
-unsigned bytes; images have three dimensions and labels one. What the data are, the hash of their content says.
+An IDX file has four bytes (0, 0, type, number of dimensions), the sizes of the dimensions as four bytes each, and the
+values. The type here is 8, unsigned bytes; images have three dimensions and labels have one.
 """
 
 import gzip
@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,33 +19,31 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torchvision.datasets.utils import calculate_md5, check_integrity
 
-from ttlightning.data.pictures import entries, is_folder, read_file
+from ttlightning.data.pictures import Pictures
+from ttlightning.data.reading import entries, is_folder, read_file
 from ttlightning.errors import UserError
 
-Part = Literal["train", "test"]
-
 MOST_INFLATED: Final = 1032
-"""Bytes that one byte of a deflated file can stand for, at most."""
+"""Largest compression ratio of deflate."""
 
-PREFIX: Final[dict[Part, str]] = {"train": "train", "test": "t10k"}
-KINDS: Final = ("images", 3), ("labels", 1)
-"""What a file holds, and how many dimensions that has."""
+PREFIX: Final = {"train": "train", "test": "t10k"}
+KINDS: Final = {"images": 3, "labels": 1}
+"""Content of a file: number of its dimensions."""
 
 GZIP: Final = b"\x1f\x8b"
-ENDINGS: Final = ("", ".gz")
 DAMAGED_GZIP: Final = (EOFError, OSError, zlib.error)
 
 
 def is_idx(content: bytes) -> bool:
-    """Whether a file begins as an IDX file does, or as a compressed one."""
+    """Whether the content begins like an IDX file or a gzip file."""
     return content.startswith((b"\0\0", GZIP))
 
 
 def idx_of(content: bytes, path: Path, dimensions: int) -> UInt8[Tensor, "..."]:
-    """The bytes in an IDX file's content; ``path`` is for messages.
+    """The values in an IDX file's content; ``path`` is for messages.
 
     Raises:
-        UserError: no IDX file, values of another type, other dimensions, or less or more than the header says.
+        UserError: the content is not IDX, has another type or number of dimensions, or another size than its header.
     """
     if content.startswith(GZIP):
         try:
@@ -69,7 +67,7 @@ def idx_of(content: bytes, path: Path, dimensions: int) -> UInt8[Tensor, "..."]:
 
 
 def _inflated(content: bytes) -> bytes:
-    """A gzipped IDX file, no further than a byte behind what its header promises: a small file can hold any number."""
+    """Decompress a gzipped IDX file up to one byte beyond the size in its header: a small file can expand to any."""
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
         head = file.read(4)
         sizes = file.read(4 * head[3]) if head[:3] == b"\0\0\x08" else b""
@@ -78,15 +76,15 @@ def _inflated(content: bytes) -> bytes:
 
 
 def read_part(
-    folder: Path, part: Part, shape: tuple[int, int, int], classes: int
-) -> tuple[UInt8[Tensor, "samples channels height width"], Int[Tensor, " samples"]]:
-    """Images and labels of one part, from a folder that ``find_folder`` found.
+    folder: Path, part: str, shape: tuple[int, int, int], classes: int
+) -> tuple[Pictures, Int[Tensor, " samples"]]:
+    """Images and labels of ``part``, train or test, in a folder that ``find_folder`` gives.
 
     Raises:
-        UserError: a file that is damaged, images of another size, other numbers of them, labels that are no classes.
+        UserError: a damaged file, images of another size, fewer images than labels or more, labels out of range.
     """
-    files = _files(folder, part)
-    images, labels = (idx_of(read_file(file), file, size) for file, (_, size) in zip(files, KINDS, strict=True))
+    files = [next(filter(Path.is_file, paths)) for paths in _spellings(folder, part)]
+    images, labels = (idx_of(read_file(file), file, size) for file, size in zip(files, KINDS.values(), strict=True))
     if images.shape[1:] != shape[1:]:
         height, width = images.shape[1:]
         raise UserError(
@@ -95,30 +93,30 @@ def read_part(
     if len(images) != len(labels) or not len(labels):
         raise UserError(f"{files[0]} and {files[1].name} have {len(images)} images and {len(labels)} labels")
     if int(labels.max()) >= classes:
-        found = f"{int(labels.min())} to {int(labels.max())}"
         raise UserError(
-            f"{files[1]} has labels from {found}, they must be 0 to {classes - 1}: number the classes from 0"
+            f"{files[1]} has labels from {int(labels.min())} to {int(labels.max())}, they must be 0 to {classes - 1}: "
+            "number the classes from 0"
         )
     return images.unsqueeze(1), labels.long()
 
 
 def find_folder(root: Path, name: str, all_names: Sequence[str]) -> Path | None:
-    """The folder under ``root`` that has the four files of data set ``name``, None where there is none.
+    """The folder under ``root`` with the four files of data set ``name``; None without one.
 
-    It is ``name/raw``, ``name``, the same with other capitals and hyphens, or ``root`` itself, unless that is called
-    like another of ``all_names``.
+    Candidates are ``name/raw``, ``name``, both with other capitals and hyphens, and ``root`` itself unless it has the
+    name of another data set in ``all_names``.
     """
     root = root.absolute()
     alike = sorted(p for p in entries(root) if _plain(p.name) == _plain(name)) if is_folder(root) else []
-    places = [place for folder in (root / name, *alike) for place in (folder / "raw", folder)]
+    candidates = [path for folder in (root / name, *alike) for path in (folder / "raw", folder)]
     own = _plain(root.parent.name if root.name == "raw" else root.name)
     if own not in {_plain(other) for other in all_names} - {_plain(name)}:
-        places += [root / "raw", root]
-    return next((place for place in places if not _missing(place)), None)
+        candidates += [root / "raw", root]
+    return next((folder for folder in candidates if not _missing(folder)), None)
 
 
 def check_whose(folder: Path, name: str, owners: Mapping[str, str]) -> None:
-    """``UserError`` where a file's MD5 is that of another data set's in ``owners``: then it is not ``name``'s."""
+    """``UserError`` if a file has the MD5 of another data set; ``owners`` has the data set of each MD5."""
     for file in sorted(folder.glob("*.gz")):
         owner = owners.get(calculate_md5(file), name)
         if owner != name:
@@ -126,28 +124,27 @@ def check_whose(folder: Path, name: str, owners: Mapping[str, str]) -> None:
 
 
 def check_that_nothing_is_lost(folder: Path, resources: Sequence[tuple[str, str]]) -> None:
-    """``UserError`` where a download into ``folder`` would write over files that are none of a download's.
+    """``UserError`` if a download into ``folder`` would replace the user's own files.
 
-    A download's are those with the MD5 that ``resources`` has beside their names, what was unpacked from them, and one
-    that was cut off.
+    Files of an earlier download have the MD5 in ``resources``, were unpacked from such a file, or are cut off.
     """
-    whole = {name for name, md5 in resources if check_integrity(str(folder / name), md5)}
-    names = [name for part in PREFIX for kind in KINDS for name in _names(part, kind) if (folder / name).is_file()]
-    own = [n for n in names if n not in whole and f"{n}.gz" not in whole and not _is_cut_off(folder / n)]
+    downloaded = {name for name, md5 in resources if check_integrity(str(folder / name), md5)}
+    files = [path for part in PREFIX for paths in _spellings(folder, part) for path in paths if path.is_file()]
+    own = [f for f in files if not {f.name, f"{f.name}.gz"} & downloaded and not _is_cut_off(f)]
     if own:
         raise UserError(
-            f"{folder} has {own[0]} and no {_missing(folder)[0]}: put it there too, or name another folder with "
+            f"{folder} has {own[0].name} and no {_missing(folder)[0]}: put it there too, or name another folder with "
             "--data.root, into which the data set can be downloaded"
         )
 
 
 def _missing(folder: Path) -> list[str]:
-    """Names of those of the four files that are not in a folder."""
-    return [_names(part, kind)[0] for part in PREFIX for kind in KINDS if _find(folder, part, kind) is None]
+    """Names of the files that a folder lacks of the four."""
+    return [paths[0].name for part in PREFIX for paths in _spellings(folder, part) if not any(map(Path.is_file, paths))]
 
 
 def _is_cut_off(file: Path) -> bool:
-    """Whether a compressed file is not whole."""
+    """Whether the end of a compressed file is missing."""
     if file.suffix != ".gz":
         return False
     try:
@@ -157,19 +154,12 @@ def _is_cut_off(file: Path) -> bool:
     return False
 
 
-def _files(folder: Path, part: Part) -> list[Path]:
-    found = [_find(folder, part, kind) for kind in KINDS]
-    return [file for file in found if file is not None]
-
-
-def _find(folder: Path, part: Part, kind: tuple[str, int]) -> Path | None:
-    return next((folder / name for name in _names(part, kind) if (folder / name).is_file()), None)
-
-
-def _names(part: Part, kind: tuple[str, int]) -> list[str]:
-    what, dimensions = kind
-    stems = (f"{PREFIX[part]}-{what}{mark}idx{dimensions}-ubyte" for mark in "-.")
-    return [stem + ending for stem in stems for ending in ENDINGS]
+def _spellings(folder: Path, part: str) -> list[list[Path]]:
+    """Possible paths of the images of a part, and those of its labels."""
+    return [
+        [folder / f"{PREFIX[part]}-{kind}{mark}idx{size}-ubyte{ending}" for mark in "-." for ending in ("", ".gz")]
+        for kind, size in KINDS.items()
+    ]
 
 
 def _plain(name: str) -> str:

@@ -1,39 +1,37 @@
-"""Images from files of the user's own: PNG and JPEG, folders of them, and IDX, the format of MNIST."""
+"""Images from the user's files: PNG and JPEG, folders of pictures, and IDX, the format of MNIST."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from ttlightning.data.idx import idx_of, is_idx
-from ttlightning.data.pictures import PICTURES, check_name, is_folder, picture_of, pictures_in, read_file, with_channels
+from ttlightning.data.pictures import PICTURES, Pictures, pictures_in, read_picture, with_channels
+from ttlightning.data.reading import check_name, is_folder, read_file
 from ttlightning.errors import UserError
 
 
 class Images(NamedTuple):
-    """Images and where each comes from."""
+    """Images and their sources."""
 
-    pixels: UInt8[Tensor, "samples channels height width"]
+    pixels: Pictures
     sources: list[tuple[Path, int]]
-    """file, and the place in it"""
+    """File, and index in the file."""
 
 
 def read_images(paths: Sequence[Path], shape: tuple[int, int, int]) -> Images:
-    """The images in files and folders, in the order of the paths, in a folder by name.
+    """Images in files and folders, in the order of the paths, inside a folder by name.
 
-    Pictures are read as those are that a network learns from. Where ``shape`` has one channel, colours become their
-    luma; where it has three, grey becomes the colour that it shows. They are taken as they are: MNIST's digits are
-    bright on a dark ground.
+    Pictures are read like training pictures. For one channel, colours become their luma; for three channels, grey
+    becomes a colour. Brightness is not inverted: MNIST's digits are bright on dark.
 
     Args:
         shape: channels, height and width that the network was trained for.
 
     Raises:
-        UserError: a file that is not there, is damaged, or has images of another size; a folder without pictures; a
-            name that is not UTF-8, which a table could not have.
+        UserError: a missing or damaged file, images of another size, a folder without pictures, a name that is not
+            UTF-8.
     """
     pixels, sources = [], []
     for path in _files(paths):
@@ -51,9 +49,7 @@ def read_images(paths: Sequence[Path], shape: tuple[int, int, int]) -> Images:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    files = []
-    for path in paths:
-        files += pictures_in(path) if is_folder(path) else [path]
+    files = [file for path in paths for file in (pictures_in(path) if is_folder(path) else [path])]
     for file in files:
         if not file.is_file():
             raise UserError(f"{file} does not exist; name pictures, folders of them, or files such as those of MNIST")
@@ -61,8 +57,7 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _read(path: Path, channels: int) -> UInt8[Tensor, "samples channels height width"]:
-    content = read_file(path)
-    if path.suffix.lower() not in PICTURES and is_idx(content):
+def _read(path: Path, channels: int) -> Pictures:
+    if path.suffix.lower() not in PICTURES and is_idx(content := read_file(path)):
         return idx_of(content, path, 3).unsqueeze(1).expand(-1, channels, -1, -1)
-    return with_channels(picture_of(content, path), channels).unsqueeze(0)
+    return with_channels(read_picture(path), channels).unsqueeze(0)

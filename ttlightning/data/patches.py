@@ -1,12 +1,11 @@
-r"""Images to chains of patches: which pixels a site sees, and in which order the chain visits them.
+r"""Images to chains of patches: pixels of each site, and order of the sites.
 
 A patch of height p and width q slides over the padded image in steps of s: site k is the k-th window of the order,
 vectorised channel by channel, row by row. With p = q = s = 7 an MNIST digit becomes 16 sites of 49 pixels
 [K18, Fig. 2].
 
-A chain that reads its w patches k times over, x_1, ..., x_w, x_1, ..., x_w, ..., has k * w sites. Its scores are
-polynomials of degree k in the features of each patch, and equal cores, which know a patch by its place in the chain
-alone, have interior cores even for a point of two coordinates.
+A chain that reads its w patches k times, x_1, ..., x_w, x_1, ..., x_w, ..., has k * w sites. Its scores are polynomials
+of degree k in the features of each patch. With k = 2, a chain of two patches has interior cores.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ Order = Literal["raster", "snake", "hilbert"]
 
 @dataclass(frozen=True)
 class Patching:
-    """How an image is cut into sites.
+    """Windows of an image and their order in the chain.
 
     Args:
         patch_size: side of the square window, or its height and width, in pixels.
@@ -32,7 +31,7 @@ class Patching:
         padding: zeros around the image, in pixels on every side.
         order: ``raster`` (row by row), ``snake`` (every second row backwards, so that neighbours in the chain are
             neighbours in the image), ``hilbert`` (the space-filling curve; square grids with a side of 2^m only).
-        repeat: k, times that the chain reads the patches.
+        repeat: k, how often the chain reads the patches.
     """
 
     patch_size: int | tuple[int, int]
@@ -42,7 +41,7 @@ class Patching:
     repeat: int = 1
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Number of windows down and across; ``UserError`` where they do not tile the padded image."""
+        """Number of windows down and across; ``UserError`` if they do not tile the padded image."""
         sizes, strides = _pair(self.patch_size), _pair(self.patch_size if self.stride is None else self.stride)
         if min(*sizes, *strides) < 1 or self.padding < 0:
             raise UserError(
@@ -62,11 +61,9 @@ class Patching:
         return counts[0], counts[1]
 
     def shape(self, channels: int, height: int, width: int) -> tuple[int, int]:
-        """(sites, patch_dim) of an image; ``UserError`` where the grid or the order does not fit it."""
+        """(sites, patch_dim) of an image; ``UserError`` if the grid or the order does not fit the image."""
         if self.repeat < 1:
-            raise UserError(
-                f"repeat is {self.repeat}, it must be at least 1: the times that the chain reads the patches"
-            )
+            raise UserError(f"repeat is {self.repeat}, it must be at least 1: how often the chain reads the patches")
         rows, columns = self.grid(height, width)
         window = _pair(self.patch_size)
         return self.repeat * len(visiting_order(self.order, rows, columns)), channels * window[0] * window[1]
@@ -84,38 +81,33 @@ class Patching:
 
 
 def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites"]:
-    """Raster index of the window that each site of the chain visits."""
-    raster = torch.arange(rows * columns).reshape(rows, columns)
-    if order == "raster":
-        return raster.flatten()
-    if order == "snake":
-        raster[1::2] = raster[1::2].flip(1)
-        return raster.flatten()
+    """Raster index of the window of each site."""
+    if order not in get_args(Order):
+        raise UserError(f"order is {order!r}, it must be one of {get_args(Order)}")
     if order == "hilbert":
         if rows != columns or rows & (rows - 1):
             raise UserError(
                 f"order hilbert needs a square grid of patches whose side is a power of two, "
                 f"got {rows} x {columns}; use snake, which fits every grid"
             )
-        return torch.tensor([row * columns + column for row, column in _hilbert(rows)])
-    raise UserError(f"order is {order!r}, it must be one of {get_args(Order)}")
+        return _hilbert(rows) @ torch.tensor([columns, 1])
+    raster = torch.arange(rows * columns).reshape(rows, columns)
+    if order == "snake":
+        raster[1::2] = raster[1::2].flip(1)
+    return raster.flatten()
 
 
-def _hilbert(side: int) -> list[tuple[int, int]]:
-    """Cells of the Hilbert curve on a side x side grid, from (0, 0) to (0, side - 1).
+def _hilbert(side: int) -> Int[Tensor, "cells 2"]:
+    """Rows and columns of the Hilbert curve on a side x side grid, from (0, 0) to (0, side - 1).
 
-    The curve of twice the side is four copies: transposed, as it is, as it is, anti-transposed.
+    The curve of twice the side is four copies: transposed, unchanged, unchanged, anti-transposed.
     """
     if side == 1:
-        return [(0, 0)]
+        return torch.zeros(1, 2, dtype=torch.int64)
     half = side // 2
     curve = _hilbert(half)
-    return (
-        [(column, row) for row, column in curve]
-        + [(row + half, column) for row, column in curve]
-        + [(row + half, column + half) for row, column in curve]
-        + [(half - 1 - column, side - 1 - row) for row, column in curve]
-    )
+    transposed, down, end = curve.flip(1), torch.tensor([half, 0]), torch.tensor([half - 1, side - 1])
+    return torch.cat([transposed, curve + down, curve + half, end - transposed])
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -123,11 +115,8 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _ways_out(length: int, padding: int, size: int, step: int) -> str:
-    """Patch sizes that would tile with this stride and padding, nearest to the one asked for."""
+    """Patch sizes that tile with this stride and padding, the nearest to ``size``."""
     padded = length + 2 * padding
-    if size == step:
-        fitting = [s for s in range(1, padded + 1) if padded % s == 0]
-    else:
-        fitting = [s for s in range(1, padded + 1) if (padded - s) % step == 0]
+    fitting = [s for s in range(1, padded + 1) if (padded - s) % (s if size == step else step) == 0]
     nearest = sorted(sorted(fitting, key=lambda s: abs(s - size))[:4])
     return "patch sizes that fit: " + ", ".join(map(str, nearest))

@@ -1,11 +1,10 @@
-"""Pictures as they show: PNG or JPEG by content, upright, opaque, 8 bits for a channel, one channel (grey) or three.
+"""Pictures: PNG or JPEG by content, upright, opaque, 8 bits for a channel, one channel (grey) or three (RGB).
 
-All pictures are read here, those that a network learns from and those that it is asked about. What a viewer would have
-to guess is refused: colours that depend on a profile (CMYK), a ground that shines through, several pictures in a file.
+Pictures for training and for prediction are read by the same function. Ambiguous pictures are errors: colours that
+depend on a profile (CMYK), transparency, several pictures in a file.
 """
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -18,14 +17,18 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ttlightning.data.reading import entries, read_file
 from ttlightning.errors import UserError
+
+Picture = UInt8[Tensor, "channels height width"]
+Pictures = UInt8[Tensor, "samples channels height width"]
 
 PICTURES: Final = (".png", ".jpg", ".jpeg")
 OTHERS: Final = (".gif", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif", ".jfif", ".jpe", ".ppm", ".pgm")
-"""Endings of pictures that are not read; to leave them out without a word would be to train on a part."""
+"""Endings of pictures that are not read; a folder that has one is an error."""
 
 MODES: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-"""Pillow's names of what a picture may have: black and white, grey, a palette, colours; A is transparency."""
+"""Accepted modes of Pillow: black and white, grey, palette, RGB; A is transparency."""
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 LUMA: Final = (19595, 38470, 7471)
@@ -35,23 +38,17 @@ _DAMAGE: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, OverflowError, AttributeError),
     *(struct.error, zlib.error, MemoryError),
 )
-"""What Pillow raises on content that is not what it says it is."""
+"""Exceptions that Pillow raises on damaged content."""
 
 
-def read_picture(path: Path) -> UInt8[Tensor, "channels height width"]:
-    """The picture in a file.
-
-    The orientation that EXIF asks for is applied. A palette's colours are looked up; one channel where all are grey.
+def read_picture(path: Path) -> Picture:
+    """The picture in a file, turned as its EXIF says, with palette colours looked up; one channel if all are grey.
 
     Raises:
-        UserError: a file that cannot be read, is no PNG or JPEG, is damaged, too large, animated, transparent, or has
+        UserError: a file that is unreadable, neither PNG nor JPEG, damaged, too large, animated, transparent, or has
             more than 8 bits for a channel, or colours other than grey and RGB.
     """
-    return picture_of(read_file(path), path)
-
-
-def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height width"]:
-    """The same from a file's content; ``path`` is for messages."""
+    content = read_file(path)
     depth = content[24] if content.startswith(PNG) and len(content) > 24 else 8
     image = _load(content, path)
     if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
@@ -62,8 +59,8 @@ def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height wid
         raise UserError(f"{path} has colours of the kind {image.mode}; save it as grey or RGB")
     if image.mode == "P" and image.getextrema()[1] >= len(image.getpalette() or ()) // 3:
         raise UserError(f"{path} is damaged: it has colours that are not in its palette")
-    unscaled = image.mode == "L" and depth < 8  # Pillow leaves the transparent grey as it is, and scales the others
-    if image.has_transparency_data and (unscaled or not _is_opaque(image)):
+    unscaled = image.mode == "L" and depth < 8  # Pillow scales all grey values but the transparent one
+    if image.has_transparency_data and (unscaled or image.convert("RGBA").getchannel("A").getextrema() != (255, 255)):
         raise UserError(f"{path} is transparent in places, and shows what lies below; save it without transparency")
     if image.mode in ("1", "L", "LA"):
         return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
@@ -71,13 +68,13 @@ def picture_of(content: bytes, path: Path) -> UInt8[Tensor, "channels height wid
     return picture[:1] if image.mode in ("P", "PA") and is_grey(picture) else picture
 
 
-def is_grey(picture: UInt8[Tensor, "channels height width"]) -> bool:
+def is_grey(picture: Picture) -> bool:
     """Whether red, green and blue are the same everywhere."""
     return bool((picture == picture[:1]).all())
 
 
-def with_channels(picture: UInt8[Tensor, "own height width"], channels: int) -> UInt8[Tensor, "channels height width"]:
-    """Grey as the colour that it shows; colour as its luma, grey = (19595 R + 38470 G + 7471 B) / 65536, rounded."""
+def with_channels(picture: Picture, channels: int) -> Picture:
+    """Grey to RGB, or RGB to its luma, grey = (19595 R + 38470 G + 7471 B) / 65536, rounded."""
     if len(picture) <= channels:
         return picture.expand(channels, -1, -1)
     if is_grey(picture):
@@ -87,10 +84,10 @@ def with_channels(picture: UInt8[Tensor, "own height width"], channels: int) -> 
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The PNG and JPEG files in a folder, by name, hidden ones left out.
+    """The PNG and JPEG files in a folder by name, without hidden files.
 
     Raises:
-        UserError: where there are none, where one is no file, or where there are pictures of another format.
+        UserError: no picture, a picture's name that is no file, or pictures of another format.
     """
     inside = sorted(path for path in entries(folder) if path.suffix.lower() in (*PICTURES, *OTHERS))
     for path in inside:
@@ -103,45 +100,12 @@ def pictures_in(folder: Path) -> list[Path]:
     return inside
 
 
-def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, hidden files left out; ``UserError`` where it cannot be looked into."""
-    try:
-        return [path for path in folder.iterdir() if not path.name.startswith(".")]
-    except OSError as fault:
-        raise UserError(f"{folder} cannot be read: {fault.strerror}") from fault
-
-
-def check_name(path: Path, name: str) -> None:
-    """``UserError`` where ``name``, all or the last part of ``path``, is not UTF-8 and no table could have it."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as fault:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise UserError(f"{shown} is no name in UTF-8, and cannot be written into a table: rename it") from fault
-
-
-def is_folder(path: Path) -> bool:
-    """Whether it is one; ``UserError`` where the system will not say."""
-    try:
-        return path.is_dir()
-    except OSError as fault:
-        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
-
-
-def read_file(path: Path) -> bytes:
-    """The whole content; ``UserError`` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as fault:
-        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
-
-
 def _load(content: bytes, path: Path) -> Image.Image:
     """The picture, decoded and upright."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if content.startswith(PNG):  # decoding leaves the checksums of its pixels unread
+            if content.startswith(PNG):  # decoding alone does not check the checksums of the pixels
                 Image.open(io.BytesIO(content), formats=["PNG"]).verify()
             image = Image.open(io.BytesIO(content), formats=["PNG", "JPEG"])
             ImageOps.exif_transpose(image, in_place=True)
@@ -157,16 +121,12 @@ def _load(content: bytes, path: Path) -> Image.Image:
 
 
 def _kind_of(content: bytes) -> str | None:
-    """What Pillow calls the format of another picture, None where it knows none."""
+    """Pillow's name of another picture format; None if it is unknown."""
     try:
         kind = Image.open(io.BytesIO(content)).format
     except (*_DAMAGE, Image.DecompressionBombError):
-        return "HEIF" if content[4:8] == b"ftyp" else None  # a telephone's, which Pillow alone does not read
+        return "HEIF" if content[4:8] == b"ftyp" else None  # from a telephone; Pillow has no reader
     return kind if kind not in ("PNG", "JPEG") else None
-
-
-def _is_opaque(image: Image.Image) -> bool:
-    return image.convert("RGBA").getchannel("A").getextrema() == (255, 255)
 
 
 _NO_PICTURE: Final = "is no picture, or is damaged"

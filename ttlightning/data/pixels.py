@@ -1,4 +1,4 @@
-"""Pixels as the network takes them."""
+"""Pixels as input of the network."""
 
 import torch
 from jaxtyping import Float, Real

@@ -1,13 +1,12 @@
-r"""Which samples make up which batch, on which device.
+r"""Samples of each batch on each device.
 
 Training: the permutation of an epoch is a function of (seed, epoch). Global batch t is its t-th run of ``batch_size``
-entries; device w of W takes the w-th of W equal slices of it. The last batch of an epoch may be shorter, and its slices
-may differ by one sample: the loss divides by the global size, so that the averaged gradient stays that of the batch.
+entries; device w of W takes the w-th of W equal slices. The last batch of an epoch may be shorter, and its slices may
+differ by one sample. The loss divides by the global size, so the averaged gradient is that of the global batch.
 
-Evaluation: the samples in their order, cut into W disjoint runs, nothing padded and nothing repeated.
+Evaluation: the samples in their order, cut into W disjoint runs, without padding or repetition.
 
-V microbatches: every W that divides V cuts the same V slices and computes each by itself, so that what is computed,
-and in which order it is added, does not depend on W.
+V microbatches: every W that divides V cuts the same V slices, so the terms of a sum and their order do not depend on W.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,17 +33,17 @@ class Batch(NamedTuple):
     """Samples in the global batch, all devices together."""
     epoch: int = 0
     step: int = 0
-    """Place of a training batch: its epoch, and its number in that epoch. They key what is drawn for it."""
+    """Epoch of a training batch, and its number in the epoch: keys of its random numbers."""
     dtype: torch.dtype = torch.float32
     """Type of ``patches``."""
 
     @property
     def patches(self) -> Float[Tensor, "batch sites patch_dim"]:
-        """Pixels in [0, 1], or coordinates: scaled where they are used, so that a device is sent bytes."""
+        """Pixels in [0, 1], or coordinates; scaled on the device, which receives bytes."""
         return scaled(self.pixels, self.dtype)
 
     def slice_of(self, shard: "Shard") -> "Batch":
-        """The slice of the global batch that is ``shard``'s, which must lie inside this one."""
+        """The slice of the global batch for ``shard``, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
         return self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start)
@@ -61,13 +60,13 @@ class Shard(NamedTuple):
         return size * self.rank // self.world, size * (self.rank + 1) // self.world
 
     def cut(self, pieces: int) -> "list[Shard]":
-        """This device's as shards of ``pieces`` smaller ones, a multiple of the devices."""
+        """This device's share of ``pieces`` shards; ``pieces`` is a multiple of the devices."""
         own = pieces // self.world
         return [Shard(piece, pieces) for piece in range(own * self.rank, own * (self.rank + 1))]
 
 
 def permutation(samples: int, seed: int, epoch: int) -> Int[Tensor, " samples"]:
-    """The order in which an epoch visits the training samples."""
+    """Order of the training samples in an epoch."""
     return torch.randperm(samples, generator=keyed_generator(seed, "permutation", epoch))
 
 
@@ -80,12 +79,9 @@ def validation_split(
 
 
 class TrainingBatches:
-    """The batches of one epoch after the other; ``epoch`` is asked for at the start of each pass.
+    """The batches of an epoch; every pass calls ``epoch`` at its start. With ``same``, all epochs are epoch 0.
 
-    With ``same``, every epoch has the batches of epoch 0.
-
-    Its state is its place, (epoch, batches given out): after ``load_state_dict`` the pass through that epoch starts
-    there.
+    The state is (epoch, batches given out). After ``load_state_dict``, the pass through that epoch begins there.
     """
 
     def __init__(
@@ -121,7 +117,7 @@ class TrainingBatches:
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
     ) -> Real[Tensor, "batch sites patch_dim"]:
-        """The patches of these samples, which are the global batch's from ``start`` on."""
+        """Patches of these samples, the part of the global batch from ``start`` on."""
         return self.inputs[indices]
 
     def state_dict(self) -> dict[str, int]:
@@ -132,10 +128,11 @@ class TrainingBatches:
 
 
 class Calls:
-    """The batches of an epoch in runs of ``size``, for a trainer that makes several steps in one call."""
+    """The batches of an epoch in lists of ``size``, for several optimizer steps in one call."""
 
     def __init__(self, batches: TrainingBatches, size: int) -> None:
         self.batches, self.size = batches, size
+        self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
 
     def __len__(self) -> int:
         return -(-len(self.batches) // self.size)
@@ -145,15 +142,9 @@ class Calls:
         while run := list(islice(batches, self.size)):
             yield run
 
-    def state_dict(self) -> dict[str, int]:
-        return self.batches.state_dict()
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.batches.load_state_dict(state)
-
 
 class EvaluationBatches:
-    """This device's shards of a data set, in order, each sample once; no batch goes beyond a shard."""
+    """This device's shards of a data set, in order, each sample once; no batch crosses the end of a shard."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ class StaircaseCores(NamedTuple):
 
 
 class ScoreTensor(nn.Module, ABC):
-    r"""For each of ``classes`` classes a weight tensor with ``sites`` modes of size ``mode_size``, never stored whole.
+    r"""``classes`` weight tensors with ``sites`` modes of size ``mode_size``, which are never stored in full.
 
     The contract: the scores are linear in the features of every single site, with the other sites fixed. Everything
     else follows. The scores at one-hot features are an entry of W; the scores on a grid of features are a matricization

@@ -8,7 +8,7 @@ The signal has to survive d products. Two initializations, with mode size n, TT-
 
 ``gaussian``  every entry independent, the usual choice for a single layer:
     F ~ N(0, gain^2 / n),  G_k ~ N(0, gain^2 / (n r)),  L ~ N(0, gain^2 / (n r)).
-    The variance of the state is multiplied by gain^2 |f|^2 / n at each site: with 16 sites and small features it dies.
+    The variance of the state is multiplied by gain^2 |f|^2 / n at each site; for small features it vanishes.
 """
 
 from collections.abc import Callable

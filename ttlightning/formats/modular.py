@@ -21,7 +21,7 @@ Residues = NDArray[Any]
 """Numbers 0 <= x < p: int64 if p < 2^31, else Python integers in an object array."""
 
 ENTRIES_AT_ONCE: Final = 1 << 20
-"""Scores computed in one piece: 64 bits and more each while they are computed, 32 bits afterwards."""
+"""Scores computed at once: 64 bits or more for a score while it is computed, 32 bits afterwards."""
 
 
 class Field(Protocol):

@@ -1,10 +1,10 @@
-r"""The feature map: what every patch becomes before it meets the weight tensor.
+r"""The feature map, which turns a patch into the features that the weight tensor multiplies.
 
 f(x) = sigma(A x + b), the same A and b at every site, optionally followed by a constant feature 1  [K18, Sec. 2]
 """
 
 from collections.abc import Callable
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttlightning.errors import UserError
-
-Activation = Literal["relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity"]
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": F.relu,
@@ -25,6 +23,8 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "identity": lambda z: z,
 }
 
+Activation = Literal[*ACTIVATIONS]
+
 
 class PatchFeatureMap(nn.Module):
     r"""``mode_size`` features of a patch, the same map for all sites: sigma(A x + b).
@@ -33,14 +33,14 @@ class PatchFeatureMap(nn.Module):
         patch_dim: length of a vectorised patch.
         mode_size: n, the number of features, the constant one included.
         activation: sigma, applied entry by entry.
-        constant: the last feature is 1 for every patch. Terms of every degree below d then take part in the score,
-            and a core whose last slice is the identity passes the state on.
+        constant: whether the last feature is 1 for every patch. The score then has terms of all degrees up to d, and a
+            core whose last slice is the identity passes the state on.
 
     Shapes:
         patches ``(..., patch_dim)`` -> features ``(..., mode_size)``.
 
     Raises:
-        UserError: where no feature is left to learn, or the activation has no such name.
+        UserError: no feature is left to learn, or the activation has no such name.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PatchFeatureMap(nn.Module):
                 f"PatchFeatureMap: mode_size is {mode_size}, it must be at least {1 + constant} (constant={constant})"
             )
         if activation not in ACTIVATIONS:
-            raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {get_args(Activation)}")
+            raise UserError(f"PatchFeatureMap: activation is {activation!r}, it must be one of {tuple(ACTIVATIONS)}")
         self.mode_size, self.activation, self.constant = mode_size, activation, constant
         self.linear = nn.Linear(patch_dim, mode_size - constant)
 

@@ -16,13 +16,17 @@ from ttlightning.formats import ScoreTensor
 from ttlightning.formats.kernels.scales import below_the_largest
 from ttlightning.networks.features import PatchFeatureMap
 
-# Factories that a configuration names; the network supplies the arguments in brackets.
+# Factories in a configuration, with their arguments.
 FeatureMapFactory = Callable[[int], PatchFeatureMap]  # (patch_dim)
 ScoreTensorFactory = Callable[[int, int, int], ScoreTensor]  # (sites, mode_size, classes)
 
+Patches = Float[Tensor, "batch sites patch_dim"]
+Keep = Bool[Tensor, "batch sites"]
+Scores = Float[Tensor, "batch classes"]
+
 
 class Network(nn.Module):
-    """A feature map, the same for all patches, and a weight tensor in a tensor format.
+    """One feature map for all patches, then a weight tensor in a tensor format.
 
     Args:
         features: f, patches to features.
@@ -49,21 +53,15 @@ class Network(nn.Module):
         self.features, self.format, self.pixel_mean = features, format, pixel_mean
         self.patching, self.image_shape, self.class_names = patching, image_shape, tuple(class_names)
 
-    def forward(
-        self,
-        patches: Float[Tensor, "batch sites patch_dim"],
-        keep: Bool[Tensor, "batch sites"] | None = None,
-    ) -> Float[Tensor, "batch classes"]:
-        """Scores of all classes; a patch where ``keep`` is False counts as ``pixel_mean`` everywhere.
+    def forward(self, patches: Patches, keep: Keep | None = None) -> Scores:
+        """Scores of all classes; ``keep`` is False for a dropped patch, whose pixels become ``pixel_mean``.
 
         Raises:
             UserError: patches of integers, or of another shape than the format's.
         """
         return self.format(self.embed(patches, keep))
 
-    def embed(
-        self, patches: Float[Tensor, "batch sites patch_dim"], keep: Bool[Tensor, "batch sites"] | None = None
-    ) -> Float[Tensor, "batch sites modes"]:
+    def embed(self, patches: Patches, keep: Keep | None = None) -> Float[Tensor, "batch sites modes"]:
         """Features of all patches."""
         if not patches.is_floating_point():
             raise UserError(
@@ -74,8 +72,8 @@ class Network(nn.Module):
             pixels = pixels * keep.unsqueeze(-1)
         return self.features(pixels)
 
-    def below_the_largest(self, patches: Float[Tensor, "batch sites patch_dim"]) -> Float[Tensor, "batch classes"]:
-        """Each score minus the largest of its sample, also where the scores themselves are out of range.
+    def below_the_largest(self, patches: Patches) -> Scores:
+        """Each score minus the largest score of its sample, also if the scores themselves overflow.
 
         Softmax and cross-entropy depend on these differences only.
         """
@@ -84,17 +82,15 @@ class Network(nn.Module):
         return below_the_largest(*self.format.scaled_scores(features))
 
     @torch.no_grad()
-    def score_images(
-        self, images: Real[Tensor, "samples channels height width"], batch_size: int = 2000
-    ) -> Float[Tensor, "samples classes"]:
+    def score_images(self, images: Real[Tensor, "batch channels height width"], batch_size: int = 2000) -> Scores:
         """Scores of images: uint8 pixels from 0 to 255, or floats in [0, 1]; without gradients.
 
         Args:
-            batch_size: images in one pass. The bits of a score can depend on it; 2000 is what ``test`` and
-                ``predict`` use by default.
+            batch_size: images in one pass. The last bits of a score can depend on it; 2000 is the default of ``test``
+                and ``predict``.
 
         Raises:
-            UserError: a network that does not know how images are cut; images of another shape.
+            UserError: the network has no patching, or the images have another shape.
         """
         if self.patching is None or self.image_shape is None:
             raise UserError("this network has no patching: ttlightning.load gives one that scores images")

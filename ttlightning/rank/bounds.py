@@ -1,32 +1,10 @@
-r"""Lower bounds on the CP-rank, and what they mean in parameters of a shallow network. Exact integers, no torch.
+r"""What a lower bound on the CP-rank means in parameters of a shallow network. Exact integers, no torch.
 
 A bound R is a width: no narrower shallow network equals almost any tensor of these sizes. A shallow network of R units
 has R d n parameters; a tensor train has n r + D n r^2 + n r C.
 """
 
 import math
-
-from ttlightning.formats.bounds import (
-    cp_rank_bound_a24,
-    cp_rank_bound_k18,
-    generic_canonical_rank,
-    generic_odd_even_rank,
-    generic_tree_rank,
-)
-from ttlightning.rank.limits import LARGEST_BOUND
-
-__all__ = [
-    "can_be_written",
-    "chain_parameters",
-    "cp_rank_bound_a24",
-    "cp_rank_bound_k18",
-    "generic_canonical_rank",
-    "generic_odd_even_rank",
-    "generic_tree_rank",
-    "in_figures",
-    "ratio",
-    "shallow_parameters",
-]
 
 
 def shallow_parameters(units: int, mode_size: int, sites: int) -> int:
@@ -54,8 +32,3 @@ def in_figures(number: int) -> str:
     exponent = math.floor(math.log10(number))
     exponent += (number >= 10 ** (exponent + 1)) - (number < 10**exponent)  # the logarithm is rounded
     return f"{number // 10 ** (exponent - 2) / 100:.2f}e+{exponent}"
-
-
-def can_be_written(number: int) -> bool:
-    """Whether the number has at most ``MOST_DIGITS`` digits."""
-    return number < LARGEST_BOUND

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Final
 import flint
 import numpy as np
 
-from ttlightning.errors import UserError
 from ttlightning.formats.modular import Residues
-from ttlightning.rank.limits import unfit
+from ttlightning.rank.limits import SMALL_PRIME, refuse, unfit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,36 +30,36 @@ PRIMES: Final = (2**31 - 1, 2**31 - 19)
 
 @dataclass(frozen=True)
 class PrimeField:
-    """F_p as one object, the ``Field`` that a format takes as an argument."""
+    """F_p as the ``Field`` that a format takes as an argument, for any prime below 2^64."""
 
     prime: int
 
     def residues(self, weights: "Tensor") -> Residues:
-        """See ``residues``."""
-        return residues(weights, self.prime)
+        """The exact images of weights of any type in ``limits.WEIGHT_TYPES``.
+
+        Raises:
+            UserError: if they are of another type, or not finite.
+        """
+        refuse(unfit({"": weights}))
+        values, number = weights.detach().cpu().double().numpy(), _number(self.prime)
+        fraction, exponent = np.frexp(values)
+        mantissa = np.ldexp(fraction, 53).astype(np.int64).astype(number)
+        distinct, which = np.unique(exponent, return_inverse=True)
+        powers: Residues = np.array([pow(2, int(e) - 53, self.prime) for e in distinct], dtype=number)
+        return mantissa % self.prime * powers[which.reshape(values.shape)] % self.prime
 
     def multiply(self, left: Residues, right: Residues) -> Residues:
-        """See ``multiply``."""
-        return multiply(left, right, self.prime)
-
-
-def residues(weights: "Tensor", prime: int) -> Residues:
-    """The exact images of weights of any type in ``limits.WEIGHT_TYPES``.
-
-    Raises:
-        UserError: if they are of another type, or not finite.
-    """
-    if reason := unfit({"": weights}):
-        raise UserError(reason)
-    values = weights.detach().cpu().double().numpy()
-    fraction, exponent = np.frexp(values)
-    mantissa = np.ldexp(fraction, 53).astype(np.int64)
-    distinct, which = np.unique(exponent, return_inverse=True)
-    powers = [pow(2, int(e) - 53, prime) for e in distinct]
-    if prime < 2**31:  # a product of two residues fits 63 bits
-        return mantissa % prime * np.array(powers, dtype=np.int64)[which.reshape(values.shape)] % prime
-    pairs = zip(mantissa.ravel().tolist(), which.ravel().tolist(), strict=True)  # Python's integers do not overflow
-    return _shaped([m * powers[w] % prime for m, w in pairs], values.shape, prime)
+        """Matrix product (rows, inner) x (inner, columns)."""
+        p = self.prime
+        if p >= SMALL_PRIME or left.shape[1] > 2**20:
+            product = _flint(left, p) * _flint(right, p)
+            return _shaped([int(x) for x in product.entries()], (len(left), right.shape[1]), p)
+        (a1, a0), (b1, b0) = (np.divmod(x.astype(np.int64, copy=False), 1 << 16) for x in (left, right))
+        a1, a0, b1, b0 = (x.astype(np.float64) for x in (a1, a0, b1, b0))
+        high = (a1 @ b1).astype(np.int64) % p
+        middle = (a1 @ b0 + a0 @ b1).astype(np.int64) % p
+        low = (a0 @ b0).astype(np.int64) % p
+        return (((high << 16) + middle) % p * (1 << 16) + low) % p
 
 
 def hashed(shape: Sequence[int], prime: int, *key: object) -> Residues:
@@ -96,20 +95,6 @@ def pivot_columns(matrix: Residues, prime: int) -> list[int]:
     return pivots
 
 
-def multiply(left: Residues, right: Residues, prime: int) -> Residues:
-    """Matrix product over F_p for any prime below 2^64."""
-    (rows, inner), columns = left.shape, right.shape[1]
-    if prime >= 2**31 or inner > 2**20:
-        product = _flint(left, prime) * _flint(right, prime)
-        return _shaped([int(x) for x in product.entries()], (rows, columns), prime)
-    (a1, a0), (b1, b0) = (np.divmod(x.astype(np.int64, copy=False), 1 << 16) for x in (left, right))
-    a1, a0, b1, b0 = (x.astype(np.float64) for x in (a1, a0, b1, b0))
-    high = (a1 @ b1).astype(np.int64) % prime
-    middle = (a1 @ b0 + a0 @ b1).astype(np.int64) % prime
-    low = (a0 @ b0).astype(np.int64) % prime
-    return (((high << 16) + middle) % prime * (1 << 16) + low) % prime
-
-
 def _flint(matrix: Residues, prime: int) -> flint.nmod_mat:
     rows, columns = matrix.shape
     if matrix.size < 2**20:
@@ -122,5 +107,9 @@ def _flint(matrix: Residues, prime: int) -> flint.nmod_mat:
 
 
 def _shaped(values: list[int], shape: Sequence[int], prime: int) -> Residues:
-    array = np.array(values, dtype=np.int64 if prime < 2**31 else object)
-    return array.reshape(tuple(shape))
+    return np.array(values, dtype=_number(prime)).reshape(tuple(shape))
+
+
+def _number(prime: int) -> type:
+    """The type of residues: a product of two must not overflow."""
+    return np.int64 if prime < SMALL_PRIME else object

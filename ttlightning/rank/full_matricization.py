@@ -15,11 +15,6 @@ LARGEST_MATRIX: Final = 2**24
 """Entries of the largest matricization that is computed: 4096 x 4096."""
 
 
-def matricization_shape(mode_size: int, sites: int) -> tuple[int, int]:
-    """Rows and columns of the odd/even matricization."""
-    return mode_size ** ((sites + 1) // 2), mode_size ** (sites // 2)
-
-
 def full_matricizations(cores: Sequence[Residues], prime: int) -> list[Residues]:
     """P of every class, from the cores (n_k, r_{k-1}, r_k) of a tensor train, r_0 = 1 and r_d = classes; p < 2^31."""
     counts = [len(core) for core in cores]

@@ -79,7 +79,7 @@ def unfit(weights: Mapping[str, "Tensor"]) -> str | None:
     for name, value in weights.items():
         kind = str(value.dtype).removeprefix("torch.")
         if kind not in WEIGHT_TYPES:
-            return f"the weights {name} are {kind}, certificates speak of {', '.join(WEIGHT_TYPES)}"
+            return f"the weights {name} are {kind}, a certificate needs {', '.join(WEIGHT_TYPES)}"
         if not value.isfinite().all():
             return "a weight is infinite or not a number: there is no rank to certify"
     return None
@@ -131,7 +131,7 @@ def sample_excess(
 ) -> str | None:
     """Why a sample of scores is too large to count; None if it is not.
 
-    A format is told by its parameters' names; one that is not listed here costs as much as the dearest listed one.
+    The names of its parameters identify a format. An unknown format counts as the most expensive known one.
 
     Args:
         weights: the parameters of the format, by name.

@@ -110,7 +110,7 @@ def certify(format: ScoreTensor, size: int) -> Certificate | None:
 
 
 def describe_certificate(certificate: Certificate, format: ScoreTensor) -> dict[str, Any]:
-    """What the record of a check says about its certificate: the bounds, and a number to compare them with."""
+    """A check's record of its certificate: the bounds, and a number to compare them with."""
     certified = certificate["cp_rank_at_least"]
     if certificate["kind"] == "checkpoint":
         parameters = shallow_parameters(min(certified), format.mode_size, format.sites)

@@ -44,24 +44,6 @@ def pairs(sites: int) -> list[tuple[int, int]]:
     return [(2 * m, 2 * m + 1) for m in range(1, sites // 2)]
 
 
-def open_matricization(interior: Sequence[Matrix], multiply: Callable[[Matrix, Matrix], Matrix] = np.matmul) -> Matrix:
-    """P° as the product of its staircase factors, for small n, r and d.
-
-    ``interior`` are the d - 2 cores (n, r, r), d even. Rows (a, i_3, i_5, ..), columns (i_2, i_4, .., c).
-    """
-    r = interior[0].shape[1]
-    product = np.array([[int(a == b) for b in range(r)] for a in range(r)], dtype=interior[0].dtype)
-    rows, columns = r, 1  # product: (rows, columns, state)
-    for even, odd in zip(interior[::2], interior[1::2], strict=True):
-        n, n_following = len(even), len(odd)
-        step = pair_matrix(even, odd, multiply).reshape(r, n_following, n * r)  # (b, i), (j, c)
-        grown = multiply(product.reshape(rows * columns, r), step.reshape(r, n_following * n * r))
-        grown = grown.reshape(rows, columns, n_following, n, r).transpose(0, 2, 1, 3, 4)
-        rows, columns = rows * n_following, columns * n
-        product = grown.reshape(rows, columns, r)
-    return product.reshape(rows, columns * r)
-
-
 def rank_from_deficits(
     mode_size: int, rank: int, sites: int, pair_ranks: Sequence[int], state_rank: int | None, first: int, last: int
 ) -> int:

@@ -1,7 +1,7 @@
 """Title, version and kinds of certificates, and the statement of each kind."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
@@ -9,6 +9,12 @@ TITLE: Final = "ttlightning rank certificate"
 VERSION: Final = 2
 """Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``."""
 KINDS: Final = ("generic", "checkpoint", "sampled")
+
+
+def heading(kind: str, statement: str, mode_size: int, rank: int, sites: int) -> dict[str, Any]:
+    """The fields that every certificate begins with."""
+    sizes = {"mode_size": mode_size, "rank": rank, "sites": sites}
+    return {"certificate": TITLE, "version": VERSION, "kind": kind, "statement": statement} | sizes
 
 
 def generic_statement(mode_size: int, rank: int, sites: int, bound: int) -> str:

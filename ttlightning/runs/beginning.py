@@ -23,6 +23,9 @@ from ttlightning.system.paths import expanded
 NEWEST: Final = "last"
 """Value of ``--ckpt_path`` for the newest run of this configuration."""
 
+PROGRESS: Final = ("loops", "fit_loop", "epoch_loop.batch_progress")
+"""Keys of a checkpoint that lead to Lightning's count of batches within the epoch."""
+
 
 class Beginning(NamedTuple):
     """Where a fit begins."""
@@ -51,15 +54,12 @@ def how_to_begin(config: Mapping[str, Any], source: Path | None = None, into: Ru
             nothing is left to train.
     """
     owner = source and Run.of_checkpoint(source)
+    if into is None and owner and (source.is_dir() or first_difference(owner.config, config) is None):
+        into = owner
     if into is not None and into.state != "new":
         own = owner is not None and owner.path.resolve() == into.path.resolve()
         return _go_on(into, config, into.config["ckpt_path"] if own else source)
-    if source is None:
-        return Beginning(into)
-    is_same = owner is not None and (source != owner.checkpoint or first_difference(owner.config, config) is None)
-    if into is None and is_same:
-        return _go_on(owner, config, owner.config["ckpt_path"])
-    return _begin_with(source, owner, config)._replace(run=into)
+    return (_begin_with(source, config) if source else Beginning())._replace(run=into)
 
 
 def _go_on(run: Run, config: Mapping[str, Any], source: Path | str | None) -> Beginning:
@@ -80,79 +80,70 @@ def _go_on(run: Run, config: Mapping[str, Any], source: Path | str | None) -> Be
             "with it, or begin a new run elsewhere"
         )
     if run.checkpoint.is_file():
-        content = read_checkpoint(run.checkpoint)
-        _check_config(run, content)
-        return Beginning(run, True, state=run.checkpoint, data_sha256=_data_sha256(content))
-    # Stopped before its first checkpoint: it begins again where it began.
-    began = _begin_with(expanded(kept), Run.of_checkpoint(expanded(kept)), config) if kept else Beginning()
+        began = _with_state(run.checkpoint, _read(run.checkpoint)[0])
+    else:  # stopped before its first checkpoint: it begins again where it began
+        began = _begin_with(expanded(kept), config) if kept else Beginning()
     return began._replace(run=run, goes_on=True)
 
 
-def _begin_with(file: Path, owner: Run | None, config: Mapping[str, Any]) -> Beginning:
+def _begin_with(file: Path, config: Mapping[str, Any]) -> Beginning:
     """A new run from the checkpoint ``file``: with its whole state where the steps so far are the same."""
-    content = read_checkpoint(file)
-    if owner is not None:
-        _check_config(owner, content)
-    trained = read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else None
+    content, trained = _read(file)
     if trained is not None:
         check_version(trained, file)
     if trained is None or not makes_same_steps(trained, config):
         return Beginning(weights=file)
-    done, asked = epochs_done(content), config["trainer"]["max_epochs"]
+    done, asked = int(_entry(content, "epoch")) + _is_at_an_end(content), config["trainer"]["max_epochs"]
     if asked is not None and 0 <= asked <= done:
         raise UserError(
             f"{file} has {done} epochs behind it and trainer.max_epochs is {asked}: nothing is left to train; "
             "ask for more epochs"
         )
-    return Beginning(state=file, data_sha256=_data_sha256(content))
+    return _with_state(file, content)
 
 
-def _check_config(run: Run, content: Mapping[str, Any]) -> None:
-    """Raise ``UserError`` where config.yaml is not what the run's checkpoint was trained with."""
-    trained = read_mapping(content[CONFIG_KEY], run.checkpoint) if CONFIG_KEY in content else run.config
-    if (edited := first_difference(run.config, trained, {Changes.START})) is not None:
+def _with_state(file: Path, content: Mapping[str, Any]) -> Beginning:
+    return Beginning(state=file, data_sha256=content.get(RUN_KEY, {}).get("data_sha256"))
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A checkpoint's content and its configuration; ``UserError`` where config.yaml of its run is another one."""
+    content, run = read_checkpoint(file), Run.of_checkpoint(file)
+    trained = read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else None
+    if run and trained and (edited := first_difference(run.config, trained, {Changes.START})) is not None:
         raise UserError(
             f"{run.config_file} says {edited}, which is not what the run's checkpoint was trained with: restore it, "
             "and give what is to change as an option"
         )
-
-
-def _data_sha256(content: Mapping[str, Any]) -> str | None:
-    sha256: str | None = content.get(RUN_KEY, {}).get("data_sha256")
-    return sha256
+    return content, trained
 
 
 def makes_same_steps(config: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two configurations make the same steps, as long as both make steps: up to rounding, on any devices."""
-    return same_experiment(config, other, SAME_STEPS if depends_on_length(config) else SAME_STEPS | {Changes.LENGTH})
+    """Whether two configurations make the same steps, as long as both make steps: up to rounding, on any devices.
 
-
-def depends_on_length(config: Mapping[str, Any]) -> bool:
-    """Whether the schedule is as long as the run: ``total_steps: null``."""
+    With ``total_steps: null`` the schedule is as long as the run, so that every step depends on the length.
+    """
     scheduler = config["model"].get("scheduler") or {}
-    return (scheduler.get("init_args") or {}).get("total_steps", 0) is None
-
-
-def epochs_done(content: Mapping[str, Any]) -> int:
-    """Number of completed epochs in a checkpoint."""
-    try:
-        return int(content["epoch"]) + int(_is_at_an_end(content))
-    except (KeyError, TypeError) as fault:
-        raise UserError(
-            f"the checkpoint does not fit what is to go on from it, or was changed: it does not say how many epochs it "
-            f"has behind it ({type(fault).__name__}: {fault})"
-        ) from fault
+    depends_on_length = (scheduler.get("init_args") or {}).get("total_steps", 0) is None
+    return same_experiment(config, other, SAME_STEPS if depends_on_length else SAME_STEPS | {Changes.LENGTH})
 
 
 def _is_at_an_end(content: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint was written at the end of an epoch; ``UserError`` where it does not say."""
+    """Whether a checkpoint was written at the end of an epoch."""
+    return bool(_entry(content, *PROGRESS, "is_last_batch"))
+
+
+def _entry(content: Any, *keys: str) -> Any:
+    """The entry of a checkpoint at ``keys``, which lead from level to level; ``UserError`` where there is none."""
     try:
-        return bool(content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"])
+        for key in keys:
+            content = content[key]
     except (KeyError, TypeError) as fault:
         raise UserError(
-            "the checkpoint does not fit what is to go on from it, or was changed: it does not say where in its epoch "
-            f"it was made ({type(fault).__name__}: {fault})"
+            "the checkpoint does not fit what is to go on from it, or was changed: it does not say where in the run it "
+            f"was made ({type(fault).__name__}: {fault})"
         ) from fault
+    return content
 
 
 def check_place(
@@ -177,8 +168,7 @@ def check_place(
         )
     if begins_epochs is not None:
         raise UserError(f"{file} lies within an epoch, and {begins_epochs} acts when one starts: {way_out}")
-    ready = content["loops"]["fit_loop"]["epoch_loop.batch_progress"].get("current", {}).get("ready", 0)
-    if ready % accumulated:
+    if _entry(content, *PROGRESS).get("current", {}).get("ready", 0) % accumulated:
         raise UserError(f"{file} lies between batches whose gradients are accumulated, and has none of them: {way_out}")
 
 

@@ -16,30 +16,32 @@ from ttlightning.errors import UserError
 from ttlightning.runs.seals import Damaged, check_seal
 
 CONFIG_KEY: Final = "ttlightning_config"
-"""Where a checkpoint keeps the complete configuration of its run, as YAML."""
+"""Key of the run's complete configuration, as YAML."""
 
 NETWORK_KEY: Final = "ttlightning_network"
-"""Where it keeps the name of the format and its sizes."""
-
+"""Key of the format's name and sizes."""
 
 RUN_KEY: Final = "ttlightning_run"
-"""Where it keeps how far the run directory's tables had come."""
+"""Key of the progress of the run's tables."""
+
+VERSION: Final = re.compile(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?")
 
 COUNTS: Final = ("ready", "started", "processed", "completed", "_batches_that_stepped")
-"""What Lightning's loops call their counters."""
+"""Names of the counters in Lightning's loops."""
 
 STEPS_KEY: Final = "ttlightning_steps_per_execution"
-"""Where it keeps how many steps shared a call: its place in the epoch is counted in calls."""
+"""Key of the number of steps in a call: the position in the epoch is counted in calls."""
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
-"""Where a checkpoint from the middle of an epoch keeps the sums of the training metrics, a row for each process."""
+"""Key of the sums of the training metrics within an epoch, a row for each process."""
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The checkpoint's contents: tensors and plain values only, on the CPU.
 
     Raises:
-        UserError: a damaged file, one that holds pickled objects, or one that is no Lightning checkpoint.
+        UserError: a damaged file, one that holds pickled objects, one that is no Lightning checkpoint, or one with an
+            entry of another kind than this package or Lightning writes.
     """
     try:
         sealed = file.read_bytes()
@@ -54,17 +56,12 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         reason = " ".join(str(fault).split())[:120] or type(fault).__name__
         way_out = "use an earlier one of its folder" if isinstance(fault, Damaged) else "is it a checkpoint?"
         raise UserError(f"{file} is not a whole checkpoint ({reason}); {way_out}") from fault
-    check_content(content, file)
-    return content
-
-
-def check_content(content: Any, file: Path) -> None:
-    """Raise ``UserError`` where an entry that this package or Lightning reads is not of the kind that they write."""
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{file} is not a checkpoint of a training run: it has no state_dict")
-    for name, (holds, what) in ENTRIES.items():
+    for name, (holds, kind) in ENTRIES.items():
         if name in content and not holds(content[name]):
-            raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {what}")
+            raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {kind}")
+    return content
 
 
 def _is_count(value: Any) -> bool:
@@ -72,10 +69,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_version(value: Any) -> bool:
-    return (
-        isinstance(value, str)
-        and re.fullmatch(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?", value) is not None
-    )
+    return isinstance(value, str) and VERSION.fullmatch(value) is not None
 
 
 def _is_weights(value: Any) -> bool:
@@ -91,26 +85,19 @@ def _is_weights(value: Any) -> bool:
 
 
 def _is_loops(value: Any) -> bool:
-    """Progress is a mapping at every level, and what counts there counts with numbers."""
-    if not isinstance(value, dict):
-        return False
-    for name, entry in value.items():
-        if name in COUNTS:
-            holds = _is_count(entry)
-        elif isinstance(entry, dict) or str(name).endswith("progress"):
-            holds = _is_loops(entry)
-        else:
-            holds = True
-        if not holds:
-            return False
-    return True
+    """Whether progress is a mapping at every level, and its counters are numbers."""
+    return isinstance(value, dict) and all(
+        _is_count(entry) if name in COUNTS else _is_loops(entry)
+        for name, entry in value.items()
+        if name in COUNTS or isinstance(entry, dict) or str(name).endswith("progress")
+    )
 
 
 def _is_progress(value: Any) -> bool:
     metrics = value.get("metrics") if isinstance(value, dict) else None
     return (
         isinstance(metrics, dict)
-        and all(isinstance(name, str) and type(found) is float for name, found in metrics.items())
+        and all(isinstance(name, str) and type(number) is float for name, number in metrics.items())
         and _is_count(value.get("rows"))
         and type(value.get("seconds")) in (int, float)
         and all(type(value.get(name, "")) is str for name in ("validated", "data_sha256"))
@@ -157,10 +144,9 @@ def check_fits(
 def weights_sha256(state: dict[str, Tensor]) -> str:
     """SHA-256 over names, types, shapes and bytes of all tensors, in the order of their names.
 
-    Different states have different texts to hash: read from the front, a name ends at the first space (or is one JSON
-    string, which says itself where it ends, and no other name begins with a quote), type and shape end with the line,
-    and they say how many bytes follow before the next name. So the text can be taken apart again in one way only, and
-    two states with one hash would be a collision of SHA-256.
+    Different states give different texts: a name ends at the first space or is a JSON string, type and shape end with
+    the line and say how many bytes follow. So the text can be read in one way only, and two states with one hash would
+    be a collision of SHA-256.
     """
     digest = hashlib.sha256()
     for name in sorted(state):

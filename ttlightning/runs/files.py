@@ -9,10 +9,7 @@ from ttlightning.errors import UserError
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the old one or the whole new one, never a part, whatever happens meanwhile.
-
-    The bytes are on the disk before the name is theirs; a fault on the way leaves the old file and nothing else.
-    """
+    """Replace a file atomically: a reader, or a fault, meets the old content or the new one, never a part of it."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:
@@ -26,7 +23,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """The same for a JSON object."""
+    """Replace a file atomically by a JSON object."""
     write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -1,16 +1,16 @@
-"""When are two configurations the same experiment? One table says what each key can change; every answer reads it.
+"""Whether two configurations are the same experiment, from one table of what each key can change.
 
 ===============================  ==============================================================================
 a run goes on in its directory   ``SAME_RUN``: every key is the same, but those that change nothing
 a checkpoint's state is taken up ``SAME_STEPS``: the same steps, up to rounding
-a study's run is found           ``identity``: a hash of the keys of ``SAME_RUN``, without the seed
+a study's run is found           ``run_name``: a hash of the keys of ``SAME_RUN``, without the seed
 runs are compared as one group   ``SAME_GROUP``: the same but for seed and recording; data are known by content
 ===============================  ==============================================================================
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Final
@@ -82,19 +82,18 @@ _ABSENT: Final = object()
 
 def what_changes(key: str) -> Changes:
     """What the key ``a.b.c`` can change: its entry in the table, or that of ``a.b`` or ``a``."""
-    while key:
-        if key in _TABLE:
-            return _TABLE[key]
+    while key and key not in _TABLE:
         key = key.rpartition(".")[0]
-    return Changes.EXPERIMENT
+    return _TABLE.get(key, Changes.EXPERIMENT)
 
 
 def settings(config: Mapping[str, Any], apart_from: Collection[Changes] = ()) -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``, without the keys that change what ``apart_from`` names.
-
-    Keys of version 0.1 get their names of now.
-    """
-    return {key: value for key, value in _entries(config) if what_changes(key) not in apart_from}
+    """The flat configuration, without the keys that change what ``apart_from`` names; old keys get their new names."""
+    entries: dict[str, Any] = {}
+    for key, value in flat(config).items():
+        above, dot, last = key.rpartition(".")
+        entries[f"{above}{dot}{RENAMED_KEYS.get(last, last)}"] = value
+    return {key: value for key, value in entries.items() if what_changes(key) not in apart_from}
 
 
 def same_experiment(
@@ -115,20 +114,15 @@ def first_difference(
     return None
 
 
-def identity(config: Mapping[str, Any]) -> str:
-    """8 hexadecimal digits of an experiment: the same for all of its seeds, another for another configuration."""
-    text = json.dumps(settings(config, SAME_RUN | {Changes.SEED}), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
 def run_name(config: Mapping[str, Any], seed: int) -> str:
-    """Directory name of the run with this configuration and seed, within its experiment: ``<seed>-<identity>``."""
-    return f"{seed}-{identity(config)}"
+    """Directory name of a study's run: the seed, and 8 hexadecimal digits that are the same for all seeds."""
+    text = json.dumps(settings(config, SAME_RUN | {Changes.SEED}), sort_keys=True, default=str)
+    return f"{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def check_version(config: Mapping[str, Any], source: Path) -> None:
     """Raise ``UserError`` where the configuration has a key of version 0.1: such a run cannot go on."""
-    for key in _flat(config):
+    for key in flat(config):
         above, _, last = key.rpartition(".")
         if last in RENAMED_KEYS:
             raise UserError(
@@ -137,15 +131,10 @@ def check_version(config: Mapping[str, Any], source: Path) -> None:
             )
 
 
-def _entries(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in _flat(config).items():
-        above, dot, last = key.rpartition(".")
-        yield f"{above}{dot}{RENAMED_KEYS.get(last, last)}", value
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``; an empty mapping is a value."""
+    entries: dict[str, Any] = {}
     for key, value in config.items():
         nested = isinstance(value, Mapping) and value
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
+        entries |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return entries

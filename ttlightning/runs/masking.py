@@ -1,16 +1,14 @@
-"""Secrets are not written down: what counts as one, and how it is masked.
+"""Mask secrets in what is written down.
 
-Three things are masked, as ``***``:
+Three kinds of values become ``***``:
 
-- what stands under a name that asks for a secret, in a configuration, among options, inside a text: ``token: x``,
-  ``--logger.api_key x``, ``password=x``;
-- the password in a URL, ``https://ada:***@host``, and a token in its place;
-- the value of an environment variable that is named for one (``$WANDB_API_KEY``, ``$PGPASSWORD``), where it stands as a
-  whole word. A value that has no secret's look is none: under 8 characters, an ordinary word, a small number, a path
-  that exists, a name in this package.
+- the value of a key or option whose name asks for a secret: ``token: x``, ``--logger.api_key x``, ``password=x``;
+- the password or token in a URL: ``https://ada:***@host``;
+- the value of an environment variable with such a name (``$WANDB_API_KEY``, ``$PGPASSWORD``), as a whole word. It is no
+  secret if it has under 8 characters, or is an ordinary word, a small number, an existing path or a name in this
+  package.
 
-A file must stay readable after it: names of classes, paths that exist and keys are left as they are. The home folder
-is written ``~``.
+Keys, names of classes and existing paths stay, so that a masked file can be read. The home folder becomes ``~``.
 """
 
 import functools
@@ -29,17 +27,17 @@ NOUNS: Final = frozenset(
     ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "APIKEY", "AUTHORIZATION")
 )
 COMPOUNDS: Final = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "APIKEY")
-"""Endings that no other word has: of PGPASSWORD, AUTHTOKEN."""
+"""Endings of a secret's name without a separator: PGPASSWORD, AUTHTOKEN."""
 KINDS_OF_KEYS: Final = frozenset(("API", "ACCESS", "SECRET", "PRIVATE", "AUTH", "ACCOUNT", "SIGNING", "ENCRYPTION"))
-"""An option that is called key is none of these, unless one of these stands before it."""
+"""An option called key asks for a secret only after one of these words."""
 
 SHORTEST_SECRET: Final = 8
 LONGEST_WORD: Final = 15
-"""Letters alone, all of one case, are a word up to here."""
+"""Most letters of an ordinary word; its letters are of one case."""
 SHORTEST_NUMBER: Final = 12
-"""Digits alone are a number below."""
+"""Fewer digits are an ordinary number."""
 SHORTEST_TOKEN: Final = 20
-"""Characters before the @ of a URL without a colon: below, they are a user's name."""
+"""Fewer characters before the @ of a URL are a user's name."""
 
 _URL: Final = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)([^/\s?#]+)@")
 _INLINE: Final = re.compile(
@@ -48,15 +46,15 @@ _INLINE: Final = re.compile(
 )
 _OPTION: Final = re.compile(r"(--?[\w.-]*\w)(?:(=)(.*))?", re.DOTALL)
 _ASSIGNED: Final = re.compile(r"(?P<before>(?<![\w.-])(?P<name>[\w.-]*\w)=)(?P<value>\S+?)(?=;?(?:\s|$))")
-"""What of the former a message may have: in it, ``'token': must be`` gives no value."""
+"""``name=value`` alone, for messages: ``'token': must be`` has no value."""
 
 
 class Masked(NamedTuple):
-    """What may be written down, and what of it was masked."""
+    """A content without secrets, and the names of the secrets."""
 
     content: Any
     names: tuple[str, ...]
-    """each once: ``$VARIABLE``, or the key or option whose value it was; never a value"""
+    """``$VARIABLE``, or the key or option of a masked value; without repetitions"""
 
 
 def masked(content: Any) -> Masked:
@@ -71,28 +69,22 @@ def scrub(text: str) -> str:
     return str(masked(text).content)
 
 
-def scrubbed(content: Any) -> Any:
-    """The same for every text inside lists and dictionaries."""
-    return masked(content).content
-
-
 def without_secrets(message: str) -> str:
     """A message to the user: masked, but paths as they are."""
     return _Mask(_ASSIGNED, homes=()).text(message, "")
 
 
 def masked_keys(config: Any, prefix: str = "") -> list[str]:
-    """The keys of a configuration that was read again whose value, or the password in it, is a mask."""
-    if isinstance(config, Mapping):
-        return [name for key, part in config.items() for name in masked_keys(part, f"{prefix}{key}.")]
-    if isinstance(config, list | tuple):
-        return [name for index, part in enumerate(config) for name in masked_keys(part, f"{prefix}{index}.")]
+    """Keys of a configuration whose value, or the password in it, is a mask."""
+    if isinstance(config, Mapping | list | tuple):
+        parts = config.items() if isinstance(config, Mapping) else enumerate(config)
+        return [name for key, part in parts for name in masked_keys(part, f"{prefix}{key}.")]
     hidden = isinstance(config, str) and (config == MASK or any(MASK in url[2] for url in _URL.finditer(config)))
     return [prefix.removesuffix(".")] if hidden else []
 
 
 def refuse_masked(config: Mapping[str, Any], way_out: str = "give it again: --{} ...") -> None:
-    """``UserError`` where a run would take a mask for a value; W&B's labels may be masked, they train nothing."""
+    """``UserError`` if a run would use a mask as a value; W&B's labels may be masked, since they train nothing."""
     keys = masked_keys({name: part for name, part in config.items() if name != "wandb"})
     if keys:
         raise UserError(
@@ -102,7 +94,7 @@ def refuse_masked(config: Mapping[str, Any], way_out: str = "give it again: --{}
 
 
 class _Mask:
-    """One pass over something that is to be written down."""
+    """One pass over a content."""
 
     def __init__(self, inline: re.Pattern[str] = _INLINE, homes: Sequence[str] | None = None) -> None:
         self.names: list[str] = []
@@ -111,7 +103,7 @@ class _Mask:
         self._homes = _homes() if homes is None else homes
 
     def part(self, content: Any, place: str, secret: bool = False) -> Any:
-        """``secret``: whether a name above says that what stands here is one."""
+        """``content`` masked; ``place`` is its key, and ``secret`` says that a key above asks for a secret."""
         if isinstance(content, Mapping):
             return {
                 key: part if key == "class_path" else self.part(part, _below(place, key), secret or _asks(str(key)))
@@ -135,7 +127,7 @@ class _Mask:
         return self._with_home(text)
 
     def _words(self, words: Sequence[Any], place: str, secret: bool) -> list[Any]:
-        """A list; what follows an option in it belongs to the option."""
+        """A list, in which the word after an option is the option's value."""
         done: list[Any] = []
         option = ""
         for index, word in enumerate(words):
@@ -150,27 +142,23 @@ class _Mask:
                 continue
             name = found[1].lstrip("-")
             option = "" if found[2] else name
-            value = self.part(found[3], name, _asks(name)) if found[2] else ""
-            done.append(f"{found[1]}={value}" if found[2] else word)
+            done.append(f"{found[1]}={self.part(found[3], name, _asks(name))}" if found[2] else word)
         return done
 
     def _url(self, found: re.Match[str], place: str) -> str:
         user, colon, password = found[2].partition(":")
-        if colon and password != MASK and (password or len(user) >= SHORTEST_TOKEN):
-            self._hide(place or "the password in a URL")
-            return f"{found[1]}{user if len(user) < SHORTEST_TOKEN else MASK}:{MASK}@"
-        if not colon and len(user) >= SHORTEST_TOKEN:
-            self._hide(place or "the token in a URL")
-            return f"{found[1]}{MASK}@"
-        return found[0]
+        has_token = len(user) >= SHORTEST_TOKEN
+        if password == MASK or not (password or has_token):
+            return found[0]
+        self._hide(place or f"the {'password' if colon else 'token'} in a URL")
+        return f"{found[1]}{MASK if has_token else user}{colon and f':{MASK}'}@"
 
     def _inline(self, found: re.Match[str]) -> str:
         value = found["value"]
         edge = value[0] if value[0] in "\"'" else ""
         if not _asks(found["name"]) or not _hides(value.strip("\"'"), found["name"]):
             return found[0]
-        self._hide(found["name"].lstrip("-"))
-        return f"{found['before']}{edge}{MASK}{edge}"
+        return f"{found['before']}{edge}{self._hide(found['name'].lstrip('-'))}{edge}"
 
     def _hide(self, name: str) -> str:
         self.names.append(name)
@@ -187,45 +175,41 @@ def _below(place: str, name: Any) -> str:
 
 
 def _name_words(name: str) -> list[str]:
-    """``trainer.apiKey`` as API, KEY: the words of the last part of a name."""
+    """The words of the last part of a name: API, KEY of ``trainer.apiKey``."""
     last = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.rpartition(".")[2])
     return [word for word in re.split(r"[^A-Za-z0-9]+", last.upper()) if word]
 
 
 def _asks(name: str) -> bool:
-    """Whether a key or an option of this name is for a secret: its last word decides, ``token_count`` is a count."""
-    words = _name_words(name)
-    if not words:
-        return False
-    kind_of_key = words[-1] in ("KEY", "PWD") and (words[-1] == "PWD" or bool(KINDS_OF_KEYS & set(words[-2:-1])))
-    return words[-1] in NOUNS or words[-1].endswith(COMPOUNDS) or kind_of_key
+    """Whether a key or option of this name asks for a secret: its last word decides, ``token_count`` is a count."""
+    *before, last = ["", *_name_words(name)]
+    is_key = last == "KEY" and not KINDS_OF_KEYS.isdisjoint(before[-1:])
+    return last == "PWD" or last in NOUNS or last.endswith(COMPOUNDS) or is_key
 
 
 def _hides(value: Any, name: str) -> bool:
-    """Whether a value under such a name is a secret: a number is none where a token is asked for (``max_token: 9``)."""
-    if value is None or isinstance(value, bool):
-        return False
+    """Whether a value of such a name is a secret. A number is none where a token is asked for: ``max_token: 9``."""
     text = str(value)
-    if not text or text == MASK or text.lower() in ("true", "false", "null", "none"):
+    if text == MASK or text.lower() in ("", "true", "false", "null", "none"):
         return False
     number = re.fullmatch(r"[\d.]{1,11}", text) is not None
     return not (number and _name_words(name)[-1:] == ["TOKEN"]) and not ("/" in text and _is_path(text))
 
 
 def _secret_values() -> list[tuple[str, re.Pattern[str]]]:
-    """Name and pattern of what the environment holds of secrets, the longest first."""
-    found: dict[str, str] = {}
+    """Secret variables of the environment: name, and pattern of the value as it is or in a URL; the longest first."""
+    names: dict[str, str] = {}
     for name, value in os.environ.items():
-        if _is_variable_for_one(name) and _looks_secret(value.strip()):
+        if _is_secret_variable(name) and _looks_secret(value.strip()):
             for form in (value.strip(), quote(value.strip(), safe="")):
-                found.setdefault(form, name)
-    return [(found[value], _whole(value)) for value in sorted(found, key=len, reverse=True)]
+                names.setdefault(form, name)
+    return [(names[value], _whole(value)) for value in sorted(names, key=len, reverse=True)]
 
 
-def _is_variable_for_one(name: str) -> bool:
+def _is_secret_variable(name: str) -> bool:
     words = _name_words(name.replace(".", "_"))
-    plain = {word.removesuffix("S") for word in words} | set(words)
-    return bool(plain & (NOUNS | {"KEY"})) or any(w.endswith(COMPOUNDS) for w in words) or words[1:][-1:] == ["PWD"]
+    nouns = {word.removesuffix("S") for word in words} | set(words)
+    return bool(nouns & (NOUNS | {"KEY"})) or any(w.endswith(COMPOUNDS) for w in words) or words[1:][-1:] == ["PWD"]
 
 
 def _looks_secret(value: str) -> bool:
@@ -238,18 +222,17 @@ def _looks_secret(value: str) -> bool:
 
 
 def _is_path(value: str) -> bool:
-    """Whether it names files that are there, or one in a folder that is there; several may be joined by colons."""
-
-    def there(part: str) -> bool:
-        path = os.path.expanduser(part)  # noqa: PTH111, no error for what is no path
-        folder = os.path.dirname(path)  # noqa: PTH120
-        return os.path.exists(path) or (folder.strip("/") != "" and os.path.isdir(folder))  # noqa: PTH110, PTH112
-
-    return all(there(part) for part in value.split(os.pathsep))
+    """Whether these are existing files, or files in existing folders other than the root, joined by colons."""
+    paths = [os.path.expanduser(part) for part in value.split(os.pathsep)]  # noqa: PTH111, no error for other texts
+    folders = [os.path.dirname(path) for path in paths]  # noqa: PTH120
+    return all(
+        os.path.exists(path) or (folder.strip("/") != "" and os.path.isdir(folder))  # noqa: PTH110, PTH112
+        for path, folder in zip(paths, folders, strict=True)
+    )
 
 
 def _whole(value: str) -> re.Pattern[str]:
-    """The value where no letter or digit goes on before or after it."""
+    """The value, if no letter or digit continues it."""
     before = r"(?<![^\W_])" if value[0].isalnum() else ""
     after = r"(?![^\W_])" if value[-1].isalnum() else ""
     return re.compile(f"{before}{re.escape(value)}{after}")
@@ -257,7 +240,7 @@ def _whole(value: str) -> re.Pattern[str]:
 
 @functools.cache
 def _vocabulary() -> frozenset[str]:
-    """The words that this package's source and configurations are written in: names of classes, options, data."""
+    """The words in this package's source and configs: names of classes, options, data."""
     package = Path(__file__).resolve().parents[1]
     folders = [package, package / "configs", package.parent / "configs"]
     files = [file for folder in folders for end in ("py", "yaml") for file in folder.rglob(f"*.{end}")]
@@ -267,7 +250,7 @@ def _vocabulary() -> frozenset[str]:
 
 
 def _homes() -> list[str]:
-    """The home folder as it is named and as it is, unless it is the root."""
-    found = home()
-    names = set() if found is None else {str(found), str(found.resolve())}
+    """The home folder, also without links, unless it is the root."""
+    folder = home()
+    names = set() if folder is None else {str(folder), str(folder.resolve())}
     return sorted(names - {"/"}, key=len, reverse=True)

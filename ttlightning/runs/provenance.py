@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from ttlightning.runs.identity import flat
 from ttlightning.runs.masking import Masked, masked
 
 PACKAGES: Final = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "wandb", "numpy", "mlxtend")
@@ -31,14 +32,8 @@ OPEN: Final = ("numerics.variables",)
 """Entries that list everything that was set: what they do not list was not set."""
 
 
-def provenance(dataset: dict[str, Any], world_size: int) -> dict[str, Any]:
-    """The provenance of this process: command, code, packages, machine, data."""
-    found: dict[str, Any] = masked_provenance(dataset, world_size).content
-    return found
-
-
-def masked_provenance(dataset: dict[str, Any], world_size: int) -> Masked:
-    """The same, with the names of the masked values."""
+def provenance(dataset: dict[str, Any], world_size: int) -> Masked:
+    """The provenance of this process (command, code, packages, machine, data), and the names of masked values."""
     import torch  # two records are compared without it
 
     from ttlightning.formats.kernels.native import kernel_name
@@ -74,11 +69,11 @@ def _git(folder: Path) -> dict[str, Any] | None:
         built_from = os.environ.get("TTLIGHTNING_GIT_SHA")  # set in the Docker image
         return {"commit": built_from, "dirty_diff_sha256": None} if built_from else None
 
-    def run(*words: str) -> bytes:
+    def git(*words: str) -> bytes:
         return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, check=True).stdout
 
     try:
-        commit, difference = run("rev-parse", "HEAD").decode().strip(), run("diff", "HEAD")
+        commit, difference = git("rev-parse", "HEAD").decode().strip(), git("diff", "HEAD")
     except (OSError, subprocess.CalledProcessError):  # no git on the machine, or no commit yet
         return None
     return {"commit": commit, "dirty_diff_sha256": hashlib.sha256(difference).hexdigest() if difference else None}
@@ -94,41 +89,37 @@ class Difference(NamedTuple):
     """whether it can change the weights"""
 
     def __str__(self) -> str:
-        then, now = (json.dumps(value) for value in (self.then, self.now))
-        if isinstance(self.then, str) and isinstance(self.now, str) and self.name == "numerics.instructions":
+        if self.name == "numerics.instructions" and isinstance(self.then, str) and isinstance(self.now, str):
             old, new = self.then.split(), self.now.split()
-            lost, gained = ([w for w in one if w not in other] for one, other in ((old, new), (new, old)))
-            parts = (f"{what} {' '.join(words)}" for what, words in (("without", lost), ("also", gained)) if words)
-            return f"{self.name}: now {', '.join(parts)}"
-        return f"{self.name}: {then} -> {now}"
+            changes = {"without": [i for i in old if i not in new], "also": [i for i in new if i not in old]}
+            return f"{self.name}: now " + ", ".join(" ".join([how, *which]) for how, which in changes.items() if which)
+        return f"{self.name}: {json.dumps(self.then)} -> {json.dumps(self.now)}"
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> list[Difference]:
     """Differences of two provenances, sorted by importance; an entry that the older one lacks is no difference."""
-    old, new, silent = *(_entries(record) for record in (then, now)), unknown(then, now)
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and name not in silent]
-    found = [Difference(name, old.get(name), new.get(name), changes_bits(name)) for name in names]
-    return sorted(found, key=lambda difference: _importance(difference.name))
+    old, new, silent = _entries(then), _entries(now), unknown(then, now)
+    names = [name for name in old | new if old.get(name) != new.get(name) and name not in silent]
+    return [Difference(n, old.get(n), new.get(n), changes_bits(n)) for n in sorted(names, key=_importance)]
 
 
 def unknown(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Entries that ``then`` lacks because an earlier version wrote it, sorted by importance."""
     old, new = _entries(then), _entries(now)
-    names = [n for n, value in new.items() if n not in old and value is not None and not _is_told(n, then)]
-    return sorted(names, key=_importance)
+    silent = (n for n, value in new.items() if n not in old and value is not None and not _is_told(n, then))
+    return sorted(silent, key=_importance)
 
 
 def _is_told(name: str, record: dict[str, Any]) -> bool:
     """Whether a record without this entry means that there was nothing to record."""
-    above = name.rpartition(".")[0]
-    while above:
-        *folders, last = above.split(".")
-        part: Any = record
-        for folder in folders:
-            part = part.get(folder) if isinstance(part, dict) else None
-        if isinstance(part, dict) and last in part:
-            return above in OPEN or not isinstance(part[last], dict)  # {"git": None}: there was no checkout
-        above = above.rpartition(".")[0]
+    part: Any = record
+    above = ""
+    for key in name.split("."):
+        if not isinstance(part, dict):
+            return True  # {"git": None}: there was no checkout
+        if key not in part:
+            return above in OPEN
+        part, above = part[key], f"{above}.{key}".removeprefix(".")
     return False
 
 
@@ -139,18 +130,11 @@ def changes_bits(name: str) -> bool:
 
 def _importance(name: str) -> int:
     """Position in ``CHANGES_BITS``; its length for other entries."""
-    places = (place for place, key in enumerate(CHANGES_BITS) if name == key or name.startswith(f"{key}."))
-    return next(places, len(CHANGES_BITS))
+    positions = (position for position, key in enumerate(CHANGES_BITS) if f"{name}.".startswith(f"{key}."))
+    return next(positions, len(CHANGES_BITS))
 
 
 def _entries(record: dict[str, Any]) -> dict[str, Any]:
     """The entries of a record that are compared, flat."""
-    return _flat({name: value for name, value in record.items() if name not in INCIDENTAL})
-
-
-def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    flat = {}
-    for name, value in record.items():
-        flat |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
-    return flat
+    compared = {name: value for name, value in record.items() if name not in INCIDENTAL}
+    return {name: value for name, value in flat(compared).items() if value != {}}

@@ -1,4 +1,4 @@
-"""A run on the disk: the one place that knows the files of a run directory, and what their presence means.
+"""A run on the disk: names of its files, its state and its contents. No other module knows them.
 
 <root>/<experiment>/<name>/
     config.yaml  provenance.json  metrics.csv  result.json  checkpoints/  wandb/  rank/  figures/
@@ -21,7 +21,6 @@ from ttlightning.system.paths import command, expanded
 if TYPE_CHECKING:
     from ttlightning.networks.network import Network
 
-State = Literal["new", "begun", "finished"]
 LOCK_FILE: Final = ".lock"
 
 
@@ -95,7 +94,7 @@ class Run:
         return run if run.config_file.is_file() and source in (run.path, run.checkpoint) else None
 
     @property
-    def state(self) -> State:
+    def state(self) -> Literal["new", "begun", "finished"]:
         """``new`` (no directory, or an empty one), ``begun`` (with a configuration) or ``finished`` (with a result).
 
         Raises:
@@ -163,16 +162,10 @@ class Run:
 
     def is_being_written(self) -> bool:
         """Whether a process holds the lock."""
-        if not self.path.is_dir():
-            return False
         probe = Lock(self.path / LOCK_FILE)
-        is_free = probe.acquire(wait=False)
+        is_held = self.path.is_dir() and not probe.acquire(wait=False)
         probe.release()
-        return not is_free
-
-    def age_key(self) -> tuple[int, int]:
-        """Sorts runs by when they began: the time of ``config.yaml``, written once; of equal times, by number."""
-        return self.config_file.stat().st_mtime_ns, int(self.path.name) if self.path.name.isdigit() else -1
+        return is_held
 
 
 def is_run(folder: Path) -> bool:
@@ -184,14 +177,16 @@ def is_run(folder: Path) -> bool:
 def runs_of(root: Path, experiment: str | None = None) -> list[Run]:
     """Begun and finished runs of ``experiment``, else of all experiments; the newest first.
 
+    The time of ``config.yaml``, written once, says when a run began; of equal times, its number.
+
     Raises:
         UserError: where there is none.
     """
-    configs = root.glob(f"{experiment or '*'}/*/{Run(root).config_file.name}")
-    runs = sorted((Run(config.parent) for config in configs), key=Run.age_key, reverse=True)
-    if not runs:
+    names = root.glob(f"{experiment or '*'}/*/{Run(root).config_file.name}")
+    configs = [(c.stat().st_mtime_ns, int(c.parent.name) if c.parent.name.isdigit() else -1, c) for c in names]
+    if not configs:
         raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
-    return runs
+    return [Run(config.parent) for _, _, config in sorted(configs, reverse=True)]
 
 
 def runs_root() -> Path:
@@ -215,11 +210,17 @@ def check_experiment_name(name: str) -> str:
     return name
 
 
-def checkpoint_file(path: Path) -> Path:
-    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none."""
+def checkpoint_file(path: Path, begun: bool = False) -> Path:
+    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none.
+
+    With ``begun``, a run that has no checkpoint yet gives its directory: ``fit`` starts it again.
+    """
     path = expanded(path)
-    file = Run(path).checkpoint if path.is_dir() else path
+    run = Run(path)
+    file = run.checkpoint if path.is_dir() else path
     if not file.is_file():
+        if begun and run.config_file.is_file():
+            return path
         raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
     return file
 

@@ -29,7 +29,7 @@ def seal(archive: bytes) -> bytes:
 
 
 def check_seal(content: bytes) -> None:
-    """Raise ``Damaged`` where the bytes were changed after they were written.
+    """Raise ``Damaged`` if the bytes were changed after they were written.
 
     A file without a hash (version 0.1, another program) is checked by zip's CRC-32 of every part. Parts that are
     compressed or overlap are refused: torch writes none, and they let a small file fill the memory.

@@ -26,7 +26,7 @@ class TrainedFormat(NamedTuple):
 
 
 def describe_format(format: ScoreTensor) -> dict[str, Any]:
-    """The entry of a checkpoint from which ``read_format`` makes the format again: class and sizes."""
+    """The entry of a checkpoint from which ``build_format`` makes the format again: class and sizes."""
     kind = type(format)
     own = getattr(formats, kind.__name__, None) is kind
     name = kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
@@ -46,46 +46,43 @@ def read_format(file: Path, trusted: Sequence[str] | None = None) -> TrainedForm
             be imported.
     """
     content = read_checkpoint(file)
-    network = content.get(NETWORK_KEY)
-    if isinstance(network, dict) and "modes" in network:
-        raise UserError(f"{file} was written by version 0.1, which this version does not read; train it again")
-    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in SIZES):
-        raise UserError(f"{file} does not say what network it holds; train it again with this version")
-    if reason := out_of_range(**{size: network[size] for size in SIZES}):
-        raise UserError(f"{file}: {reason}")
-    kind, arguments = _class_and_arguments(network, content, file, trusted)
-    try:
-        with torch.device("meta"):
-            format = kind(*(network[size] for size in SIZES[:3]), **arguments).requires_grad_(False)
-    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # no network has these sizes
-        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault
-    state = content["state_dict"]
+    with torch.device("meta"):
+        format = build_format(content, file, trusted).requires_grad_(False)
+    state, stated = content["state_dict"], content[NETWORK_KEY]
     weights = {key.removeprefix("format."): value for key, value in state.items() if key.startswith("format.")}
     shapes = {key: value.shape for key, value in format.state_dict().items()}
-    sizes = {size: getattr(format, size) for size in SIZES}
-    if {key: value.shape for key, value in weights.items()} != shapes or not sizes.items() <= network.items():
+    fits = {key: value.shape for key, value in weights.items()} == shapes
+    if not fits or any(getattr(format, size) != stated[size] for size in SIZES):
         raise UserError(f"{file} is damaged: its weights are not those of the {format} that it names")
     format.load_state_dict(weights, assign=True)
     return TrainedFormat(format, weights_sha256(state))
 
 
-def _class_and_arguments(
-    network: dict[str, Any], content: dict[str, Any], file: Path, trusted: Sequence[str] | None
-) -> tuple[type[ScoreTensor], dict[str, Any]]:
-    """The class of the format, and its arguments beside sites, mode size and classes."""
-    name = network.get("format")
+def build_format(content: dict[str, Any], file: Path, trusted: Sequence[str] | None) -> ScoreTensor:
+    """The format that a checkpoint describes, with initial weights; see ``read_format``."""
+    network = content.get(NETWORK_KEY)
+    if isinstance(network, dict) and "modes" in network:
+        raise UserError(f"{file} was written by version 0.1, which this version does not read; train it again")
+    if not isinstance(network, dict) or not all(type(network.get(name)) is int for name in SIZES):
+        raise UserError(f"{file} does not say what network it holds; train it again with this version")
+    sizes = {size: network[size] for size in SIZES}
+    if reason := out_of_range(**sizes):
+        raise UserError(f"{file}: {reason}")
+    name, arguments = network.get("format"), {"rank": sizes.pop("rank")}
     if name in formats.__all__ and name != "ScoreTensor":
-        return getattr(formats, name), {"rank": network["rank"]}
-    if not isinstance(name, str) or "." not in name:
+        kind = getattr(formats, name)
+    elif not isinstance(name, str) or "." not in name:
         raise UserError(f"{file} holds a {name}, which is none of the formats of this version")
-    if trusted is None:
+    elif trusted is None:
         raise UserError(f"{file} holds a {name}, a format from outside this package, whose scores are not counted here")
-    kind = import_trusted(name, trusted, f"the checkpoint {file}")
-    if not (isinstance(kind, type) and issubclass(kind, ScoreTensor)):
-        raise UserError(f"{file} names {name} as its format, which is no ScoreTensor")
-    config = read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else {}
-    model = config.get("model")
-    chosen = model.get("format") if isinstance(model, dict) else None
-    if isinstance(chosen, dict) and chosen.get("class_path") == name:
-        return kind, chosen.get("init_args") or {}
-    return kind, {"rank": network["rank"]}
+    else:
+        kind = import_trusted(name, trusted, f"the checkpoint {file}")
+        if not (isinstance(kind, type) and issubclass(kind, ScoreTensor)):
+            raise UserError(f"{file} names {name} as its format, which is no ScoreTensor")
+        match read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else None:
+            case {"model": {"format": {"class_path": chosen, **others}}} if chosen == name:
+                arguments = others.get("init_args") or {}
+    try:
+        return kind(**sizes, **arguments)
+    except (ValueError, ArithmeticError, RuntimeError, TypeError) as fault:  # no network has these sizes
+        raise UserError(f"{file} is damaged: {' '.join(str(fault).split())[:120]}") from fault

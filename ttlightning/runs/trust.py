@@ -8,25 +8,24 @@ that it covers class paths, functions, nested files and nested text.
 
 import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import yaml
 from jsonargparse import set_parsing_settings
 
 from ttlightning.errors import UserError
+from ttlightning.formats import FILES
 from ttlightning.runs.masking import MASK
-from ttlightning.system.parsing import denied_import, import_rules, may_be_imported, restored_import_rules
+from ttlightning.system.parsing import denied_import, may_be_imported, parsing_settings, restored_settings
 
 OPTION: Final = "--trust"
 
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("ttlightning", "torch.nn.Module", ("CanonicalPolyadic", "EqualCoreTensorTrain", "HierarchicalTucker",
-     "PatchFeatureMap", "SharedHierarchicalTucker", "TensorTrain")),
+    ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
     ("torch.optim", "torch.optim.Optimizer", ()),
     ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
@@ -49,10 +48,7 @@ LONGEST: Final = 1_000_000
 DEEPEST: Final = 50
 """Levels of a configuration; a complete one has 6."""
 
-# For every configuration: a value of type Any stays plain data, and an import from jsonargparse's own list of refused
-# modules (os, subprocess, pickle, ...) is an error instead of a warning.
-set_parsing_settings(instantiate_subclass_spec_in_any=False, import_path_denylist=[])
-_BY_DEFAULT: Final = import_rules()
+_BY_DEFAULT: Final = dict(parsing_settings)
 
 
 class NotTrusted(UserError):
@@ -74,10 +70,8 @@ class ForeignConfig(str):
             raise UserError(f"the configuration in {source} is of type {type(text).__name__}, it must be text")
         # An address in W&B's notes is text; a masked one is refused by ``refuse_masked``, which says how to go on.
         parts = {name: part for name, part in read_mapping(text, source).items() if name != "wandb"}
-        for value in _values(parts):
-            if (
-                isinstance(value, str) and "://" in value and MASK not in value
-            ):  # Lightning would create a folder at the address
+        for value in filter(lambda value: isinstance(value, str), _values(parts)):
+            if "://" in value and MASK not in value:  # Lightning would create a folder at the address
                 raise UserError(f"the configuration in {source} has the address {value}: give it with an option")
         config = super().__new__(cls, text)
         config.source = str(source)
@@ -109,7 +103,7 @@ def read_mapping(text: str, source: Path) -> dict[str, Any]:
 
 
 def config_text(file: Path) -> str:
-    """The text of a configuration's file; ``UserError`` if it cannot be read as text."""
+    """The text of a configuration file; ``UserError`` if the file cannot be read."""
     try:
         return file.read_text(encoding="utf-8")
     except (UnicodeDecodeError, OSError) as fault:
@@ -134,12 +128,17 @@ def take_trusted(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def trusting(names: Iterable[str]) -> Iterator[None]:
     """Inside, a configuration may also name these modules, classes and functions, and their members.
 
+    A value of type Any stays plain data, and an import from jsonargparse's own list of refused modules (os, subprocess,
+    pickle, ...) is an error instead of a warning.
+
     Raises:
         UserError: if a name cannot be imported, or may never be trusted.
     """
     paths = [path for name in names for path in _paths(_find(name), name)]
-    with restored_import_rules():
-        set_parsing_settings(import_path_allowlist=paths)
+    with restored_settings():
+        set_parsing_settings(
+            instantiate_subclass_spec_in_any=False, import_path_denylist=[], import_path_allowlist=paths
+        )
         yield
 
 
@@ -170,42 +169,41 @@ def check_foreign(parser: Any, words: Sequence[str]) -> None:
     """
     own = {word.partition("=")[2] if word.startswith("-") else word for word in words}
     for config in words:
-        names: list[str] = []
-        while isinstance(config, ForeignConfig):
+        if isinstance(config, ForeignConfig):
             try:
-                with trusting(names):
-                    _read_alone(parser, words[0], config)
-                break
+                _read_with_trust(parser, words[0], config, [], own)
             except NotTrusted as refused:
-                if refused.name in names or refused.name not in own:
-                    raise NotTrusted(refused.name, f"the configuration in {config.source}") from refused
-                names.append(refused.name)
+                raise NotTrusted(refused.name, f"the configuration in {config.source}") from refused
 
 
 def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
     """Names in a run's configuration that are not listed: ``--trust`` needs them when the configuration is read again.
 
-    A configuration with another mistake gives the names before the mistake; its next reader reports the mistake.
+    After another mistake these are the names before it; the next reader of the configuration reports the mistake.
     """
     names: list[str] = []
-    with restored_import_rules(_BY_DEFAULT):
-        while True:
-            try:
-                with trusting(names):
-                    _read_alone(parser, command, config)
-            except NotTrusted as refused:
-                if refused.name in names:
-                    return names
-                names.append(refused.name)
-            except UserError:
-                return names
-            else:
-                return names
+    with restored_settings(_BY_DEFAULT), contextlib.suppress(UserError):
+        _read_with_trust(parser, command, config, names)
+    return names
+
+
+def _read_with_trust(
+    parser: Any, command: str, config: str, names: list[str], allowed: Container[str] | None = None
+) -> None:
+    """Parse a configuration, and add refused names to ``names``; ``NotTrusted`` at one that is not allowed."""
+    while True:
+        try:
+            with trusting(names):
+                return _read_alone(parser, command, config)
+        except NotTrusted as refused:
+            if refused.name in names or (allowed is not None and refused.name not in allowed):
+                raise
+            names.append(refused.name)
 
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
     """Parse a configuration. jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
-    with restored_import_rules():
+    with restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
         for value in _values(yaml.safe_load(config)):
             name = value.get("class_path") if isinstance(value, dict) else None
@@ -239,16 +237,13 @@ def refused_name(message: str, fault: BaseException | None) -> str | None:
 def _listed(rows: tuple[tuple[str, str, tuple[str, ...]], ...] = LISTED) -> list[str]:
     """Every listed class, by its listed name and by the name where it is defined."""
     paths = []
-    for module, base, names in rows:
-        for name in names or _public(import_module(module)):
-            found = getattr(import_module(module), name)
-            if inspect.isclass(found) and issubclass(found, _find(base)):
-                paths += _paths(found, f"{module}.{name}")
+    for module_name, base, names in rows:
+        module = import_module(module_name)
+        for name in names or getattr(module, "__all__", dir(module)):
+            member = getattr(module, name)
+            if not name.startswith("_") and inspect.isclass(member) and issubclass(member, _find(base)):
+                paths += _paths(member, f"{module_name}.{name}")
     return paths
-
-
-def _public(module: ModuleType) -> list[str]:
-    return [name for name in getattr(module, "__all__", dir(module)) if not name.startswith("_")]
 
 
 def _find(name: str) -> Any:
@@ -266,11 +261,11 @@ def _find(name: str) -> Any:
     try:
         return getattr(_find(module) if module else None, attribute)
     except AttributeError as fault:
-        raise UserError(f"{OPTION} has {name}, which is nowhere here") from fault
+        raise UserError(f"{OPTION} has {name}, which does not exist here") from fault
 
 
-def _paths(found: Any, name: str) -> list[str]:
+def _paths(member: Any, name: str) -> list[str]:
     """``name``, and the name where the object is defined: jsonargparse checks both."""
-    defined = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', '')}"
-    both = (inspect.isclass(found) or inspect.isroutine(found)) and all(p.isidentifier() for p in defined.split("."))
+    defined = f"{getattr(member, '__module__', '')}.{getattr(member, '__qualname__', '')}"
+    both = (inspect.isclass(member) or inspect.isroutine(member)) and all(p.isidentifier() for p in defined.split("."))
     return [name, defined] if both else [name]

@@ -5,40 +5,40 @@ version, so an upgrade that changes them fails there.
 """
 
 import contextlib
+import functools
 import re
+import traceback
 import warnings
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse._common import denying_import_path_entry, parsing_settings
 
 from ttlightning.errors import UserError
 
-UNKNOWN: Final = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
-WRONG_VALUE: Final = re.compile(r'[Pp]arser key "([\w.]+)"')
-DENIED: Final = re.compile(r"Importing '([^']+)' is not allowed")
 NOT_SERIALIZED: Final = "Unable to serialize instance"
 
 
-def unknown_option(message: str) -> str | None:
-    """Name of the option or config key that a parser does not know; of a class's own option without the class."""
-    return _first(UNKNOWN, message)
-
-
-def option_of_wrong_value(message: str) -> str | None:
-    """Name of the option whose value a parser does not take."""
-    return _first(WRONG_VALUE, message)
-
-
-def denied_import(message: str) -> str | None:
-    """Dotted path of an object that a parser was not allowed to import."""
-    return _first(DENIED, message)
-
-
-def _first(pattern: re.Pattern[str], message: str) -> str | None:
-    match = pattern.search(message)
+def _first(pattern: str, message: str) -> str | None:
+    match = re.search(pattern, message)
     return match and match[1]
+
+
+unknown_option = functools.partial(_first, r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
+"""Name of the option or config key that a parser does not know; of a class's own option without the class."""
+
+option_of_wrong_value = functools.partial(_first, r'[Pp]arser key "([\w.]+)"')
+"""Name of the option whose value a parser does not take."""
+
+denied_import = functools.partial(_first, r"Importing '([^']+)' is not allowed")
+"""Dotted path of an object that a parser was not allowed to import."""
+
+
+def is_refused_argument(fault: Exception) -> bool:
+    """Whether a class that a parser makes does not take one of its arguments, such as one in ``dict_kwargs``."""
+    caller = traceback.extract_tb(fault.__traceback__)[-1].name
+    return isinstance(fault, TypeError) and caller == "default_class_instantiator"
 
 
 def option_names(parser: ArgumentParser) -> set[str]:
@@ -69,20 +69,15 @@ def may_be_imported(path: str) -> bool:
     return denying_import_path_entry(path) is None
 
 
-def import_rules() -> dict[str, bool]:
-    """The rules in force: dotted path, whether it and everything inside may be imported."""
-    return parsing_settings["import_path_verdicts"]
-
-
 @contextlib.contextmanager
-def restored_import_rules(start: dict[str, bool] | None = None) -> Iterator[None]:
-    """Inside, ``start`` (by default the present rules) and rules that are added; afterwards the rules from before.
+def restored_settings(start: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Inside, the settings of ``start`` and those that are set; afterwards jsonargparse's settings from before.
 
-    ``jsonargparse.set_parsing_settings`` can add rules and never takes one away.
+    ``jsonargparse.set_parsing_settings`` can add a rule of imports and cannot take one away.
     """
-    before = import_rules()
-    parsing_settings["import_path_verdicts"] = before if start is None else start
+    before = dict(parsing_settings)
+    parsing_settings.update(start or {})
     try:
         yield
     finally:
-        parsing_settings["import_path_verdicts"] = before
+        parsing_settings.update(before)

@@ -1,24 +1,21 @@
 """Paths with ``~``, machines without a home folder, and commands quoted for a shell."""
 
 import atexit
+import contextlib
 import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from ttlightning.errors import UserError
 
 
 def home() -> Path | None:
     """The user's home folder; None if $HOME is not set and the user has no entry, as in many containers."""
-    try:
-        found = Path.home()
-    except RuntimeError:
-        return None
-    return found if found.is_absolute() else None
+    with contextlib.suppress(RuntimeError):
+        return Path.home() if Path.home().is_absolute() else None
+    return None
 
 
 def expanded(path: str | Path) -> Path:
@@ -41,16 +38,7 @@ def expanded(path: str | Path) -> Path:
 
 def command(*words: str | Path) -> str:
     """``python -m ttlightning ...`` with these words, quoted for a shell."""
-    return f"python -m ttlightning {words_for_a_shell(words)}"
-
-
-def words_for_a_shell(words: Sequence[str | Path]) -> str:
-    """The words in one line, quoted for a shell."""
-    return shlex.join(map(str, words))
-
-
-LIBRARIES_WRITE: Final = ("MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
-"""Variables of the folders where libraries write; by default these are in the home folder."""
+    return f"python -m ttlightning {shlex.join(map(str, words))}"
 
 
 def make_do_without_home() -> None:
@@ -61,8 +49,8 @@ def make_do_without_home() -> None:
     at_home = home()
     if at_home is not None and os.access(at_home, os.W_OK):
         return
-    missing = [n for n in (*LIBRARIES_WRITE, *([] if at_home else ["WANDB_CONFIG_DIR"])) if n not in os.environ]
-    if missing:
+    names = ["MPLCONFIGDIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"] + ([] if at_home else ["WANDB_CONFIG_DIR"])
+    if missing := [name for name in names if name not in os.environ]:
         folder = tempfile.mkdtemp(prefix="ttlightning-home-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         os.environ |= dict.fromkeys(missing, folder)

@@ -53,16 +53,15 @@ class _Listener:
         threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
 
     def close(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        _restore(self._handlers)
         signal.set_wakeup_fd(self._wakeup)
         self._writer.close()
 
     def take(self, number: int, frame: Any) -> None:
         """The handler, which Python calls in the main thread between two instructions."""
         self._seen = True
-        if self.asked is not None:  # a repetition, or a second signal, which the watching thread handles
-            return
+        if self.asked is not None:
+            return  # a repetition, or a second signal, which the watching thread handles
         self.asked = signal.Signals(number)
         if self.importing:  # a library may catch an exception during its import; there is nothing to undo
             end_at_once(f"stopped by {self.asked.name} before anything began", self.asked)
@@ -90,20 +89,15 @@ class _Listener:
                 if first is None:
                     first = wish, now
                 elif now - first[1] >= SAME_WISH:
-                    words = self.last_words()
-                    end_at_once(f"stopped at once by another {wish.name}" + (words and f"; {words}"), wish)
+                    way_on = self.last_words()
+                    end_at_once(f"stopped at once by another {wish.name}" + (way_on and f"; {way_on}"), wish)
 
 
 _listener: _Listener | None = None
 
 
-def _forked() -> None:
-    if _listener is not None:
-        signal.set_wakeup_fd(-1)  # the child must not write its signals to the parent's pipe
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # the child must not write its signals to the parent's pipe
+    os.register_at_fork(after_in_child=lambda: _listener and signal.set_wakeup_fd(-1))
 
 
 def listen(importing: bool = False) -> bool:
@@ -114,14 +108,9 @@ def listen(importing: bool = False) -> bool:
     _listener = _Listener(importing)
     _parent = _parent or _Parent()
     if importing:
-        atexit.register(_ignore_signals)
+        for number in SIGNALS:  # Python removes its handlers at exit, and a signal would change the exit code
+            atexit.register(signal.signal, number, signal.SIG_IGN)
     return True
-
-
-def _ignore_signals() -> None:
-    """Ignore signals at exit: Python removes its handlers then, and a signal would change the exit code."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def close() -> None:
@@ -136,14 +125,13 @@ def close() -> None:
 def listening() -> Iterator[None]:
     """Inside, signals are handled, and processes that Lightning starts stop when this process dies."""
     mine = listen()
-    before = os.environ.get(PARENT)
+    before = {PARENT: os.environ[PARENT]} if PARENT in os.environ else {}
     os.environ |= followed()
     try:
         yield
     finally:
-        os.environ.pop(PARENT, None)
-        if before is not None:
-            os.environ[PARENT] = before
+        del os.environ[PARENT]
+        os.environ |= before
         if mine:
             close()
         else:  # the process ends, and its libraries may finish their work
@@ -153,18 +141,17 @@ def listening() -> Iterator[None]:
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Inside, a signal ends the process at once: a library may catch what is raised while it is imported."""
-    if _listener is None:
-        yield
-        return
-    _listener.importing = True
+    if _listener is not None:
+        _listener.importing = True
     try:
         yield
     finally:
-        _listener.importing = False
+        if _listener is not None:
+            _listener.importing = False
 
 
 def hold(until: str) -> None:
-    """Remember signals from now on; ``until`` says in a few words when the process will stop."""
+    """Remember signals from now on; ``until`` tells the user when the process will stop."""
     if _listener is not None:
         _listener.held.append(until)
 
@@ -206,10 +193,10 @@ def raise_if_stopped(fault: Exception) -> None:
         raise stop from fault
 
 
-def say_at_last(words: Callable[[], str]) -> None:
+def say_at_last(way_on: Callable[[], str]) -> None:
     """Set the function whose text is printed when a second signal ends the process."""
     if _listener is not None:
-        _listener.last_words = words
+        _listener.last_words = way_on
 
 
 @contextlib.contextmanager
@@ -222,8 +209,12 @@ def given_to(action: Callable[[int], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _restore(handlers)
+
+
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def followed() -> dict[str, str]:

@@ -1,14 +1,17 @@
-"""What is checked after everything is made and before anything is trained or evaluated."""
+"""Checks and settings between the making of trainer, model and data and the first step."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
+from ttlightning.formats.kernels.dispatch import ARITHMETIC_FOR_THREADS
 from ttlightning.runs.beginning import Beginning, check_place
 from ttlightning.runs.checkpoints import check_fits, read_checkpoint
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
@@ -76,3 +79,13 @@ def begin_at(begin: Beginning, content: Mapping[str, Any], trainer: Trainer, mod
         model.load_state_dict(content["state_dict"])
         if rank_zero_only.rank == 0:
             print(f"begins      with the weights of {begin.weights}; optimizer, schedule and epochs are new")
+
+
+def choose_threads(trainer: Trainer, model: Classifier, datamodule: PatchDataModule) -> None:
+    """Use one thread on a CPU if a pass is too small for several, and ``$OMP_NUM_THREADS`` is not set."""
+    if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        return
+    batch = datamodule.batch_size // max(datamodule.microbatches, trainer.world_size)
+    arithmetic = batch * model.format.sites * model.format.mode_size * model.format.rank**2
+    if datamodule.microbatches > 1 or arithmetic < ARITHMETIC_FOR_THREADS:
+        torch.set_num_threads(1)

@@ -7,7 +7,6 @@ import math
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from ttlightning.data.sampler import Batch
 from ttlightning.errors import Fault, UserError
 from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.networks.network import FeatureMapFactory, Network, ScoreTensorFactory
+from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
 from ttlightning.runs.trained_formats import describe_format
@@ -36,20 +35,19 @@ class Classifier(Network, LightningModule):
         sites: d, patches per image (from the data).
         patch_dim: length of a vectorised patch (from the data).
         classes: number of classes (from the data).
-        features: makes the feature map from ``patch_dim``.
-        format: makes the weight tensor from ``sites``, ``mode_size`` (of the feature map) and ``classes``.
-        optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate schedule from the optimizer; an argument ``total_steps`` that is left
-            ``None`` becomes the number of optimizer steps of the run.
-        scheduler_interval: whether the schedule moves every ``step`` or every ``epoch``.
+        features: factory of the feature map, with the argument ``patch_dim``.
+        format: factory of the weight tensor, with the arguments ``sites``, ``mode_size`` and ``classes``.
+        optimizer: factory of the optimizer, with the parameters.
+        scheduler: factory of the learning-rate schedule, with the optimizer; ``total_steps=None`` becomes the number of
+            optimizer steps of the run.
+        scheduler_interval: whether the schedule advances every ``step`` or every ``epoch``.
         patch_dropout: probability that a patch is replaced by ``pixel_mean`` in training [K18, Sec. 6.2 keeps 0.8].
-        pixel_mean: grey value that is subtracted from pixels in [0, 1]. The bias of the feature map can undo it, so
-            that it changes how training goes and not which functions the network can represent.
-        steps_per_execution: most optimizer steps in one call of ``training_step``. Above 1 they are manual
-            optimization; where a callback or an option observes single steps, ``setup`` sets it to 1, here and in the
-            data.
-        microbatches: V > 1 adds the gradients of V slices of the global batch in a fixed order, so that every number
-            of devices that divides V trains the same network to the bit.
+        pixel_mean: grey value subtracted from pixels in [0, 1]. The bias of the feature map can undo it: it changes
+            training and not the functions that the network can represent.
+        steps_per_execution: most optimizer steps in one call of ``training_step``; above 1 by manual optimization. If
+            a callback or an option observes single steps, ``setup`` sets it to 1, here and in the data.
+        microbatches: V > 1 adds the gradients of V slices of the global batch in a fixed order. Every number of devices
+            that divides V then trains the same network to the bit.
         seed: key of the initialization and of the dropout masks.
 
     Raises:
@@ -83,7 +81,7 @@ class Classifier(Network, LightningModule):
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
         self.automatic_optimization = steps_per_execution == microbatches == 1
         self.looks_at_steps: str | None = None
-        """Name of what made ``setup`` set steps_per_execution to 1."""
+        """Name of the observer that made ``setup`` set steps_per_execution to 1."""
         self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
 
     def setup(self, stage: str) -> None:
@@ -91,10 +89,10 @@ class Classifier(Network, LightningModule):
             self.choose_steps(self.trainer, self.trainer.datamodule)
 
     def choose_steps(self, trainer: Trainer, data: LightningDataModule) -> None:
-        """Give each step a call of its own where a callback, an option or a hook observes single steps.
+        """Give each step its own call if a callback, an option or a hook observes single steps.
 
         Raises:
-            UserError: something needs Lightning's own backward pass and ``microbatches`` replaces it.
+            UserError: something needs Lightning's own backward pass, which ``microbatches`` replaces.
         """
         if self.microbatches > 1:
             check_that_nothing_needs_the_backward_pass(trainer, self.microbatches)
@@ -104,14 +102,14 @@ class Classifier(Network, LightningModule):
             self.automatic_optimization = self.microbatches == 1
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizers.make_optimizer(self.optimizer, self.parameters())
+        optimizer = optimizers.make("optimizer", self.optimizer, self.parameters())
         if self.scheduler is None:
             return optimizer
         schedule = optimizers.make_schedule(self.scheduler, optimizer, self.scheduler_interval, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.scheduler_interval}}
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
-        """The loss of one batch, for automatic optimization; or all optimizer steps of this call."""
+        """The loss of one batch for automatic optimization, or all optimizer steps of this call."""
         if self.automatic_optimization:
             self.check_position(batch, batch_idx)
             loss, outcome = self.training_loss(batch)
@@ -125,28 +123,28 @@ class Classifier(Network, LightningModule):
         return None
 
     def check_position(self, batch: Batch, step: int) -> None:
-        """Raise ``Fault`` where a batch is not that of the trainer's epoch and step: other batches, other weights."""
+        """Raise ``Fault`` if a batch does not belong to the trainer's epoch and step."""
         if (batch.epoch, batch.step) != (self.current_epoch, step):
             raise Fault(
                 f"batch {batch.step + 1} of epoch {batch.epoch + 1} came at step {step + 1} of epoch "
-                f"{self.current_epoch + 1}: something made the data loader before the checkpoint's place was restored"
+                f"{self.current_epoch + 1}: the data loader was made before the checkpoint's position was restored"
             )
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, Outcome]:
-        """This device's share of the mean loss over the global batch, and what the metrics need."""
+        """This device's share of the mean loss over the global batch, and the input of the metrics."""
         losses, outcome = self._losses(batch)
-        # DDP averages the gradients of W devices, so that each device multiplies its share by W.
+        # DDP averages the gradients of W devices, so each device multiplies its share by W.
         loss = losses * (self.trainer.world_size / batch.global_size)
         self.log_step(loss.detach())
         return loss, outcome
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Outcome]:
-        """Sum of the samples' losses, and what the metrics need."""
+        """Sum of the samples' losses, and the input of the metrics."""
         scores = self(batch.patches, self._keep(batch))
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
         return losses, Outcome(losses.detach(), scores.detach(), batch.labels)
 
-    def _keep(self, batch: Batch) -> Bool[Tensor, "batch sites"] | None:
+    def _keep(self, batch: Batch) -> Keep | None:
         """This device's rows of the dropout mask of the global batch; ``None`` without dropout."""
         if self.patch_dropout == 0:
             return None
@@ -156,8 +154,8 @@ class Classifier(Network, LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, "batch classes"]:
-        """Each score minus the largest of its sample, for callbacks."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Scores:
+        """Each score minus the largest score of its sample, for callbacks."""
         return self._evaluate("test", batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
@@ -192,14 +190,14 @@ class Classifier(Network, LightningModule):
         checkpoint[NETWORK_KEY] = describe_format(self.format)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue an epoch's sums: each process its own, or rank 0 all, where the number of processes has changed."""
+        """Continue an epoch's sums: each process its own, or rank 0 all if the number of processes has changed."""
         if (sums := checkpoint.get(SUMS_KEY)) is None:
             return
         rank, world = self.trainer.global_rank, self.trainer.world_size
         mine = sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
         self.metrics["train_metrics"].start_from(mine)
 
-    def _evaluate(self, stage: Stage, batch: Batch) -> Float[Tensor, "batch classes"]:
+    def _evaluate(self, stage: Stage, batch: Batch) -> Scores:
         scores, labels = self.below_the_largest(batch.patches), batch.labels
         losses = F.cross_entropy(scores, labels, reduction="sum")
         lost = ~scores.gather(1, labels.unsqueeze(1)).isfinite()
@@ -207,7 +205,7 @@ class Classifier(Network, LightningModule):
         return scores
 
     def _log_epoch(self, stage: Stage) -> dict[str, Tensor]:
-        """Log an epoch's loss and accuracy, which are the same on every device, and start them anew."""
+        """Log an epoch's loss and accuracy, which are the same on every device, and reset them."""
         metrics = self.metrics[f"{stage}_metrics"]
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
         metrics.reset()
@@ -216,10 +214,10 @@ class Classifier(Network, LightningModule):
                 f"{stage}/loss is {float(values[f'{stage}/loss'])}, scores of {lost} samples are out of range by step "
                 f"{self.trainer.global_step}: try a smaller model.optimizer.lr"
             )
-        if self.trainer.state.fn != TrainerFn.FITTING:  # Lightning prints what loggers get, and takes its step there
+        if self.trainer.state.fn != TrainerFn.FITTING:  # Lightning prints these values, and reads its step there
             self.log_dict(values | {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)})
             return values
-        # Not epoch and step: every ModelCheckpoint would take the names of its later files from them.
+        # Without epoch and step: every ModelCheckpoint would name its later files by them.
         self.log_dict(values, logger=False)
         if not self.trainer.sanity_checking:
             epoch = self.current_epoch if stage == "train" else float(self.current_epoch)
@@ -237,7 +235,7 @@ class Classifier(Network, LightningModule):
         self._write({"epoch": self.current_epoch, "train/loss_step": mean, "lr": rate})
 
     def _write(self, values: dict[str, float]) -> None:
-        """Straight to the loggers: ``self.log`` counts calls, and writes after the epoch's checkpoint."""
+        """Write to the loggers directly: ``self.log`` counts calls, and writes after the epoch's checkpoint."""
         for logger in self.trainer.loggers:
             logger.log_metrics(values, step=self.trainer.global_step)
 

@@ -1,4 +1,4 @@
-"""The DataModule: a data set as chains of patches, split, batched and sharded."""
+"""The DataModule: a data set as chains of patches, in splits, batches and shards."""
 
 import itertools
 import os
@@ -15,7 +15,6 @@ from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
     DatasetName,
     ImageDataset,
-    Spec,
     default_root,
     describe_dataset,
     fetch_dataset,
@@ -31,37 +30,36 @@ NONE: Final = Augmentation()
 
 
 class PatchDataModule(LightningDataModule):
-    """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); a batch is one indexing.
+    """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); indexing it gives a batch.
 
     Args:
         dataset: name of the data set.
-        root: folder of the data sets in torchvision's layout, or the one that has the IDX files, or for
-            ``image_folder`` the one that has ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one
-            size; default ``$TTLIGHTNING_DATA``, else ``data``.
-        offline_fallback: data set to use, with a warning, where ``dataset`` is neither in ``root`` nor downloadable.
+        root: folder of the data sets in torchvision's layout, or of the IDX files; for ``image_folder`` the folder of
+            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; default ``$TTLIGHTNING_DATA``,
+            else ``data``.
+        offline_fallback: data set to use, with a warning, if ``dataset`` is neither in ``root`` nor downloadable.
         patch_size: side of the square window, or its height and width, in pixels.
         stride: step of the window; default the patch size.
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
-        repeat: times that the chain reads the patches, one reading after the other: sites = repeat * windows.
-        augmentation: how far training images are moved, turned and stretched, anew in every epoch.
+        repeat: how often the chain reads the patches: sites = repeat * windows.
+        augmentation: how far training images are moved, turned and stretched, with new numbers in every epoch.
         batch_size: samples in a global batch, all devices together.
-        steps_per_execution: most training steps that the trainer makes in one call, which saves its own work of about a
-            millisecond a step. Where a callback or an option looks at single steps, each has a call of its own. What
-            is computed does not depend on it.
-        microbatches: V, a power of two: compute as V devices would, on any number of devices that divides V. They
-            all train the same network to the bit, one thread each; the price is V small passes instead of a large one.
-        evaluation_batch_size: samples that a device scores at once in validation, test and prediction.
-        validation: share of the training samples held out for validation, chosen by the seed; 0 trains on all.
+        steps_per_execution: most optimizer steps in one call of the trainer, whose own work takes about a millisecond
+            a call. If a callback or an option looks at single steps, each step has its own call. The result is the
+            same.
+        microbatches: V, a power of two: compute as V devices would, on any number of devices that divides V. All these
+            train the same network to the bit, with one thread each, by V small passes instead of a large one.
+        evaluation_batch_size: samples that a device scores in one pass in validation, test and prediction.
+        validation: share of the training samples held out for validation, chosen by the seed; 0 for none.
         seed: key of the permutations and of the validation split.
 
     Attributes:
-        sites, patch_dim, classes: what the network needs to know.
-        class_names: names of the classes, in the order of their numbers; where they have none, the numbers.
+        sites, patch_dim, classes: sizes for the network.
 
     Raises:
-        UserError: where patches do not tile the image, a size is out of range, data is missing or corrupt, or the
-            validation share holds out none or all of the training samples.
+        UserError: patches do not tile the image, a size is out of range, data are missing or corrupt, or the validation
+            share holds out none or all of the training samples.
     """
 
     def __init__(
@@ -83,20 +81,16 @@ class PatchDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("steps_per_execution", steps_per_execution, 1),
-            ("evaluation_batch_size", evaluation_batch_size, 1),
-        ):
-            if value < least:
-                raise UserError(f"data.{name} is {value}, it must be at least {least}")
+        sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
+        for name, size in (sizes | {"steps_per_execution": steps_per_execution}).items():
+            if size < 1:
+                raise UserError(f"data.{name} is {size}, it must be at least 1")
         if microbatches < 1 or microbatches & (microbatches - 1):
             raise UserError(f"data.microbatches is {microbatches}, it must be a power of two")
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
         self.spec = describe_dataset(dataset, self.root)
-        self._take_names(self.spec)
         if offline_fallback is not None:
             fallback = describe_dataset(offline_fallback, self.root)
             if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
@@ -117,6 +111,11 @@ class PatchDataModule(LightningDataModule):
         self.classes = self.spec.classes
         self.images: ImageDataset | None = None
         self.own_images: Images | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; classes without names have their numbers."""
+        return self.spec.names or tuple(map(str, range(self.classes)))
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
@@ -143,13 +142,14 @@ class PatchDataModule(LightningDataModule):
         if self.images is not None or self.own_images is not None:
             return
         if self.dataset == "image_folder":
-            _say_that_it_takes_a_while(self.root)
+            name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
+            rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
         read = read_dataset(self.dataset, self.root, self.offline_fallback)
         images, labels = read.train.images, read.train.labels
         train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
         self.images = read
         if read.name != self.dataset:
-            self._take_names(describe_dataset(read.name, self.root))
+            self.spec = describe_dataset(read.name, self.root)
         self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
         if not self.augmentation:
             self._train = self.patching(self._train[0]), self._train[1]
@@ -157,7 +157,7 @@ class PatchDataModule(LightningDataModule):
         self._test = self.patching(self.images.test.images), self.images.test.labels
 
     def describe(self) -> dict[str, Any]:
-        """Name, content hash and sizes of the data that were read: a fallback's name where it was one."""
+        """Name (of the fallback if it was read), content hash and sizes of the data."""
         assert self.images is not None, "setup comes first"
         described = {
             "name": self.images.name,
@@ -168,17 +168,17 @@ class PatchDataModule(LightningDataModule):
             "sites": self.sites,
             "patch_dim": self.patch_dim,
         }
-        return described | ({"classes": list(self.class_names)} if self.has_names else {})
+        return described | ({"classes": list(self.spec.names)} if self.spec.names else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: names of the classes; channels, height and width of an image."""
+        """Entries of a checkpoint: names of the classes; channels, height and width of an image."""
         return {"classes": list(self.class_names), "shape": list(self.spec.shape)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.check_classes({type(self).__qualname__: state_dict}, "the checkpoint")
 
     def check_classes(self, checkpoint: Mapping[str, Any], source: object) -> None:
-        """Raise ``UserError`` where a checkpoint's classes have other names than those here; ``source`` is its file."""
+        """Raise ``UserError`` if a checkpoint's classes have other names than the data's; ``source`` is its file."""
         state = checkpoint.get(type(self).__qualname__)
         theirs = state.get("classes") if isinstance(state, dict) else None
         if not isinstance(theirs, list):  # of an older version
@@ -209,7 +209,7 @@ class PatchDataModule(LightningDataModule):
         return batches if self.steps_per_execution == 1 else Calls(batches, self.steps_per_execution)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
-        return self._evaluation(*self._validation) if len(self._validation[1]) else []
+        return self._evaluation(*self._validation) if self.has_validation() else []
 
     def test_dataloader(self) -> EvaluationBatches:
         return self._evaluation(*self._test)
@@ -221,7 +221,7 @@ class PatchDataModule(LightningDataModule):
         return self._evaluation(self.patching(pixels), torch.full((len(pixels),), -1))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The two tensors of a batch; Lightning's own way through nested collections costs more than the move."""
+        """Move the two tensors of a batch; Lightning's search of nested collections costs more than the move."""
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
         pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.pixels, batch.labels))
@@ -229,15 +229,11 @@ class PatchDataModule(LightningDataModule):
 
     def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
         shard = self._shard()
-        shards = [shard] if self.microbatches == 1 else shard.cut(self.microbatches)
+        shards = shard.cut(max(self.microbatches, shard.world))
         return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype())
 
-    def _take_names(self, spec: Spec) -> None:
-        self.has_names = bool(spec.names)
-        self.class_names = spec.names or tuple(map(str, range(spec.classes)))
-
     def _held_out(self, samples: int, stage: str) -> int:
-        """Training samples held out for validation: some, and not all, where there is to be validation."""
+        """Number of training samples held out; fit and validate need some and not all if ``validation`` is set."""
         held_out = round(self.validation * samples)
         if stage in ("fit", "validate") and self.validation and not 0 < held_out < samples:
             raise UserError(
@@ -251,14 +247,8 @@ class PatchDataModule(LightningDataModule):
         return self.trainer.current_epoch if self.trainer else 0
 
     def _dtype(self) -> torch.dtype:
-        """That of the network's weights."""
+        """Type of the network's weights."""
         return self.trainer.lightning_module.dtype if self.trainer else torch.float32
 
     def _shard(self) -> Shard:
         return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
-
-
-@rank_zero_only
-def _say_that_it_takes_a_while(root: Path) -> None:
-    name = os.fsencode(root).decode(errors="backslashreplace")  # which standard output may not take otherwise
-    print(f"reading     the pictures under {name}", flush=True)

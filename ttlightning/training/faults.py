@@ -8,22 +8,23 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ttlightning.errors import Fault, UserError
 from ttlightning.system import signals
+from ttlightning.system.parsing import is_refused_argument
 
 
 @contextlib.contextmanager
 def own_exceptions() -> Iterator[None]:
-    """Inside, what Lightning and torch raise becomes a ``UserError`` or a ``Fault``, where it is one.
+    """Inside, exceptions of Lightning and torch become this package's own.
 
     Raises:
         UserError: for options that do not go together.
-        Fault: where another process of the run is gone.
-        Stopped: where a signal was the cause of either.
+        Fault: if another process of the run is gone.
+        Stopped: if a signal was the cause of either.
     """
     try:
         yield
     except Exception as cause:
         text = str(cause)
-        if isinstance(cause, MisconfigurationException):
+        if isinstance(cause, MisconfigurationException) or is_refused_argument(cause):
             own: Exception = UserError(text)
         elif "more than one stateful callback" in text:  # a checkpoint could not tell their states apart
             own = UserError(f"trainer.callbacks: {text}")

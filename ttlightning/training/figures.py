@@ -1,6 +1,6 @@
-"""What a finished run looks like: its confusions, its surest mistakes, its singular values.
+"""Drawings of a finished run: confusion matrix, surest mistakes, singular values.
 
-Everything is drawn with matplotlib's Agg, which needs no display, and which is imported when something is drawn.
+Matplotlib's Agg draws them; it needs no display. Matplotlib is imported when something is drawn.
 """
 
 import io
@@ -21,25 +21,25 @@ COLUMNS: Final = 8
 """Pictures in a row of ``draw_mistakes``."""
 
 TILE: Final = 1.05
-"""Inches of each."""
+"""Inches of a picture."""
 
 TITLE: Final = 0.35
 """Inches above the axes."""
 
 MOST_COUNTS: Final = 20
-"""Classes up to which every count is written into its field."""
+"""Largest number of classes whose counts are written into the matrix."""
 
 LONGEST_NAME: Final = 20
 """Characters of a class's name beside the confusions."""
 
 NOTHING: Final = 1e-16
-"""Singular values below it, relative to the largest, are rounding; they are left out of the figure."""
+"""Smaller singular values, relative to the largest, are rounding errors and are not drawn."""
 
 
 def draw_confusion(counts: Int[Tensor, "classes classes"], names: Sequence[str] | None = None) -> "Figure":
-    """How often each class (row) was taken for each other one (column); colour is for the mistakes alone.
+    """Confusion matrix: labels are rows, predictions columns; only mistakes are coloured.
 
-    Classes are called by their ``names``, of which the first ``LONGEST_NAME`` characters are shown, else by number.
+    Classes have their ``names``, cut to ``LONGEST_NAME`` characters, else their numbers.
     """
     named = names is not None and len(counts) <= MOST_COUNTS
     room = 0.07 * min(LONGEST_NAME, max(map(len, names))) if names is not None and named else 0.0
@@ -56,7 +56,7 @@ def draw_confusion(counts: Int[Tensor, "classes classes"], names: Sequence[str] 
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         axes.set(xticks=range(classes), yticks=range(classes))
     if named:
-        short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names or ()]
+        short = [shorten(name, LONGEST_NAME) for name in names or ()]
         axes.set_xticklabels(short, rotation=90, parse_math=False)
         axes.set_yticklabels(short, parse_math=False)
     axes.tick_params(length=0)
@@ -69,7 +69,7 @@ def draw_confusion(counts: Int[Tensor, "classes classes"], names: Sequence[str] 
 
 
 def draw_mistakes(images: UInt8[Tensor, "samples channels height width"], captions: Sequence[str], of: int) -> "Figure":
-    """Images with a line or two below each, in the order given; ``of`` how many mistakes they were chosen from."""
+    """Images in the given order, each above its caption; ``of``: the number of all mistakes."""
     samples, _, height, width = images.shape
     columns, rows = min(COLUMNS, samples), math.ceil(samples / COLUMNS)
     lines = 1 + max(caption.count("\n") for caption in captions)
@@ -77,18 +77,11 @@ def draw_mistakes(images: UInt8[Tensor, "samples channels height width"], captio
     tall, wide = height + below, width + 2 * margin
     canvas = np.full((rows * tall, columns * wide, 3), 255, dtype=np.uint8)
     figure, axes = _figure(max(3.5, TILE * columns), TITLE + TILE * rows * tall / wide)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        top, left = place // columns * tall, place % columns * wide + margin
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        top, left = number // columns * tall, number % columns * wide + margin
         canvas[top : top + height, left : left + width] = image.permute(1, 2, 0).numpy()
-        axes.text(
-            left + (width - 1) / 2,
-            top + height + 0.1 * below,
-            caption,
-            ha="center",
-            va="top",
-            fontsize=8,
-            parse_math=False,
-        )
+        x, y = left + (width - 1) / 2, top + height + 0.1 * below
+        axes.text(x, y, caption, ha="center", va="top", fontsize=8, parse_math=False)
     axes.imshow(canvas, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(f"the surest {samples} of {of:,} mistakes" if samples < of else f"mistakes: {of:,}", fontsize=10)
@@ -96,7 +89,7 @@ def draw_mistakes(images: UInt8[Tensor, "samples channels height width"], captio
 
 
 def draw_spectrum(spectra: Mapping[int, Float[Tensor, " size"]], of: str) -> "Figure":
-    """Singular values relative to the largest; ``of`` says what each list belongs to, a bond or a class."""
+    """Singular values relative to the largest; ``of``: a list belongs to a ``bond`` or a ``class``."""
     from matplotlib.collections import LineCollection
 
     figure, axes = _figure(6.2, 4.2, left=0.8, right=0.1, below=0.5)
@@ -110,13 +103,17 @@ def draw_spectrum(spectra: Mapping[int, Float[Tensor, " size"]], of: str) -> "Fi
     for line, colour in zip(lines, drawn.to_rgba(list(spectra)), strict=True):
         axes.plot(*line.T, ".", color=colour, markersize=4)
     axes.set(yscale="log", xlabel="number", ylabel="singular value, relative to the largest")
-    axes.set_title(
-        f"singular values {'at each bond' if of == 'bond' else 'of a sketch of each class tensor'}", fontsize=10
-    )
+    subject = "at each bond" if of == "bond" else "of a sketch of each class tensor"
+    axes.set_title(f"singular values {subject}", fontsize=10)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     figure.colorbar(drawn, label=of, pad=0.03)
     return figure
+
+
+def shorten(name: str, longest: int) -> str:
+    """The name, cut to ``longest`` characters."""
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def png(figure: "Figure") -> bytes:
@@ -129,12 +126,9 @@ def png(figure: "Figure") -> bytes:
 def _figure(
     width: float, height: float, left: float = 0, right: float = 0, below: float = 0
 ) -> tuple["Figure", "Axes"]:
-    """A figure of so many inches and its one pair of axes, with margins and room for a title: no display, no state.
-
-    Fixed margins, because a layout that is computed draws everything twice.
-    """
+    """A figure with one pair of axes; all sizes in inches. Margins are fixed: a computed layout draws twice."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
-    place = (left / width, below / height, 1 - (left + right) / width, 1 - (below + TITLE) / height)
-    return figure, figure.add_axes(place)
+    box = (left / width, below / height, 1 - (left + right) / width, 1 - (below + TITLE) / height)
+    return figure, figure.add_axes(box)

@@ -1,4 +1,4 @@
-"""Loggers: metrics.csv, which a resumed run continues, and W&B, whose service may die during the run."""
+"""Loggers: metrics.csv, which a resumed run continues, and W&B, whose service can die during the run."""
 
 import contextlib
 import csv
@@ -17,13 +17,8 @@ from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import Run
 
 
-def is_lost(fault: Exception) -> bool:
-    """Whether W&B says that its service does not answer: a process of its own, which may be killed on its own."""
-    return isinstance(fault, ConnectionError | EOFError) or type(fault).__module__.partition(".")[0] == "wandb"
-
-
 class Record(WandbLogger):
-    """W&B's record of a run. Nothing hangs on it: where its service dies, one line says so and the run goes on."""
+    """W&B's record of a run. If W&B's service, a process of its own, dies, one line says so and the run goes on."""
 
     def __init__(self, run: Any) -> None:
         super().__init__(experiment=run)
@@ -36,13 +31,14 @@ class Record(WandbLogger):
         self.attempt(lambda: super(Record, self).log_hyperparams(params))
 
     def attempt(self, action: Callable[[], object]) -> None:
-        """Do what needs the service, as long as there is one."""
+        """Call ``action`` unless the service is lost."""
         if self._is_lost:
             return
         try:
             action()
         except Exception as fault:
-            if not is_lost(fault):
+            from_wandb = type(fault).__module__.partition(".")[0] == "wandb"
+            if not from_wandb and not isinstance(fault, ConnectionError | EOFError):
                 raise
             self._is_lost = True
             print(
@@ -50,14 +46,14 @@ class Record(WandbLogger):
                 "has everything",
                 file=sys.stderr,
             )
-            with contextlib.suppress(ConnectionError):  # or W&B would try again at the very end, with a traceback
+            with contextlib.suppress(ConnectionError):  # otherwise W&B tries again at exit, with a traceback
                 wandb.teardown()
 
 
 class MetricsTable(Logger):
-    """metrics.csv of a run: a row for every call of ``log_metrics``, on the disk when the call returns.
+    """metrics.csv of a run: every call of ``log_metrics`` writes a row to the disk.
 
-    Columns are in alphabetical order. A row with a new column rewrites the file, atomically.
+    Columns are in alphabetical order. A row with a new column rewrites the file atomically.
     """
 
     def __init__(self, run: Path) -> None:
@@ -80,7 +76,7 @@ class MetricsTable(Logger):
         return self.run.name
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Do nothing: config.yaml has them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -95,10 +91,10 @@ class MetricsTable(Logger):
 
     @rank_zero_only
     def keep(self, rows: int) -> list[tuple[dict[str, float], int]]:
-        """Forget all but the first ``rows`` rows, which a resumed run writes again; return those as (values, step)."""
+        """Delete all but the first ``rows`` rows, and return these as (values, step)."""
         kept = [{name: value for name, value in row.items() if value} for row in self._read()[:rows]]
         self.rows = len(kept)
-        if kept:  # a column that only forgotten rows had comes back with them
+        if kept:
             self._rewrite(kept)
         else:
             self.columns = []

@@ -1,7 +1,6 @@
-"""Optimizer steps that the network makes itself: Lightning's manual optimization.
+"""Optimizer steps in Lightning's manual optimization: several in one call of ``training_step``, or of microbatches.
 
-Many steps that share a call of ``training_step`` are made here, and those of microbatches, whose gradients are added in
-a fixed order. One step in a call is Lightning's automatic optimization; it computes the same bits.
+One step in a call is Lightning's automatic optimization, which computes the same bits.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from ttlightning.data.sampler import Batch, Shard
 
 
 class Outcome(NamedTuple):
-    """What the metrics need of a batch."""
+    """Input of the metrics from one batch."""
 
     losses: Tensor
     """Sum of the samples' losses."""
@@ -29,24 +28,22 @@ def make_steps(model: LightningModule, batches: Sequence[Batch], first_step: int
     ``first_step`` is the number of the first batch in its epoch, from 0.
     """
     optimizer, scheduler = model.optimizers(), model.lr_schedulers()
-    backward = _backward if model.microbatches == 1 else _backward_of_microbatches
     outcomes: list[Outcome] = []
     for step, batch in enumerate(batches, start=first_step):
         if model.trainer.global_step == model.trainer.max_steps:
             break
         model.check_position(batch, step)
         optimizer.zero_grad()
-        outcomes += backward(model, batch)
+        if model.microbatches == 1:
+            loss, outcome = model.training_loss(batch)
+            model.manual_backward(loss)
+            outcomes.append(outcome)
+        else:
+            outcomes += _backward_of_microbatches(model, batch)
         optimizer.step()
         if scheduler is not None and model.scheduler_interval == "step":
             scheduler.step()
     return outcomes
-
-
-def _backward(model: LightningModule, batch: Batch) -> list[Outcome]:
-    loss, outcome = model.training_loss(batch)
-    model.manual_backward(loss)
-    return [outcome]
 
 
 def _backward_of_microbatches(model: LightningModule, batch: Batch) -> list[Outcome]:

@@ -1,8 +1,8 @@
-r"""Mean loss and accuracy over an epoch, exact whatever the batches and the devices.
+r"""Mean loss and accuracy over an epoch, exact for all batch sizes and numbers of devices.
 
     loss = (sum of the samples' losses) / samples,    acc = (samples whose highest score is their label's) / samples
 
-Three sums, which devices add up: one update costs three additions and never waits for the device.
+The state is four sums, which are added over devices. An update never waits for the device.
 """
 
 import torch
@@ -12,16 +12,15 @@ from torchmetrics import Metric
 
 
 class LossAndAccuracy(Metric):
-    """A torchmetrics metric, ``{"loss": ..., "acc": ..., "lost": samples that have no finite loss}``."""
+    """Metric with the values ``loss``, ``acc`` and ``lost``, the number of samples without a finite loss."""
 
     full_state_update = False
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("losses", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("samples", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("lost", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        for count in ("correct", "samples", "lost"):
+            self.add_state(count, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self,
@@ -30,7 +29,7 @@ class LossAndAccuracy(Metric):
         labels: Int[Tensor, " batch"],
         lost: Int[Tensor, ""] | int = 0,
     ) -> None:
-        """Add a batch: the sum of its losses, its scores and its labels, and how many samples have no finite loss."""
+        """Add a batch: sum of its losses, scores, labels, and number of samples without a finite loss."""
         self.losses += losses
         self.correct += (scores.argmax(-1) == labels).sum()
         self.samples += len(labels)
@@ -41,10 +40,10 @@ class LossAndAccuracy(Metric):
         return {"loss": (self.losses / self.samples).float(), "acc": accuracy, "lost": self.lost}
 
     def sums(self) -> Float[Tensor, "3"]:
-        """Losses, correct and samples so far, of this process, as float64: exact up to 2^53 samples."""
+        """Losses, correct and samples of this process so far, as float64: exact up to 2^53 samples."""
         return torch.stack([self.losses, self.correct.double(), self.samples.double()])
 
     def start_from(self, sums: Float[Tensor, "3"]) -> None:
-        """Go on from ``sums``."""
+        """Continue from ``sums``."""
         losses, correct, samples = sums.to(self.losses)
         self.losses, self.correct, self.samples = losses.clone(), correct.to(torch.int64), samples.to(torch.int64)

@@ -1,11 +1,10 @@
-"""Optimizers and learning-rate schedules, made from the factories of a configuration."""
+"""Optimizers and learning-rate schedules from the factories of a configuration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -14,6 +13,7 @@ from ttlightning.training.steps import steps_of_a_run
 
 OptimizerFactory = Callable[[Any], Optimizer]  # (parameters)
 SchedulerFactory = Callable[[Optimizer], LRScheduler]  # (optimizer)
+T, Made = TypeVar("T"), TypeVar("Made")
 Interval = Literal["step", "epoch"]
 
 FOLLOWS_A_METRIC: Final = (
@@ -29,26 +29,23 @@ def check_kind(scheduler: Any) -> None:
         raise UserError(FOLLOWS_A_METRIC)
 
 
-def make_optimizer(factory: OptimizerFactory, parameters: Iterable[Tensor]) -> Optimizer:
-    """The optimizer; ``UserError`` where it refuses its arguments."""
+def make(name: str, factory: Callable[[T], Made], argument: T) -> Made:
+    """``factory(argument)``; ``UserError`` if the factory of ``model.<name>`` refuses its arguments."""
     try:
-        return factory(parameters)
-    except (TypeError, ValueError) as fault:
-        raise UserError(f"model.optimizer cannot be made: {fault}") from fault
+        return factory(argument)
+    except (TypeError, ValueError, AttributeError) as fault:
+        raise UserError(f"model.{name} cannot be made: {fault}") from fault
 
 
 def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, interval: Interval, trainer: Trainer) -> LRScheduler:
-    """The schedule, with ``total_steps`` filled in where the factory has ``total_steps=None``.
+    """The schedule; ``total_steps=None`` becomes the length of the run.
 
     Raises:
-        UserError: arguments that the schedule refuses; a schedule that follows a metric, or ends before the run does.
+        UserError: the schedule refuses its arguments, follows a metric, or ends before the run.
     """
     if isinstance(factory, partial) and factory.keywords.get("total_steps", 0) is None:
         factory = partial(factory, total_steps=_length(trainer, interval) or 0)
-    try:
-        schedule = factory(optimizer)
-    except (TypeError, ValueError, AttributeError) as fault:
-        raise UserError(f"model.scheduler cannot be made: {fault}") from fault
+    schedule = make("scheduler", factory, optimizer)
     steps = getattr(schedule, "total_steps", None)
     if steps is not None and trainer.datamodule is not None:
         length = _length(trainer, interval)
@@ -62,7 +59,7 @@ def make_schedule(factory: SchedulerFactory, optimizer: Optimizer, interval: Int
 
 
 def _length(trainer: Trainer, interval: Interval) -> int | None:
-    """Steps or epochs of the run; ``None`` where ``max_epochs`` is not set."""
+    """Steps or epochs of the run; ``None`` if ``max_epochs`` is not set."""
     if interval == "epoch":
         return trainer.max_epochs
     data = trainer.datamodule

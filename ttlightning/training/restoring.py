@@ -1,4 +1,4 @@
-"""Lightning's restoring of a checkpoint: where the file does not fit, one line that says so."""
+"""Restore a checkpoint with Lightning; a file that does not fit is one line."""
 
 import contextlib
 import copy
@@ -16,14 +16,13 @@ from ttlightning.errors import UserError
 
 
 class CheckpointConnector(_CheckpointConnector):
-    """Weights, then callbacks, then loops, optimizers and schedules; each state has a form that only its owner knows.
+    """Restores weights, callbacks, loops, optimizers and schedules from the checkpoint that the user names.
 
-    A run begins with the checkpoint that is named, and with none where none is. Lightning's own, where none is named,
-    takes what it finds: an ``hpc_ckpt_*.ckpt`` that another job has left in the working directory, or the file of an
-    ``OnExceptionCheckpoint``.
+    If none is named, nothing is restored. Lightning's own connector would take an ``hpc_ckpt_*.ckpt`` that another job
+    has left in the working directory, or the file of an ``OnExceptionCheckpoint``.
 
     Raises:
-        UserError: where an owner does not take the state that the checkpoint has for it.
+        UserError: if a part of the trainer does not take its state.
     """
 
     @property
@@ -44,14 +43,14 @@ class CheckpointConnector(_CheckpointConnector):
             super().restore_training_state()
 
     def restore_optimizers(self) -> None:
-        found, wanted = (len(given) for given in (self._loaded_checkpoint["optimizer_states"], self.trainer.optimizers))
-        if found != wanted:  # which Lightning would pass over
-            raise ValueError(f"it has the states of {found} optimizers, not of {wanted}")
-        for optimizer, state in zip(self.trainer.optimizers, self._loaded_checkpoint["optimizer_states"], strict=True):
+        states, optimizers = self._loaded_checkpoint["optimizer_states"], self.trainer.optimizers
+        if len(states) != len(optimizers):  # Lightning would ignore the difference
+            raise ValueError(f"it has the states of {len(states)} optimizers, not of {len(optimizers)}")
+        for optimizer, state in zip(optimizers, states, strict=True):
             for ours, theirs in zip(optimizer.param_groups, state["param_groups"], strict=False):
                 _check_kinds(ours, theirs, [name for name in ours if name in theirs or name in optimizer.defaults])
         super().restore_optimizers()
-        for optimizer in self.trainer.optimizers:
+        for optimizer in optimizers:
             _try_a_step(optimizer)
 
     def restore_lr_schedulers(self) -> None:
@@ -78,7 +77,7 @@ class CheckpointConnector(_CheckpointConnector):
 
 
 def _try_a_step(optimizer: Optimizer) -> None:
-    """A step of a copy, with gradients of 0: torch looks at the states of parameters when it uses them, not before."""
+    """Try a step with gradients 0 on a copy, since torch checks the state of a parameter only when it uses it."""
     trial = copy.deepcopy(optimizer)
     for group in trial.param_groups:
         for parameter in group["params"]:
@@ -87,7 +86,7 @@ def _try_a_step(optimizer: Optimizer) -> None:
 
 
 def _check_kinds(ours: dict[str, Any], theirs: dict[str, Any], names: list[str]) -> None:
-    """Raise where a value would become another kind of thing: torch's optimizers and schedules take what they get."""
+    """Raise ``TypeError`` if a value changes its kind, which torch's optimizers and schedules do not check."""
     for name in names:
         if not _is_alike(theirs[name], ours[name]):
             raise TypeError(f"{name} is {theirs[name]!r:.40}, it must be of the kind of {ours[name]!r:.40}")
@@ -95,9 +94,8 @@ def _check_kinds(ours: dict[str, Any], theirs: dict[str, Any], names: list[str])
 
 def _is_alike(theirs: Any, ours: Any) -> bool:
     if type(ours) is dict:
-        return (
-            isinstance(theirs, dict) and set(ours) == set(theirs) and all(_is_alike(theirs[k], ours[k]) for k in ours)
-        )
+        same_keys = isinstance(theirs, dict) and set(ours) == set(theirs)
+        return same_keys and all(_is_alike(theirs[key], value) for key, value in ours.items())
     if isinstance(ours, list | tuple):
         return isinstance(theirs, list | tuple) and len(ours) == len(theirs) and all(map(_is_alike, theirs, ours))
     if ours is None or isinstance(ours, bool):

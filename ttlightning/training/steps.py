@@ -1,8 +1,7 @@
-"""How many optimizer steps the trainer makes in one call, and how many a whole run has.
+"""Optimizer steps in one call of the trainer, and in a run.
 
-Many steps share a call where nobody looks at single ones: that saves the trainer's own work of about a millisecond a
-step. Where a callback, an option or a hook of the network wants every batch, each has a call of its own. Both compute
-the same bits.
+Several steps share a call if nothing observes single steps; this saves about a millisecond a step. If a callback, an
+option or a hook of the network observes every batch, each step has its own call. Both compute the same bits.
 """
 
 import math
@@ -28,13 +27,15 @@ MODULE_HOOKS = (
 )  # fmt: skip
 DATA_HOOKS = ("on_before_batch_transfer", "on_after_batch_transfer")
 STEP_OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 1, "gradient_clip_val": None}
-"""Options that change how a step is made, and the value at which they do not."""
+"""Options that change how a step is made, and their values without effect."""
 BATCH_OPTIONS: dict[str, Any] = {"limit_train_batches": 1.0, "val_check_interval": 1.0, "fast_dev_run": False}
-"""Options that count batches, and the value at which they count none."""
+"""Options that count batches, and their values without effect."""
+REPLACES_STEPS = (StochasticWeightAveraging, GradientAccumulationScheduler)
+"""Callbacks that change optimizer steps without overriding a hook of steps."""
 
 
 class KeptCheckpoints(ModelCheckpoint):
-    """Lightning's ``ModelCheckpoint``, with all its arguments, which says whether it looks at single steps."""
+    """Lightning's ``ModelCheckpoint`` that says whether it observes single steps."""
 
     @property
     def looks_at_steps(self) -> bool:
@@ -42,15 +43,14 @@ class KeptCheckpoints(ModelCheckpoint):
 
 
 def looks_at_steps(callback: Callback) -> bool:
-    """Whether a callback wants every batch for itself; one of this package says so in ``looks_at_steps``."""
+    """Whether a callback observes single steps; its attribute ``looks_at_steps`` decides if it has one."""
     if (says := getattr(callback, "looks_at_steps", None)) is not None:
         return bool(says)
-    replaces_steps = isinstance(callback, StochasticWeightAveraging | GradientAccumulationScheduler)
-    return replaces_steps or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
+    return isinstance(callback, REPLACES_STEPS) or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
 
 
 def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> str | None:
-    """Name of what wants every batch for itself: a callback, an option, a hook of the network's; or None."""
+    """Name of the callback, option, network or data module that observes single steps; None without one."""
     for callback in trainer.callbacks:
         if looks_at_steps(callback):
             return type(callback).__name__
@@ -65,13 +65,9 @@ def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: Lightnin
 
 
 def check_that_nothing_needs_the_backward_pass(trainer: Trainer, microbatches: int) -> None:
-    """Raise ``UserError`` where a callback or an option needs Lightning's own backward pass and optimizer step."""
-    replaces_steps = (StochasticWeightAveraging, GradientAccumulationScheduler)
-    names = [
-        type(callback).__name__
-        for callback in trainer.callbacks
-        if isinstance(callback, replaces_steps) or _overrides(callback, Callback, BACKWARD_HOOKS)
-    ]
+    """Raise ``UserError`` if a callback or an option needs Lightning's own backward pass and optimizer step."""
+    needs = [c for c in trainer.callbacks if isinstance(c, REPLACES_STEPS) or _overrides(c, Callback, BACKWARD_HOOKS)]
+    names = [type(callback).__name__ for callback in needs]
     names += [f"trainer.{name}" for name, harmless in STEP_OPTIONS.items() if getattr(trainer, name) != harmless]
     if names:
         raise UserError(
@@ -81,14 +77,14 @@ def check_that_nothing_needs_the_backward_pass(trainer: Trainer, microbatches: i
 
 
 def _overrides(thing: Any, base: type, hooks: tuple[str, ...]) -> bool:
-    """Whether the object, or its class, has a method of its own for one of the hooks."""
+    """Whether the object or its class overrides one of the hooks."""
     return any(getattr(getattr(thing, hook), "__func__", None) is not getattr(base, hook) for hook in hooks)
 
 
 def who_begins_epochs(trainer: Trainer, module: LightningModule) -> str | None:
-    """Name of what does something at the start of an epoch, which a run that goes on within an epoch has no more.
+    """Name of the callback or module that acts at the start of an epoch, which a run resumed within an epoch skips.
 
-    Progress bars and the learning rate's monitor, which only show something, are not meant.
+    Progress bars and LearningRateMonitor only show something and do not count.
     """
     for callback in trainer.callbacks:
         shows = isinstance(callback, ProgressBar | LearningRateMonitor)
@@ -98,10 +94,10 @@ def who_begins_epochs(trainer: Trainer, module: LightningModule) -> str | None:
 
 
 def is_whole_step(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a run can go on from the end of this batch to the same bits.
+    """Whether a run can be resumed after this batch with the same bits.
 
-    Not between two batches whose gradients are accumulated: a checkpoint does not hold them. Not before a validation
-    within the epoch: the run that goes on would begin after it.
+    It cannot between batches with accumulated gradients, which are not in a checkpoint, or before a validation within
+    the epoch, which the resumed run would skip.
     """
     if (batch_idx + 1) % trainer.accumulate_grad_batches:
         return False
@@ -115,11 +111,11 @@ def is_whole_step(trainer: Trainer, batch_idx: int) -> bool:
 def steps_of_a_run(trainer: Trainer, batches: int) -> int:
     """Optimizer steps of a run whose epochs have ``batches`` global batches.
 
-    Lightning's ``estimated_stepping_batches`` is not asked: it makes the fit loop's data loader before the loop's state
-    is restored, and the place in the epoch that a checkpoint holds would then never be taken up.
+    Lightning's ``estimated_stepping_batches`` makes the data loader before the state of the fit loop is restored, and
+    the position in the epoch would be lost.
 
     Raises:
-        UserError: where neither ``max_epochs`` nor ``max_steps`` ends the run.
+        UserError: neither ``max_epochs`` nor ``max_steps`` ends the run.
     """
     limit = trainer.limit_train_batches
     batches = min(limit, batches) if isinstance(limit, int) else int(batches * limit)

@@ -1,12 +1,11 @@
-"""Lightning's Trainer with the defaults of this package, and predictions that end up in a file."""
+"""Lightning's Trainer with the defaults of this package; ``predict`` writes a file."""
 
-import contextlib
 import csv
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -23,12 +22,16 @@ from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.restoring import CheckpointConnector
 from ttlightning.training.steps import steps_of_a_run
 
+GPU_CHECK: Final = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Importing Lightning sets this variable. Without a GPU, torch then searches for the driver's library at every
+optimizer step; scripts/epoch_overhead.py --gpu_check prints the cost."""
+
 
 class NoSignals(_SignalConnector):
-    """Leaves signals alone.
+    """No signal handlers of Lightning.
 
-    Lightning's own would write ``hpc_ckpt_*.ckpt`` into the working directory where SLURM sends SIGUSR1, queue the job
-    again whatever its script says, and on SIGTERM talk to other processes in the middle of what they say to each other.
+    On SIGUSR1 from SLURM, Lightning's handlers write ``hpc_ckpt_*.ckpt`` into the working directory and queue the job
+    again, whatever its script says. On SIGTERM, they communicate with other processes in the middle of a communication.
     """
 
     def register_signal_handlers(self) -> None:
@@ -36,13 +39,13 @@ class NoSignals(_SignalConnector):
 
 
 class Trainer(LightningTrainer):
-    """Lightning's Trainer; ``fit`` costs less where there is no GPU, and ``predict`` does more.
+    """Lightning's Trainer with a faster ``fit`` on machines without a GPU, and ``predict`` into a CSV file.
 
-    It begins with no checkpoint that is not named, and leaves signals to ``ttlightning.system.signals``. ``run`` is the
-    run directory of a fit, which ``RunDirectory`` sets; None where nothing is kept.
+    It takes no checkpoint but the one that is named. ``ttlightning.system.signals`` handles signals. ``run`` is the run
+    directory of a fit, set by ``RunDirectory``; None if nothing is kept.
 
     Raises:
-        UserError: where SLURM starts another number of processes than the trainer has.
+        UserError: SLURM starts another number of processes than the trainer has.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,12 +59,16 @@ class Trainer(LightningTrainer):
         self._checkpoint_connector = CheckpointConnector(self)
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
-        with _short_gpu_check():
+        value = None if torch.cuda.is_available() else os.environ.pop(GPU_CHECK, None)
+        try:
             super().fit(*args, **kwargs)
+        finally:
+            if value is not None:
+                os.environ[GPU_CHECK] = value
 
     @property
     def estimated_stepping_batches(self) -> int | float:
-        """Optimizer steps of the whole run, counted without making the data loader: see ``steps_of_a_run``."""
+        """Optimizer steps of the run, counted without making the data loader: see ``steps_of_a_run``."""
         data = self.datamodule
         if isinstance(data, PatchDataModule) and self.max_epochs != -1:
             return steps_of_a_run(self, data.batches)
@@ -77,17 +84,17 @@ class Trainer(LightningTrainer):
         ckpt_path: str | None = None,
         weights_only: bool | None = True,
     ) -> torch.Tensor:
-        """Write predicted class and class probabilities of every image to a CSV file.
+        """Write the predicted class and the class probabilities of every image to a CSV file.
 
-        Columns: index and label, or file and index; predicted; p0, p1, ... Classes are numbers there; where they have
-        names, as in a folder of pictures, ``label_name`` and ``predicted_name`` say them.
+        Columns: index and label, or file and index; predicted; p0, p1, ... These columns number the classes. Classes
+        with names, as in a folder of pictures, also have the columns ``label_name`` and ``predicted_name``.
 
         Args:
-            images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set,
-                and then the CSV file has the labels as well.
-            output: file to write, whole or not at all; one that exists is left alone.
-            ckpt_path: checkpoint of the weights to use.
-            weights_only: whether to read tensors and plain values only from the checkpoint.
+            images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set
+                with its labels.
+            output: file to write, completely or not at all; an existing file is not replaced.
+            ckpt_path: checkpoint of the weights.
+            weights_only: whether only tensors and plain values are read from the checkpoint.
 
         Returns:
             probabilities (samples, classes).
@@ -98,19 +105,18 @@ class Trainer(LightningTrainer):
         _check_that_it_is_free(output)
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
-        own = None
         if images is not None:
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
         probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
-        names = datamodule.class_names if getattr(datamodule, "has_names", False) else None
-        if own is None:
-            head = ["index", "label"]
-            rows = list(enumerate(torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()))
+        if images is None:
+            labels = torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()
+            source = {"index": range(len(labels)), "label": labels}
         else:
-            head, rows = ["file", "index"], own.sources
+            source = dict(zip(("file", "index"), zip(*own.sources, strict=True), strict=True))
         signals.hold("when the predictions are written")
-        content = _table(head, rows, predicted.tolist(), probabilities, names)
+        names = datamodule.spec.names if isinstance(datamodule, PatchDataModule) else ()
+        content = _table(source, predicted.tolist(), probabilities, names)
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)
@@ -120,44 +126,23 @@ class Trainer(LightningTrainer):
 
 
 def run_of(trainer: LightningTrainer) -> Run | None:
-    """The run that a trainer writes to; None for Lightning's own Trainer, and where nothing is kept."""
+    """The run that a trainer writes to; None for Lightning's own Trainer, or if nothing is kept."""
     return getattr(trainer, "run", None)
 
 
-@contextlib.contextmanager
-def _short_gpu_check() -> Iterator[None]:
-    """Inside, where there is no GPU, torch does not search for the driver's library to find out.
-
-    Every optimizer step asks. Importing Lightning sets the variable that makes each answer a search:
-    scripts/epoch_overhead.py --gpu_check prints what it costs.
-    """
-    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    value = None if torch.cuda.is_available() else os.environ.pop(name, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[name] = value
-
-
 def _table(
-    head: list[str],
-    rows: Sequence[tuple[Any, int]],
-    predicted: Sequence[int],
-    probabilities: torch.Tensor,
-    names: Sequence[str] | None,
+    source: Mapping[str, Sequence[Any]], predicted: Sequence[int], probabilities: torch.Tensor, names: Sequence[str]
 ) -> bytes:
-    """The lines of ``predictions.csv``: ``rows`` begin them, under ``head``."""
-    labelled = names is not None and head[-1] == "label"
-    named = ["predicted_name"] if names is not None else []
+    """The lines of ``predictions.csv``; ``source`` has the first columns by name."""
+    columns = dict(source)
+    if names and "label" in source:
+        columns["label_name"] = [names[label] for label in source["label"]]
+    columns["predicted"] = predicted
+    if names:
+        columns["predicted_name"] = [names[label] for label in predicted]
+    columns |= {f"p{c}": [f"{p:.6g}" for p in column] for c, column in enumerate(probabilities.T.tolist())}
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    numbers = (f"p{c}" for c in range(probabilities.shape[1]))
-    writer.writerow([*head, *(["label_name"] if labelled else []), "predicted", *named, *numbers])
-    for first, said, row in zip(rows, predicted, probabilities.tolist(), strict=True):
-        label = [names[first[1]]] if labelled else []
-        name = [names[said]] if named else []
-        writer.writerow([*first, *label, said, *name, *(f"{p:.6g}" for p in row)])
+    csv.writer(text).writerows([columns, *zip(*columns.values(), strict=True)])
     return text.getvalue().encode()
 
 

@@ -9,12 +9,12 @@ import torch
 from kinds import CHAINS, TREES, random_format, restore, weights_of
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, TensorTrain, UserError
-from ttlightning.rank import matricization
 from ttlightning.rank.certificates.sampled import grid, largest_grid, sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.limits import LARGEST_FILE
-from ttlightning.rank.verifier.arithmetic import eliminate, is_prime
+from ttlightning.rank.unfolding import matricization
+from ttlightning.rank.verifier.arithmetic import is_prime, rank_modulo
 from ttlightning.rank.verifier.verification import NoCertificate, Rejected, read_certificate, verify
 
 
@@ -53,6 +53,19 @@ def test_certificates_with_large_primes_hold():
         state = weights()
         verify(checkpoint_certificate(restore(state, 6), "ab", primes), state, "ab")
     verify(generic_certificate(5, 3, 8, primes=[2**61 - 1]))
+
+
+@pytest.mark.parametrize("sites", [66, 101])
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain, CanonicalPolyadic])
+def test_sampled_certificates_of_long_chains_hold(kind, sites):
+    """More sites than a NumPy array has axes; most sites have one feature vector, the last ones two."""
+    state = weights(kind, sites, mode_size=2)
+    certificate = sampled_certificate(restore(state, sites), "ab", 16)
+    assert certificate["cp_rank_at_least"] == ([3, 3] if kind is CanonicalPolyadic else [16, 16])
+    verify(certificate, state, "ab", sites)
+    state["last" if "last" in state else "weights"][..., 1] = 0
+    with pytest.raises(Rejected, match="the rank of scores modulo"):
+        verify(certificate, state, "ab", sites)
 
 
 @pytest.mark.parametrize("mode_size", [2, 5, 12])
@@ -121,7 +134,7 @@ def test_another_number_of_equal_cores_is_rejected():
     state = weights(EqualCoreTensorTrain, 7)
     longer = sampled_certificate(restore(state, 9), "ab", 8)
     verify(longer, state, "ab")
-    with pytest.raises(Rejected, match="speaks of 9 sites, the checkpoint has 7"):
+    with pytest.raises(Rejected, match="is for 9 sites, the checkpoint has 7"):
         verify(longer, state, "ab", 7)
 
 
@@ -225,6 +238,7 @@ def test_primes_and_elimination():
     assert is_prime(2**61 - 31)
     assert is_prime(2**31 - 19)
     assert not is_prime(3215031751)  # a pseudoprime to the bases 2, 3, 5 and 7
-    assert eliminate([[1, 2], [2, 4]], 7) == 1
-    assert eliminate([[1, 2], [2, 5]], 7) == 2
-    assert eliminate([], 7) == 0
+    for p in (7, 2**31 - 1, 2**61 - 1):
+        assert rank_modulo([[1, 2], [2, 4]], p) == 1
+        assert rank_modulo([[1, 2], [2, 5]], p) == 2
+        assert rank_modulo([], p) == 0

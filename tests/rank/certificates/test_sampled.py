@@ -7,7 +7,7 @@ from kinds import FORMATS, TREES, restore
 from oracles import dense_canonical, dense_tree
 
 from ttlightning import CanonicalPolyadic, HierarchicalTucker
-from ttlightning.rank import generic_tree_rank
+from ttlightning.formats.bounds import generic_tree_rank
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
 from ttlightning.rank.verifier.verification import verify

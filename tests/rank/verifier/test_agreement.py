@@ -8,16 +8,19 @@ import pytest
 import torch
 from kinds import CHAINS, FORMATS, TREES, random_format, restore, weights_of
 from rich.console import Console
+from tensor_ring import TensorRing
 from torch import nn
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain, UserError
-from ttlightning.rank import generic_odd_even_rank, in_figures, matricization
+from ttlightning.formats.bounds import generic_odd_even_rank
+from ttlightning.rank.bounds import in_figures
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import largest_grid, sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import LARGEST, LARGEST_BOUND
 from ttlightning.rank.measures import measure_ranks
 from ttlightning.rank.spectrum import entropy
+from ttlightning.rank.unfolding import matricization
 from ttlightning.rank.verifier.arithmetic import is_prime
 from ttlightning.rank.verifier.verification import Rejected, read_certificate, verify
 from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
@@ -80,12 +83,12 @@ def test_every_certificate_holds_and_is_true(kind, which, tmp_path):
 def test_weights_that_are_not_real_are_refused(kind, type):
     state = weights_of(random_format(kind, 4, 3, 2))
     for certificate in certified(state, 4):
-        with pytest.raises(Rejected, match=f"are {str(type).removeprefix('torch.')}, certificates speak of float16"):
+        with pytest.raises(Rejected, match=f"are {str(type).removeprefix('torch.')}, a certificate needs float16"):
             verify(certificate, {name: value.to(type) for name, value in state.items()}, "ab", 4)
-    with pytest.raises(UserError, match=f"are {str(type).removeprefix('torch.')}, certificates speak of float16"):
+    with pytest.raises(UserError, match=f"are {str(type).removeprefix('torch.')}, a certificate needs float16"):
         [*certified({name: value.to(type) for name, value in state.items()}, 4)]
     if kind is TensorTrain:
-        with pytest.raises(UserError, match="certificates speak of float16"):
+        with pytest.raises(UserError, match="a certificate needs float16"):
             checkpoint_certificate(restore({name: value.to(type) for name, value in state.items()}, 4), "ab")
 
 
@@ -229,3 +232,11 @@ def test_a_certificate_that_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="bytes, the limit is"):
         write_certificate(tmp_path / "c.json", {"text": "x" * 2**26})
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_format_without_an_entry_in_the_verifiers_table_is_not_rejected():
+    """Nothing was counted, so nothing is known to be false."""
+    ring = TensorRing(4, 3, 2)
+    certificate = sampled_certificate(ring, "0" * 64, 4)
+    with pytest.raises(UserError, match="no formula for a network with the parameters closing, ring"):
+        verify(certificate, dict(ring.named_parameters()), "0" * 64, 4)

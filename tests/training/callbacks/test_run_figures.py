@@ -13,8 +13,9 @@ from PIL import Image
 
 from ttlightning import Classifier
 from ttlightning.formats import CanonicalPolyadic, TensorTrain
-from ttlightning.rank import bond_spectra, matricization
 from ttlightning.rank.measures import measure_spectra
+from ttlightning.rank.spectrum import bond_spectra
+from ttlightning.rank.unfolding import matricization
 from ttlightning.training.callbacks import run_figures as module
 from ttlightning.training.callbacks.run_figures import SHOWN, Verdicts, gather, show_confusion, show_mistakes
 

@@ -17,11 +17,11 @@
 enum { TILE = 6, ROWS = 256, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
 enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
-/* Rows or columns are worked off in tiles of nearly equal size, TILE at most. */
+/* Rows or columns are processed in tiles of nearly equal size, at most TILE. */
 static int tiles_of(int size) { return (size + TILE - 1) / TILE; }
 static int tile_start(int size, int tile) { return (int)((long)size * tile / tiles_of(size)); }
 
-/* Scratch of a share; there is no way on without it. */
+/* Temporary memory of a thread's share; the process ends if there is none. */
 static void *scratch(size_t bytes) {
     void *found = malloc(bytes ? bytes : 1);
     if (!found) {
@@ -35,7 +35,7 @@ typedef void (*share)(void *argument, int part, int parts);
 #ifdef _OPENMP
 const int chain_has_openmp = 1;
 
-/* work(argument, 0 .. parts - 1, parts), side by side, by the threads that torch has already. */
+/* Run work(argument, 0 .. parts - 1, parts) in parallel, on the threads that torch has already. */
 static void in_parallel(share work, void *argument, int parts) {
     if (parts == 1) {
         work(argument, 0, 1);

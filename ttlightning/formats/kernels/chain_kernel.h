@@ -10,7 +10,7 @@ typedef struct {
     REAL *dfeatures, *dfirst, *dinterior, *dlast;
     REAL *window, *replayed, *carry; /* (segment, rank, padded), twice, and (rank, padded): for segments */
     int keep, segment, plain;        /* which states h holds; scores as mantissa * 2^exponent, or mantissa */
-    int from_site, to_site, replay;  /* what a pass is about, set here */
+    int from_site, to_site, replay;  /* sites of a pass, set here */
 } NAME(chain);
 
 static int NAME(left)(const NAME(chain) *c, int k) { return k == 0 ? 1 : c->rank; }
@@ -24,7 +24,7 @@ static const REAL *NAME(core)(const NAME(chain) *c, int k) {
     return k == 0 ? c->first : k == c->sites - 1 ? c->last : c->interior + NAME(core_offset)(c, k);
 }
 
-/* The state behind site k. KEEP_SEGMENTS: h has the last of every segment, the window the others of one segment. */
+/* The state after site k. KEEP_SEGMENTS: h has the last state of every segment, the window the others of one. */
 static REAL *NAME(state)(const NAME(chain) *c, int k) {
     const size_t size = (size_t)c->rank * c->padded;
     if (c->keep == KEEP_TWO) return c->h + (k & 1) * size;
@@ -32,7 +32,7 @@ static REAL *NAME(state)(const NAME(chain) *c, int k) {
     return k % c->segment == c->segment - 1 ? c->h + k / c->segment * size : c->window + k % c->segment * size;
 }
 
-/* Lane by lane the larger of `most` and the magnitude of `next`; a NaN is no larger. */
+/* In each lane, the larger of `most` and the magnitude of `next`; NaN is never the larger one. */
 static V NAME(larger)(V most, V next) {
     const NAME(index) back = next < 0, size = ((NAME(index))next & ~back) | ((NAME(index))-next & back);
     const NAME(index) more = (V)size > most;
@@ -51,8 +51,8 @@ static void NAME(powers)(const NAME(chain) *c, REAL low, REAL high, const REAL *
     }
 }
 
-/* Split a power of two off the state behind site k of each sample: exact, and counted in its exponent. Every few sites,
-   and wherever what a site has brought leaves no room for the next one. */
+/* Split a power of two off the state after site k of each sample, and add it to the exponent. This is exact. It is done
+   every few sites, and where the next site could leave the range. */
 static void NAME(rescale)(const NAME(chain) *c, int k, REAL *restrict state, int from, int to) {
     const int regular = (k + 1) % SITES_PER_RESCALING == 0;
     const REAL high = LDEXP(1, RANGE / 4), low = 1 / high;

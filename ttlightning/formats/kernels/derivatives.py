@@ -84,7 +84,7 @@ def gradients(
     ``forward`` must save, in this order: these inputs; the exponent that it returned, or a tensor that is not int32 if
     it returned the scores themselves; the tensors that ``by_hand(ctx, adjoint, inputs, others, exponent)`` takes.
     """
-    saved = ctx.saved_tensors  # read once: a checkpoint recomputes each tensor and returns it one time
+    saved = ctx.saved_tensors  # read once: activation checkpointing returns each tensor only once
     inputs, exponent, others = saved[:tensors], saved[tensors], saved[tensors + 1 :]
     with without_autocast(adjoint.device.type):
         if not torch.is_grad_enabled() and not by_operations(adjoint, *inputs):

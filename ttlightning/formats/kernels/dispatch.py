@@ -28,7 +28,7 @@ from ttlightning.errors import UserError
 from ttlightning.formats.kernels import native
 from ttlightning.formats.kernels.derivatives import by_operations
 from ttlightning.formats.kernels.recurrence import chain_by_operations
-from ttlightning.formats.kernels.scales import LAYOUTS, scale_by_power_of_two
+from ttlightning.formats.kernels.scales import scale_by_power_of_two
 from ttlightning.formats.kernels.torch_chain import TorchChain
 
 ARITHMETIC_FOR_THREADS: Final = 16_000_000
@@ -51,26 +51,21 @@ def chain_scores(
     """
     if by_operations(features, first, interior, last):
         return chain_by_operations(features, first, interior, last)
-    if native.serves(features):
-        return native.NativeChain.apply(features, first, interior, last, torch.is_grad_enabled())
+    if features.device.type == "cpu" and native.kernel() is not None:
+        return native.NativeChain.apply(features, first, interior, last, False, torch.is_grad_enabled())
     return torch_or_triton(features, first.shape[1]).apply(features, first, interior, last)
 
 
-def chain_values(
-    features: Float[Tensor, "batch sites modes"],
-    first: Float[Tensor, "modes rank"],
-    interior: Float[Tensor, "distinct modes rank rank"],
-    last: Float[Tensor, "modes rank classes"],
-) -> Float[Tensor, "batch classes"]:
+def chain_values(features: Tensor, *cores: Tensor) -> Float[Tensor, "batch classes"]:
     """``mantissa * 2**exponent`` of ``chain_scores``; a score out of the type's range becomes 0 or inf."""
-    if by_operations(features, first, interior, last) or not native.serves(features):
-        return scale_by_power_of_two(*chain_scores(features, first, interior, last))
-    return native.NativeChainValues.apply(features, first, interior, last, torch.is_grad_enabled())
+    if by_operations(features, *cores) or features.device.type != "cpu" or native.kernel() is None:
+        return scale_by_power_of_two(*chain_scores(features, *cores))
+    return native.NativeChain.apply(features, *cores, True, torch.is_grad_enabled())[0]
 
 
 def torch_or_triton(features: Tensor, rank: int) -> type[torch.autograd.Function]:
     """``TritonChain`` on a GPU if ``TTLIGHTNING_KERNEL`` asks for it and the rank fits, else ``TorchChain``."""
-    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton" or features.dtype not in LAYOUTS:
+    if not features.is_cuda or os.environ.get("TTLIGHTNING_KERNEL") != "triton":
         return TorchChain
     try:
         from ttlightning.formats.kernels.triton_chain import LARGEST_RANK, TritonChain

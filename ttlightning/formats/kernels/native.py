@@ -40,8 +40,6 @@ ARITHMETIC_PER_THREAD: Final = 2_000_000
 SITES_FOR_SEGMENTS = 128
 """From this number of sites on, only the last state of each segment is kept for the backward pass."""
 KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS = range(3)
-_NO_EXPONENT: Final = torch.empty(0, dtype=torch.bool)
-_TYPES: Final = {torch.float32: "float32", torch.float64: "float64"}
 
 
 class _Arguments(ctypes.Structure):
@@ -56,11 +54,6 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("window", "replayed", "carry")),
         *((name, ctypes.c_int) for name in ("keep", "segment", "plain", "from_site", "to_site", "replay")),
     ]
-
-
-def serves(features: Tensor) -> bool:
-    """Whether the compiled kernel computes the chain for such features."""
-    return features.device.type == "cpu" and features.dtype in _TYPES and kernel() is not None
 
 
 def kernel_name() -> str:
@@ -79,63 +72,35 @@ def compiler_description() -> str | None:
 
 
 class NativeChain(torch.autograd.Function):
-    """(features, first, interior, last, differentiable) -> (scores, exponent), to be multiplied by ``2**exponent``.
+    """(features, first, interior, last, plain, differentiable) -> (scores, exponent).
 
-    ``differentiable``: whether gradients are enabled. A ``Function`` cannot see this inside ``forward``.
+    The scores are to be multiplied by ``2**exponent``. If ``plain``, they are multiplied already, and the exponent is
+    empty. ``differentiable``: whether gradients are enabled. A ``Function`` cannot see this inside ``forward``.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
+        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, plain: bool, differentiable: bool
     ) -> tuple[Tensor, Tensor]:
-        exponent = torch.empty(len(features), dtype=torch.int32, device="cpu")
+        inputs, ctx.keep = (features, first, interior, last), KEEP_TWO
+        if differentiable and any(ctx.needs_input_grad):
+            ctx.keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
+        plan = _plan(*(t.shape for t in inputs), features.dtype, ctx.keep)
+        memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
+        scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
+        exponent = torch.empty(0 if plain else len(features), dtype=torch.bool if plain else torch.int32, device="cpu")
+        arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
+        arguments.scores = scores.data_ptr()
+        arguments.threads = _threads(plan.arithmetic)
+        plan.forward(ctypes.byref(arguments))
+        # No address outlives this call: hooks may pack, move or recompute saved tensors before the backward pass.
+        ctx.save_for_backward(*inputs, exponent, memory)
         ctx.mark_non_differentiable(exponent)
-        return _forward(ctx, features, first, interior, last, differentiable, exponent), exponent
+        return scores, exponent
 
     @staticmethod
     def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
-
-
-class NativeChainValues(torch.autograd.Function):
-    """(features, first, interior, last, differentiable) -> the scores themselves."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, first: Tensor, interior: Tensor, last: Tensor, differentiable: bool
-    ) -> Tensor:
-        return _forward(ctx, features, first, interior, last, differentiable, None)
-
-    @staticmethod
-    def backward(ctx: Any, scores: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None
-
-
-def _forward(
-    ctx: Any,
-    features: Tensor,
-    first: Tensor,
-    interior: Tensor,
-    last: Tensor,
-    differentiable: bool,
-    exponent: Tensor | None,
-) -> Tensor:
-    """The mantissas if there is a tensor for the exponents, else the scores."""
-    inputs = features, first, interior, last
-    keep = KEEP_TWO
-    if differentiable and any(ctx.needs_input_grad):
-        keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
-    plan = _plan(*(t.shape for t in inputs), features.dtype, keep)
-    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
-    scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
-    arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
-    arguments.scores = scores.data_ptr()
-    arguments.threads = _threads(plan.arithmetic)
-    plan.forward(ctypes.byref(arguments))
-    # No address outlives this call: hooks may pack, move or recompute saved tensors before the backward pass.
-    ctx.save_for_backward(*inputs, _NO_EXPONENT if exponent is None else exponent, memory)
-    ctx.keep = keep
-    return scores
+        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None, None
 
 
 def _backward(
@@ -147,7 +112,7 @@ def _backward(
     plan = _plan(*(t.shape for t in inputs), scores.dtype, ctx.keep) if same else None
     if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
         raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
-    arguments, contiguous = _arguments(plan, inputs, kept, exponent if exponent.dtype == torch.int32 else None)
+    arguments, contiguous = _arguments(plan, inputs, kept, exponent)
     memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
     slopes = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in contiguous)
     arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
@@ -160,15 +125,15 @@ def _backward(
 
 
 def _arguments(
-    plan: "_Plan", inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor | None
+    plan: "_Plan", inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor
 ) -> tuple[_Arguments, tuple[Tensor, ...]]:
     """Sizes and addresses, and the contiguous inputs, which must live as long as the addresses are used."""
     contiguous = tuple(t.resolve_neg().contiguous() for t in inputs)
     arguments = _Arguments.from_buffer_copy(plan.arguments)
     start = memory.data_ptr()
     arguments.x, arguments.h, arguments.window, arguments.scales = (start + offset for offset in plan.offsets_forward)
-    arguments.plain = exponent is None
-    arguments.exponent = start + plan.offset_exponent if exponent is None else exponent.data_ptr()
+    arguments.plain = exponent.dtype != torch.int32
+    arguments.exponent = start + plan.offset_exponent if arguments.plain else exponent.data_ptr()
     arguments.features, arguments.first, arguments.interior, arguments.last = (t.data_ptr() for t in contiguous)
     return arguments, contiguous
 
@@ -233,8 +198,8 @@ def _plan(
         offset_adjoints=number * rank * padded * (1 + window),
         offset_replayed=number * rank * padded,
         arithmetic=batch * sites * mode_size * rank**2,
-        forward=getattr(kernel(), f"chain_forward_{_TYPES[dtype]}"),
-        backward=getattr(kernel(), f"chain_backward_{_TYPES[dtype]}"),
+        forward=getattr(kernel(), f"chain_forward_{str(dtype).removeprefix('torch.')}"),
+        backward=getattr(kernel(), f"chain_backward_{str(dtype).removeprefix('torch.')}"),
     )
 
 

@@ -36,14 +36,14 @@ DIGEST: Final = hashlib.sha256().digest_size
 
 
 def compiler_command() -> list[str] | None:
-    """The C compiler and the user's options, as words; None if there is no compiler."""
+    """The C compiler and the user's options; None if there is no compiler."""
     try:
         named = shlex.split(os.environ.get("CC", ""))
     except ValueError as fault:
         raise UserError(f"CC is {os.environ['CC']!r}, which is no command: {fault}") from fault
     if named:
         return named
-    return next(([found] for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+    return next(([path] for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
 
 
 def command(compiler: list[str], openmp: bool) -> list[str]:
@@ -123,8 +123,8 @@ def build(compiler: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         for openmp in (True, False):
-            words = [*command(compiler, openmp), "-o", str(target), str(SOURCES[0]), "-lm"]
-            built = subprocess.run(words, capture_output=True, text=True, check=False)
+            line = [*command(compiler, openmp), "-o", str(target), str(SOURCES[0]), "-lm"]
+            built = subprocess.run(line, capture_output=True, text=True, check=False)
             if built.returncode == 0 and target.is_file():
                 break
         else:

@@ -8,7 +8,7 @@ from ttlightning.formats.modular import odd_even_matrix
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, ranks_modulo
 from ttlightning.rank.limits import LARGEST, out_of_range, refuse, sample_excess, unfit
-from ttlightning.rank.statements import TITLE, VERSION, sampled_statement
+from ttlightning.rank.statements import heading, sampled_statement
 
 if TYPE_CHECKING:
     from ttlightning.formats import ScoreTensor
@@ -40,16 +40,15 @@ def sampled_certificate(
         UserError: if the format has no exact scores, the size is no power of two or larger than the modes allow, a size
             is outside the table of ``limits.py``, or a weight has no exact image.
     """
-    mode_size, rank, sites = format.mode_size, format.rank, format.sites
+    mode_size, rank, sites, classes = format.mode_size, format.rank, format.sites, format.classes
     weights = dict(format.named_parameters())
-    sizes = {"sites": sites, "size": size, "seed": seed, "classes": format.classes, "mode_size": mode_size}
-    refuse(out_of_range(**sizes, rank=rank) or unfit(weights))
+    sizes = {"sites": sites, "size": size, "seed": seed, "classes": classes, "mode_size": mode_size, "rank": rank}
+    refuse(out_of_range(**sizes) or unfit(weights))
     counts = grid(size, mode_size, sites)
     refuse(sample_excess(weights, format.classes, size, counts, mode_size, rank, primes))
     ranks = []
     for prime in primes:
-        shapes = [(count, mode_size) for count in counts]
-        vectors = [hashed(shape, prime, seed, "features", site) for site, shape in enumerate(shapes, start=1)]
+        vectors = [hashed((k, mode_size), prime, seed, "features", site) for site, k in enumerate(counts, start=1)]
         matrices = []
         for scores in format.exact_scores(vectors, PrimeField(prime)):
             if scores.shape != (size * size,):
@@ -59,14 +58,8 @@ def sampled_certificate(
             raise UserError(f"{format.name}.exact_scores gives {len(matrices)} classes, not {format.classes}")
         ranks.append(ranks_modulo(matrices, prime, workers))
     best = [max(each) for each in zip(*ranks, strict=True)]
-    return {
-        "certificate": TITLE,
-        "version": VERSION,
-        "kind": "sampled",
-        "statement": sampled_statement(best, size, rank if format.shallow else None),
-        "mode_size": mode_size,
-        "rank": rank,
-        "sites": sites,
+    statement = sampled_statement(best, size, rank if format.shallow else None)
+    return heading("sampled", statement, mode_size, rank, sites) | {
         "weights_sha256": sha256,
         "size": size,
         "seed": seed,

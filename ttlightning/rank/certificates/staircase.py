@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ttlightning.errors import UserError
+from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.formats.modular import Residues
-from ttlightning.rank.bounds import generic_odd_even_rank
 from ttlightning.rank.certificates import Certificate
-from ttlightning.rank.finite_field import PRIMES, hashed, multiply, pivot_columns, rank_modulo, residues
+from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, pivot_columns, rank_modulo
 from ttlightning.rank.limits import out_of_range, refuse, staircase_excess, stated, unfit
 from ttlightning.rank.staircase import pair_matrix, pairs, rank_from_deficits, state_matrix
-from ttlightning.rank.statements import TITLE, VERSION, checkpoint_statement, generic_statement
+from ttlightning.rank.statements import checkpoint_statement, generic_statement, heading
 
 if TYPE_CHECKING:
     from ttlightning.formats import ScoreTensor
@@ -47,14 +47,7 @@ def generic_certificate(
         if rank_from_deficits(slices, states, sites, *_for_class(ranks[-1], 0)) != expected:
             raise UserError(f"the cores of seed {seed} fall short of the generic rank modulo {prime}; try another one")
     expected = stated(expected)
-    return {
-        "certificate": TITLE,
-        "version": VERSION,
-        "kind": "generic",
-        "statement": generic_statement(mode_size, rank, sites, expected),
-        "mode_size": mode_size,
-        "rank": rank,
-        "sites": sites,
+    return heading("generic", generic_statement(mode_size, rank, sites, expected), mode_size, rank, sites) | {
         "seed": seed,
         "primes": list(primes),
         "ranks": ranks,
@@ -82,7 +75,7 @@ def checkpoint_certificate(format: "ScoreTensor", sha256: str, primes: Sequence[
     slices: list[list[int]] = []
     ranks, bounds = [], []
     for prime in primes:
-        first, interior, last = (residues(core, prime) for core in cores)
+        first, interior, last = map(PrimeField(prime).residues, cores)
         slices = slices or _independent_slices(interior, sites, prime)
         size = len(slices[0]) if slices else mode_size
         refuse(staircase_excess(size, rank, sites, primes, mode_size, distinct > 1, format.classes, numbers))
@@ -90,14 +83,7 @@ def checkpoint_certificate(format: "ScoreTensor", sha256: str, primes: Sequence[
         of_classes = [_for_class(ranks[-1], y) for y in range(format.classes)]
         bounds.append([rank_from_deficits(size, rank, sites, *pieces) for pieces in of_classes])
     best = [stated(max(each)) for each in zip(*bounds, strict=True)]
-    return {
-        "certificate": TITLE,
-        "version": VERSION,
-        "kind": "checkpoint",
-        "statement": checkpoint_statement(best, sites),
-        "mode_size": mode_size,
-        "rank": rank,
-        "sites": sites,
+    return heading("checkpoint", checkpoint_statement(best, sites), mode_size, rank, sites) | {
         "weights_sha256": sha256,
         "primes": list(primes),
         "slices": slices if len({tuple(s) for s in slices}) > 1 else slices[:1],
@@ -114,7 +100,7 @@ def _ranks(interior: Sequence[Residues], sites: int, first: Residues, last: Sequ
         cores = interior[even - 2], interior[odd - 2]
         key = id(cores[0]), id(cores[1])
         if key not in known:
-            known[key] = rank_modulo(pair_matrix(*cores, lambda a, b: multiply(a, b, prime)), prime)
+            known[key] = rank_modulo(pair_matrix(*cores, PrimeField(prime).multiply), prime)
         return known[key]
 
     return {

@@ -61,47 +61,22 @@ def staircase_ranks(
     }
 
 
-def rank_modulo(rows: Rows, p: int) -> int:
-    """Rank over F_p, by the elimination that fits the prime."""
-    return eliminate_small(np.array(rows, dtype=np.int64), p) if p < 2**31 else eliminate(rows, p)
-
-
-def eliminate(rows: Rows, p: int) -> int:
-    """Rank over F_p by Gaussian elimination on Python integers."""
-    rows, rank = [row[:] for row in rows], 0
-    for column in range(len(rows[0]) if rows else 0):
-        pivot = next((i for i in range(rank, len(rows)) if rows[i][column]), None)
-        if pivot is None:
-            continue
-        rows[rank], rows[pivot] = rows[pivot], rows[rank]
-        inverse = pow(rows[rank][column], -1, p)
-        tail = [x * inverse % p for x in rows[rank][column:]]
-        for i in range(rank + 1, len(rows)):
-            if factor := rows[i][column]:
-                rows[i][column:] = [(x - factor * y) % p for x, y in zip(rows[i][column:], tail, strict=True)]
-        rank += 1
-        if rank == len(rows):
-            break
-    return rank
-
-
-def eliminate_small(matrix: NDArray[np.int64], p: int) -> int:
-    """Rank over F_p by Gaussian elimination on 64-bit integers, p < 2^31."""
-    matrix, rank = matrix.copy(), 0
-    for column in range(matrix.shape[1]):
-        candidates = np.flatnonzero(matrix[rank:, column])
+def rank_modulo(matrix: Rows | NDArray[Any], p: int) -> int:
+    """Rank over F_p by Gaussian elimination, on 64-bit integers if p < 2^31, else on Python's integers."""
+    rest, rank = np.array(matrix, dtype=np.int64 if p < 2**31 else object, ndmin=2), 0
+    for column in range(rest.shape[1]):
+        candidates = np.flatnonzero(rest[rank:, column])
         if len(candidates) == 0:
             continue
         pivot = rank + int(candidates[0])
-        matrix[[rank, pivot]] = matrix[[pivot, rank]]
-        tail = matrix[rank, column:] * pow(int(matrix[rank, column]), -1, p) % p
-        below = matrix[rank + 1 :, column:]
+        rest[[rank, pivot]] = rest[[pivot, rank]]
+        tail = rest[rank, column:] * pow(int(rest[rank, column]), -1, p) % p
+        below = rest[rank + 1 :, column:]
         for start in range(0, len(below), 256):  # 256 rows stay in the cache
             piece = below[start : start + 256]
-            piece -= piece[:, :1] * tail % p
-            piece += (piece >> 63) & p
+            piece[:] = (piece - piece[:, :1] * tail) % p
         rank += 1
-        if rank == len(matrix):
+        if rank == len(rest):
             break
     return rank
 

@@ -112,8 +112,8 @@ def _check_staircase(content: dict[str, Any]) -> None:
     size = len(slices[0]) if slices else mode_size
     _reject(staircase_excess(size, rank, sites, primes, mode_size, len(slices) > 1, classes))
     _check_ranks(content, size, rank, mode_size, classes)
-    found = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
-    best = [stated(max(each)) for each in zip(*found, strict=True)]
+    bounds = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
+    best = [stated(max(of_class)) for of_class in zip(*bounds, strict=True)]
     agree("cp_rank_at_least", content, best)
     agree("statement", content, checkpoint_statement(best, sites))
 
@@ -124,9 +124,9 @@ def _check_sampled(content: dict[str, Any]) -> None:
     ranks = content["ranks"]
     if type(ranks) is not list or len(ranks) != len(content["primes"]):
         raise Rejected("ranks must be a list for each prime")
-    for each in ranks:
-        _check_list("ranks", each, classes, size)
-    agree("cp_rank_at_least", content, [max(each) for each in zip(*ranks, strict=True)])
+    for of_prime in ranks:
+        _check_list("ranks", of_prime, classes, size)
+    agree("cp_rank_at_least", content, [max(of_class) for of_class in zip(*ranks, strict=True)])
 
 
 def closed_form(n: int, r: int, d: int) -> int:
@@ -201,8 +201,8 @@ def _check_slices(slices: Any, sites: int, mode_size: int) -> None:
     if type(slices) is not list or len(slices) not in ({0} if sites == 2 else {1, sites - 2}):
         raise Rejected("slices must be one list, or one for each interior site")
     for picked in slices:
-        whole = type(picked) is list and all(type(i) is int and 0 <= i < mode_size for i in picked)
-        if not whole or len({*picked}) != len(picked) or len(picked) != len(slices[0]) or not picked:
+        indices = type(picked) is list and all(type(i) is int and 0 <= i < mode_size for i in picked)
+        if not indices or len({*picked}) != len(picked) or len(picked) != len(slices[0]) or not picked:
             raise Rejected("slices must be as many different modes at each site")
 
 

@@ -12,10 +12,10 @@ from ttlightning.rank.limits import sample_excess, staircase_excess, unfit
 from ttlightning.rank.statements import sampled_statement
 from ttlightning.rank.verifier.arithmetic import (
     Slices,
-    eliminate_small,
     hashed,
     hashed_core,
     matrix,
+    rank_modulo,
     staircase_ranks,
 )
 from ttlightning.rank.verifier.claims import NoCertificate, Rejected, agree, check_claims, difference, read_certificate
@@ -55,11 +55,13 @@ def verify(
         _count_generic(content)
         return
     if weights is None or sha256 is None:
-        raise UserError("this certificate speaks of a trained network: name it with --checkpoint")
+        raise UserError("this certificate is for a trained network: name it with --checkpoint")
     if content["weights_sha256"] != sha256:
-        raise Rejected("it speaks of other weights than those of the checkpoint")
+        raise Rejected("it is for other weights than those of the checkpoint")
     if sites is not None and content["sites"] != sites:
-        raise Rejected(f"it speaks of {content['sites']} sites, the checkpoint has {sites}")
+        raise Rejected(f"it is for {content['sites']} sites, the checkpoint has {sites}")
+    if not SCORES.keys() & weights.keys():
+        raise UserError(f"the verifier has no formula for a network with the parameters {', '.join(sorted(weights))}")
     _check_shapes(content, weights)
     if reason := unfit(weights):
         raise Rejected(reason)
@@ -117,7 +119,7 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
             scores.reshape([counts[site] for site in chosen]).transpose(order)
             for scores in of_network(weights, vectors, p)
         )
-        _compare(claimed, [eliminate_small(each.reshape(size, size), p) for each in classes], p)
+        _compare(claimed, [rank_modulo(each.reshape(size, size), p) for each in classes], p)
 
 
 def _compare(claimed: Any, counted: Any, p: int) -> None:
@@ -148,4 +150,4 @@ def _check_shapes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None
     if shapes not in possible or classes < 1:
         raise Rejected(f"a network of {d} sites, mode size {n} and rank {r} is not what the checkpoint holds")
     if classes != len(content["cp_rank_at_least"]):
-        raise Rejected(f"it speaks of {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")
+        raise Rejected(f"it is for {len(content['cp_rank_at_least'])} classes, the checkpoint has {classes}")

@@ -63,20 +63,14 @@ class LastCheckpoint(Checkpoint):
         asked = self._asked_anywhere(trainer)
         if trainer.is_last_batch or not is_whole_step(trainer, batch_idx):
             return  # the end of the epoch has a checkpoint with everything in it
-        if self._begins_epochs is not None:
-            if asked:
-                self._stop(trainer, asked)
-            return
         due = self.every_n_steps is not None and trainer.global_step - self._saved_at >= self.every_n_steps
-        if asked or due:
+        if self._begins_epochs is None and (asked or due):
             self._save(trainer)
-        if asked:
-            self._stop(trainer, asked)
+        self._stop_if(asked, trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._save(trainer)
-        if asked := self._asked_anywhere(trainer):
-            self._stop(trainer, asked)
+        self._stop_if(self._asked_anywhere(trainer), trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         asked = self._asked_anywhere(trainer)
@@ -88,9 +82,7 @@ class LastCheckpoint(Checkpoint):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
         run = run_of(trainer)
-        if run is None:
-            return
-        if trainer.strategy.broadcast(trainer.is_global_zero and _is_behind(run, pl_module)):
+        if run is not None and trainer.strategy.broadcast(trainer.is_global_zero and _is_behind(run, pl_module)):
             self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -104,22 +96,20 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(run.checkpoint)
 
     def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
-        """The signal that this or another process has been sent: all of them stop after the same step."""
+        """The signal that any process was sent: all processes stop after the same step."""
         asked = signals.asked()
         if trainer.world_size == 1:
             return asked
-        anywhere = trainer.strategy.reduce_boolean_decision(asked is not None, all=False)
-        if not anywhere:
+        if not trainer.strategy.reduce_boolean_decision(asked is not None, all=False):
             return None  # this process's, if it has come since they agreed, is seen after the next step
         return asked or signal.SIGTERM
 
-    def _stop(self, trainer: Trainer, asked: signal.Signals) -> None:
-        kept = ""
-        if run_of(trainer) is not None:
-            kept = (
-                ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
-            )
-        raise Stopped(asked, f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}{kept}")
+    def _stop_if(self, asked: signal.Signals | None, trainer: Trainer) -> None:
+        if asked is None:
+            return
+        kept = ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
+        where = f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}"
+        raise Stopped(asked, where + (kept if run_of(trainer) is not None else ""))
 
     def _release(self) -> None:
         if self._holds:
@@ -131,7 +121,6 @@ class LastCheckpoint(Checkpoint):
 
 def _is_behind(run: Run, pl_module: LightningModule) -> bool:
     """Whether the run's last checkpoint has other weights than the network, or does not exist."""
-    if not run.checkpoint.exists():
-        return True
-    kept = weights_sha256(read_checkpoint(run.checkpoint)["state_dict"])
-    return kept != weights_sha256(pl_module.state_dict())
+    return not run.checkpoint.exists() or (
+        weights_sha256(read_checkpoint(run.checkpoint)["state_dict"]) != weights_sha256(pl_module.state_dict())
+    )

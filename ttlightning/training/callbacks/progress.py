@@ -1,4 +1,4 @@
-"""What a person watches: the network in five lines, a line for each epoch, a bar for the epoch that runs."""
+"""What the terminal shows: the network in five lines, a line for each epoch, a bar for the running epoch."""
 
 import time
 from pathlib import Path
@@ -10,21 +10,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ttlightning.rank import in_figures
+from ttlightning.rank.bounds import in_figures
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
     ("train/acc", "train", "{:.2%}"),
     ("val/acc", "val", "{:.2%}"),
 )
-"""Logged value, title and form of the entries of an epoch's line."""
+"""Logged value, title and format of the entries of an epoch's line."""
 
 
 class EpochProgress(ProgressBar):
     """A line that stays for each epoch, and below it a bar where the output is a terminal.
 
     Args:
-        calls_per_refresh: training calls (steps, where a call makes one) between two movements of the bar.
+        calls_per_refresh: training calls between two updates of the bar; a call makes one step or several.
     """
 
     looks_at_steps = False  # it shows calls
@@ -55,17 +55,14 @@ class EpochProgress(ProgressBar):
         self._started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """The bar begins here: an epoch that a resumed run goes on with has no start."""
+        """Start the bar here, because an epoch that a resumed run continues has no start."""
         if self._bar is not None:
             return
         if self._is_shown(trainer) and self.console.is_terminal:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
-            self._bar.add_task(
-                f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-                total=int(self.total_train_batches),
-                completed=batch_idx,
-            )
+            epoch, batches = f"{trainer.current_epoch + 1}/{trainer.max_epochs}", int(self.total_train_batches)
+            self._bar.add_task(epoch, total=batches, completed=batch_idx)
             self._bar.start()
 
     def on_train_batch_end(
@@ -88,14 +85,14 @@ class EpochProgress(ProgressBar):
         self._stop_bar()
 
     def _report(self, trainer: Trainer) -> None:
-        """The line of the epoch before: Lightning completes an epoch's values only after its last hook."""
+        """Print the previous epoch's line: Lightning completes an epoch's values only after its last hook."""
         seconds, self._unreported = self._unreported, None
         if seconds is None or not self._is_shown(trainer):
             return
-        found, width = trainer.callback_metrics, len(str(trainer.max_epochs))
-        columns = [column for column in COLUMNS if column[0] in found and (self._validated or column[0] != "val/acc")]
-        values = [f"{title} {form.format(float(found[key]))}" for key, title, form in columns]
-        self._validated = False  # an epoch without a validation has no value of its own
+        metrics, width = trainer.callback_metrics, len(str(trainer.max_epochs))
+        columns = [column for column in COLUMNS if column[0] in metrics and (self._validated or column[0] != "val/acc")]
+        values = [f"{title} {form.format(float(metrics[key]))}" for key, title, form in columns]
+        self._validated = False  # an epoch without validation would repeat an old value
         values.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
         self.console.print("   ".join(line), soft_wrap=True, highlight=False)
@@ -110,7 +107,7 @@ class EpochProgress(ProgressBar):
 
 
 def describe_network(trainer: Trainer, module: LightningModule) -> Text:
-    """What is about to be trained, on what, and what its rank would ask of a shallow network."""
+    """The data, the network, and the width of a shallow network that equals it."""
     format, features, data = module.format, module.features, trainer.datamodule.describe()
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
     formula = f"{features.activation}(Ax + b)" + (", the last one constant" if features.constant else "")
@@ -129,7 +126,7 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
 
 
 def describe_result(result: dict[str, Any], run: Path | None) -> Text:
-    """What came out: the test set's verdict, the ranks of the trained tensor, where everything lies."""
+    """Test accuracy, ranks of the trained tensors, and the run directory."""
     metrics, rank = result["metrics"], result["rank"]
     rows = {}
     if "test/acc" in metrics:
@@ -142,15 +139,15 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Text:
         rows["ranks"] += f", TT-rank {min(rank['tt_rank'])} to {max(rank['tt_rank'])} in use"
     if "certified" in rank:
         rows["certified"] = f"CP-rank of every class tensor >= {in_figures(min(rank['certified']))}; "
-        rows["certified"] += _beside_the_certified(rank)
+        rows["certified"] += _explain_certified(rank)
     if "not_certified" in rank:
         rows["certified"] = f"nothing: {rank['not_certified']}"
     rows["run"] = str(run)
     return _lines(rows)
 
 
-def _beside_the_certified(rank: dict[str, Any]) -> str:
-    """What the number means for this format: what it costs elsewhere, or why it is not larger."""
+def _explain_certified(rank: dict[str, Any]) -> str:
+    """The certified rank as parameters of a shallow network, or what keeps it from being larger."""
     if "shallow_over_chain" in rank:
         times = in_figures(rank["shallow_over_chain"])
         return f"an equivalent shallow network has at least {times} times the parameters"
@@ -161,6 +158,6 @@ def _beside_the_certified(rank: dict[str, Any]) -> str:
 
 
 def _lines(rows: dict[str, str]) -> Text:
-    """A line each, title and text. A line is never cut, and a path in it is no markup, whatever is in brackets."""
+    """Title and text of each row in a line; brackets in a path are no markup."""
     titled = (Text.assemble((f"{title:<10}", "bold"), "  ", text) for title, text in rows.items())
     return Text("\n").join(titled)

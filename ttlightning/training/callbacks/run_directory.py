@@ -17,20 +17,13 @@ from ttlightning.runs.beginning import Beginning
 from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY, weights_sha256
 from ttlightning.runs.files import write_json, write_whole
 from ttlightning.runs.masking import MASK, Masked, masked, masked_keys
-from ttlightning.runs.provenance import differences, masked_provenance
+from ttlightning.runs.provenance import differences, provenance
 from ttlightning.runs.run import Run, runs_root
 from ttlightning.runs.trust import option_for
 from ttlightning.system import signals
 from ttlightning.system.paths import command
 from ttlightning.training.callbacks.rank_check import RankCheck
-from ttlightning.training.callbacks.wandb_run import (
-    WandbOptions,
-    define_axes,
-    init_timeout,
-    new_identifier,
-    tags,
-    wandb_mistake,
-)
+from ttlightning.training.callbacks.wandb_run import WandbOptions, init_timeout, new_identifier, open_wandb, tags
 from ttlightning.training.loggers import MetricsTable, Record
 from ttlightning.training.trainer import Trainer
 
@@ -45,7 +38,6 @@ class RunDirectory(Callback):
         experiment: name of the run's folder, and of the group of its W&B run.
         config: complete configuration of the run as YAML; for a run that goes on the one that it began with.
         wandb: how Weights & Biases records the run.
-        mode: of W&B; ``offline``, ``online`` or ``disabled``.
         begin: the run that goes on or the new one that a path was given for, and the data of a state that is taken up.
         hidden: names of values that are masked in ``config``.
     """
@@ -55,11 +47,10 @@ class RunDirectory(Callback):
         experiment: str,
         config: str,
         wandb: WandbOptions,
-        mode: str,
         begin: Beginning | None = None,
         hidden: Sequence[str] = (),
     ) -> None:
-        self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, mode
+        self.experiment, self.config, self.wandb, self.mode = experiment, config, wandb, wandb.chosen_mode()
         self.begin, self.hidden = begin or Beginning(), list(hidden)
         self.run: Run | None = None
         self.trusted: list[str] = []
@@ -108,8 +99,7 @@ class RunDirectory(Callback):
         self.seconds, self._started = self._elapsed(), None
         self._collect(trainer)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._collect(trainer)
+    on_test_end = on_validation_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
@@ -134,9 +124,13 @@ class RunDirectory(Callback):
         """The configuration; and what a run that goes on must know: rows of the table, values and seconds so far."""
         self._collect(trainer)
         checkpoint[CONFIG_KEY] = self.config
-        rows = self._table.rows if self._table is not None and trainer.is_global_zero else 0
-        checkpoint[RUN_KEY] = {"rows": rows, "metrics": dict(self.metrics), "seconds": self._elapsed()}
-        checkpoint[RUN_KEY] |= {"validated": self._validated, "data_sha256": _dataset(trainer)["sha256"]}
+        checkpoint[RUN_KEY] = {
+            "rows": self._table.rows if self._table is not None and trainer.is_global_zero else 0,
+            "metrics": dict(self.metrics),
+            "seconds": self._elapsed(),
+            "validated": self._validated,
+            "data_sha256": trainer.datamodule.describe()["sha256"],
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._resumes and RUN_KEY in checkpoint:
@@ -145,7 +139,8 @@ class RunDirectory(Callback):
             self._validated = state.get("validated", "")
             kept = self._table.keep(state["rows"])
             if self.mode == "offline" and trainer.is_global_zero:
-                self._repeat(kept)
+                for values, step in kept:  # of W&B's offline records of one run the last replaces the others
+                    self._record.log_metrics(values, step)
 
     def write_result(self, trainer: Trainer, pl_module: LightningModule, seed: int) -> dict[str, Any]:
         """Write and return ``result.json``: what compare, rerun and the tables read.
@@ -156,7 +151,7 @@ class RunDirectory(Callback):
         check = next((c for c in trainer.callbacks if isinstance(c, RankCheck)), None)
         result = {
             "experiment": self.experiment,
-            "dataset": _dataset(trainer)["name"],
+            "dataset": trainer.datamodule.describe()["name"],
             "seed": seed,
             "epochs": trainer.current_epoch,
             "metrics": self.metrics,
@@ -174,18 +169,18 @@ class RunDirectory(Callback):
         return result
 
     def _summarize(self, result: dict[str, Any]) -> None:
-        """What W&B's table of runs shows beside the accuracies; exact integers as text."""
+        """Give W&B's table of runs its columns beside the accuracies; exact integers as text."""
         rank = result["rank"]
-        found = {name: result[name] for name in ("weights_sha256", "parameters", "seconds")}
+        columns = {name: result[name] for name in ("weights_sha256", "parameters", "seconds")}
         if "statement" in rank:
-            found |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
-        self._record.attempt(lambda: self._wandb_run.summary.update(found))
+            columns |= {"rank/certified_exact": str(min(rank["certified"])), "rank/statement": rank["statement"]}
+        self._record.attempt(lambda: self._wandb_run.summary.update(columns))
 
     def _collect(self, trainer: Trainer) -> None:
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
 
     def _elapsed(self) -> float:
-        """Seconds of training so far, those before the checkpoint that the run went on from among them."""
+        """Seconds of training so far, including those before the checkpoint that the run went on from."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
@@ -193,17 +188,23 @@ class RunDirectory(Callback):
         try:
             patience = init_timeout()
             with signals.held("when the run directory is made"):
-                identifier = self._claim(trainer)
-            labels = self._labels(tags(trainer, pl_module, self.wandb.tags))
-            self._wandb_run = self._open_wandb(identifier, labels, patience)
+                self._claim(trainer)
+            names = tags(trainer, pl_module, self.wandb.tags)
+            labels = masked(asdict(self.wandb) | {"tags": names, "notes": os.environ.get("WANDB_NOTES")})
+            labels = self._without_secrets(labels) | {"mode": self.mode}
+            self._wandb_run = open_wandb(self.run, self.experiment, yaml.safe_load(self.config), labels, patience)
             self._say_what_is_hidden()
         except UserError as mistake:
+            if self.run is not None and not self.begin.goes_on:  # nothing but what this call has made
+                self.run.lock.release()
+                shutil.rmtree(self.run.path)
+                self.run = None
             return str(mistake)
         return None
 
-    def _claim(self, trainer: Trainer) -> str:
-        """Lock the run's directory and write config and provenance into it; the identifier of its W&B run."""
-        record = self._without_secrets(masked_provenance(_dataset(trainer), trainer.world_size))
+    def _claim(self, trainer: Trainer) -> None:
+        """Lock the run's directory, and write config and provenance into it."""
+        record = self._without_secrets(provenance(trainer.datamodule.describe(), trainer.world_size))
         self._check_data(record["dataset"])
         run = self.begin.run or Run.create(runs_root(), self.experiment)
         run.path.mkdir(parents=True, exist_ok=True)
@@ -222,8 +223,6 @@ class RunDirectory(Callback):
         else:
             record |= {"wandb": new_identifier()}
         write_json(run.provenance_file, record)
-        identifier: str = record["wandb"]
-        return identifier
 
     def _check_data(self, dataset: dict[str, Any]) -> None:
         """Raise ``UserError`` where training would go on with other data than those that it began with."""
@@ -236,18 +235,12 @@ class RunDirectory(Callback):
                 f"{before[:12]}...; name the folder of those with --data.root"
             )
 
-    def _without_secrets(self, found: Masked) -> Any:
-        self.hidden += found.names
-        return found.content
-
-    def _labels(self, tags: list[str]) -> dict[str, Any]:
-        """What the user has chosen of a W&B run, notes from the environment among it."""
-        return self._without_secrets(
-            masked(asdict(self.wandb) | {"tags": tags, "notes": os.environ.get("WANDB_NOTES")})
-        )
+    def _without_secrets(self, record: Masked) -> Any:
+        self.hidden += record.names
+        return record.content
 
     def _say_what_is_hidden(self) -> None:
-        """One line, if there is anything; and which values the run must be given again, should it go on."""
+        """Print a line that names the masked values, and those that the run must be given again if it goes on."""
         if not self.hidden:
             return
         line = f"masked as {MASK} in what this run writes: {', '.join(dict.fromkeys(self.hidden))}"
@@ -255,42 +248,3 @@ class RunDirectory(Callback):
         if again := masked_keys({name: part for name, part in config.items() if name != "wandb"}):
             line += f"; config.yaml does not keep {', '.join(again)}: give it again where the run goes on"
         print(f"ttlightning: {line}", file=sys.stderr)
-
-    def _open_wandb(self, identifier: str, labels: dict[str, Any], patience: float) -> Any:
-        """The W&B run, with the complete configuration, filed under the experiment's name and with ``labels``.
-
-        W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the
-        provenance says what of it matters.
-        """
-        run = self.run
-        (run.path / "wandb").mkdir(exist_ok=True)
-        settings = {"console": "off", "x_disable_meta": True, "disable_git": True, "init_timeout": patience}
-        try:
-            wandb_run = wandb.init(
-                dir=str(run.path),
-                id=identifier,
-                resume="allow",
-                name=f"{self.experiment}-{run.path.name}",
-                group=self.experiment,
-                job_type="fit",
-                config=yaml.safe_load(self.config) | {"provenance": run.provenance},
-                settings=wandb.Settings(**settings),
-                **labels | {"mode": self.mode},
-            )
-        except (wandb.Error, ConnectionError, ValueError) as fault:
-            if not self.begin.goes_on:  # nothing but what this call has made
-                run.lock.release()
-                shutil.rmtree(run.path)
-                self.run = None
-            raise UserError(wandb_mistake(fault, self.mode)) from fault
-        define_axes(wandb_run)
-        return wandb_run
-
-    def _repeat(self, rows: list[tuple[dict[str, float], int]]) -> None:
-        """Log again what came before: of W&B's offline records of one run the last replaces the others."""
-        for values, step in rows:
-            self._record.log_metrics(values, step)
-
-
-def _dataset(trainer: Trainer) -> dict[str, Any]:
-    return trainer.datamodule.describe()

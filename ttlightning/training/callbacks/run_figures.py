@@ -21,7 +21,7 @@ from wandb.plot import CustomChart
 
 from ttlightning.rank.measures import measure_spectra
 from ttlightning.runs.files import write_whole
-from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png
+from ttlightning.training.figures import draw_confusion, draw_mistakes, draw_spectrum, png, shorten
 from ttlightning.training.loggers import Record
 from ttlightning.training.trainer import run_of
 
@@ -98,67 +98,66 @@ class RunFigures(Callback):
         run = run_of(trainer)
         if run is None:
             return
-        found = gather(self._seen, pl_module.format.classes, trainer.world_size, pl_module.device)
+        verdicts = gather(self._seen, pl_module.format.classes, trainer.world_size, pl_module.device)
         self._seen = []
-        if trainer.is_global_zero and len(found.index):
-            data = trainer.datamodule
-            names = data.class_names if data.has_names else None
-            record = _record(trainer)
-            objects = show_confusion(found, run.figures, record is not None, names)
-            objects |= show_mistakes(found, data.images.test.images, run.figures, record is not None, names)
+        if trainer.is_global_zero and len(verdicts.index):
+            data, record = trainer.datamodule, _record(trainer)
+            names = data.spec.names or None
+            objects = show_confusion(verdicts, run.figures, record is not None, names)
+            objects |= show_mistakes(verdicts, data.images.test.images, run.figures, record is not None, names)
             _send(record, trainer, objects)
 
 
 def show_confusion(
-    found: Verdicts, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
+    verdicts: Verdicts, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Write the confusion matrix, with the classes' names if there are any; return W&B's chart of it."""
-    classes, predicted = found.scores.shape[1], found.scores.argmax(-1)
+    classes, predicted = verdicts.scores.shape[1], verdicts.scores.argmax(-1)
     numbers = [str(number) for number in range(classes)]
-    counts = multiclass_confusion_matrix(predicted, found.labels, classes)
-    said = [[name] for name in names] if names else [[]] * classes
-    rows = ((label, *said[label], *row) for label, row in enumerate(counts.tolist()))
-    _write(folder / "confusion.csv", _table(("label", *(["label_name"] if names else []), *numbers), rows))
+    counts = multiclass_confusion_matrix(predicted, verdicts.labels, classes)
+    columns = ("label", *(["label_name"] if names else []), *numbers)
+    rows = [(label, *([names[label]] if names else []), *row) for label, row in enumerate(counts.tolist())]
+    _write(folder / "confusion.csv", _table(columns, rows))
     _write(folder / "confusion.png", png(draw_confusion(counts, names)))
     if not for_wandb:
         return {}
     chart = wandb.plot.confusion_matrix(
-        y_true=found.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
+        y_true=verdicts.labels.tolist(), preds=predicted.tolist(), class_names=list(names or numbers), title="Test set"
     )
     return {"test/confusion": chart}
 
 
 def show_mistakes(
-    found: Verdicts, images: Tensor, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
+    verdicts: Verdicts, images: Tensor, folder: Path, for_wandb: bool, names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Write the surest mistakes as a table, and as pictures if the data are images (uint8); return both for W&B."""
-    mistakes = found.surest_mistakes()
+    mistakes = verdicts.surest_mistakes()
     shown = mistakes[:SHOWN]
-    index, labels, scores = (values[shown] for values in found)
-    probabilities, predicted = scores.double().softmax(-1), scores.argmax(-1)
-    columns = ("index", "label", "predicted", "probability", *(f"p{name}" for name in range(scores.shape[1])))
-    said = (index, labels, predicted, probabilities.amax(-1), probabilities)
-    rows = [(*row, *every) for *row, every in zip(*(values.tolist() for values in said), strict=True)]
-    spoken = [(names[label], names[said]) if names else (str(label), str(said)) for _, label, said, *_ in rows]
-    if names:
-        columns = ("index", "label", "label_name", "predicted", "predicted_name", *columns[3:])
-        rows = [(r[0], r[1], pair[0], r[2], pair[1], *r[3:]) for r, pair in zip(rows, spoken, strict=True)]
+    kinds = ["label", "label_name", "predicted", "predicted_name"] if names else ["label", "predicted"]
+    columns = ["index", *kinds, "probability", *(f"p{k}" for k in range(verdicts.scores.shape[1]))]
+    rows, captions, below = [], [], []
+    index, labels, scores = (values[shown] for values in verdicts)
+    values = index, labels, scores.argmax(-1), scores.double().softmax(-1)
+    for sample, label, predicted, probabilities in zip(*(value.tolist() for value in values), strict=True):
+        surest = max(probabilities)
+        right, wrong = (names[label], names[predicted]) if names else (str(label), str(predicted))
+        short = [shorten(name, LONGEST_NAME) for name in (right, wrong)]
+        pair = [label, right, predicted, wrong] if names else [label, predicted]
+        rows.append([sample, *pair, surest, *probabilities])
+        captions.append(f"{right} as {wrong}, {100 * surest:.0f}%")
+        below.append(f"{short[0]} as {short[1]}\n{100 * surest:.0f}%" if names else captions[-1])
     _write(folder / "mistakes.csv", _table(columns, rows))
-    drawn = images.dtype == torch.uint8 and len(index) > 0
-    sure = [f"{100 * share:.0f}%" for share in probabilities.amax(-1).tolist()]
-    captions = [f"{label} as {said}, {share}" for (label, said), share in zip(spoken, sure, strict=True)]
+    pictures = images[index]
+    drawn = images.dtype == torch.uint8 and len(rows) > 0
     if drawn:
-        lines = [f"{_short(a)} as {_short(b)}\n{share}" for (a, b), share in zip(spoken, sure, strict=True)]
-        below = lines if names else captions
-        _write(folder / "mistakes.png", png(draw_mistakes(images[index], below, len(mistakes))))
+        _write(folder / "mistakes.png", png(draw_mistakes(pictures, below, len(mistakes))))
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)
     if not for_wandb:
         return {}
-    objects: dict[str, Any] = {"test/mistakes_table": wandb.Table(columns=list(columns), data=[*map(list, rows)])}
+    objects: dict[str, Any] = {"test/mistakes_table": wandb.Table(columns=columns, data=rows)}
     if drawn:
-        pictures = map(to_pil_image, images[index])
-        pairs = zip(pictures, captions, strict=True)
+        pairs = zip(map(to_pil_image, pictures), captions, strict=True)
         objects["test/mistakes"] = [wandb.Image(picture, caption=caption) for picture, caption in pairs]
     return objects
 
@@ -181,29 +180,23 @@ def _send(record: Record | None, trainer: Trainer, objects: dict[str, Any]) -> N
     run = record.experiment
 
     def send() -> None:
-        for name, thing in objects.items():
-            if isinstance(thing, CustomChart):
-                thing.table.bind_to_run(run, f"{name}_table", run.step)
-            elif isinstance(thing, wandb.Table):
-                thing.bind_to_run(run, name, run.step)
+        for name, value in objects.items():
+            if isinstance(value, CustomChart):
+                value.table.bind_to_run(run, f"{name}_table", run.step)
+            elif isinstance(value, wandb.Table):
+                value.bind_to_run(run, name, run.step)
         run.log(objects | {"trainer/global_step": trainer.global_step})
 
     record.attempt(send)
 
 
-def _short(name: str) -> str:
-    """The name cut to ``LONGEST_NAME`` characters, for a line below a picture."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-
-
 def gather(parts: Sequence[Verdicts], classes: int, world: int, device: torch.device) -> Verdicts:
-    """The verdicts of all devices in the order of their shards, each sample once."""
-    nothing = torch.zeros(0, dtype=torch.int64, device=device)
-    own = [
-        torch.cat(p) for p in zip(*(parts or [(nothing, nothing, torch.zeros(0, classes, device=device))]), strict=True)
-    ]
-    whole = own if world == 1 else [torch.cat(gather_all_tensors(part)) for part in own]
-    return Verdicts(*(part.cpu() for part in whole))
+    """The verdicts of all devices, in the order of their shards."""
+    none = torch.zeros(0, dtype=torch.int64, device=device)
+    parts = parts or [Verdicts(none, none, torch.zeros(0, classes, device=device))]
+    own = [torch.cat(part) for part in zip(*parts, strict=True)]
+    gathered = own if world == 1 else [torch.cat(gather_all_tensors(part)) for part in own]
+    return Verdicts(*(part.cpu() for part in gathered))
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:

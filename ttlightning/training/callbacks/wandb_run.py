@@ -11,12 +11,10 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.runs.run import Run
 
 LONGEST_TAG: Final = 64
 """Characters of the longest tag that W&B accepts."""
-
-PATIENCE: Final = 30.0
-"""Seconds that W&B has for its answer."""
 
 MODES: Final = ("offline", "online", "disabled")
 OLD_MODES: Final = {"dryrun": "offline", "run": "online"}
@@ -39,7 +37,7 @@ class WandbOptions:
             for a run that ``wandb agent`` has started, else offline.
         project: the project of the run.
         entity: user or team; by default the account's own.
-        tags: words to filter runs by, besides the tags of data set, network and seed.
+        tags: to filter runs by, besides the tags of data set, network and seed.
 
     Raises:
         UserError: if a tag is empty or too long.
@@ -57,27 +55,23 @@ class WandbOptions:
                     f"wandb.tags has {tag!r} of {len(tag)} characters, W&B takes 1 to {LONGEST_TAG}; shorten it"
                 )
 
-    def chosen_mode(self) -> Literal["offline", "online", "disabled"] | str:
-        """The mode from the options, the environment or a sweep's agent, in this order."""
-        sweep = "WANDB_SWEEP_ID" in os.environ
-        return self.mode or _mode_of_environment() or ("online" if sweep else "offline")
+    def chosen_mode(self) -> str:
+        """The mode from the options, ``$WANDB_MODE`` in any case, or a sweep's agent, in this order.
 
-
-def _mode_of_environment() -> str | None:
-    """``$WANDB_MODE`` in any case, rewritten in W&B's spelling; ``UserError`` if it is none of W&B's modes."""
-    given = os.environ.get("WANDB_MODE")
-    if not given:
-        return None
-    mode = OLD_MODES.get(given.lower(), given.lower())
-    if mode not in MODES:
-        raise UserError(f"WANDB_MODE is {given!r}, it must be one of {', '.join(MODES)}")
-    os.environ["WANDB_MODE"] = mode
-    return mode
+        ``$WANDB_MODE`` is rewritten in W&B's spelling; ``UserError`` if it is none of W&B's modes.
+        """
+        if self.mode or not (given := os.environ.get("WANDB_MODE")):
+            return self.mode or ("online" if "WANDB_SWEEP_ID" in os.environ else "offline")
+        mode = OLD_MODES.get(given.lower(), given.lower())
+        if mode not in MODES:
+            raise UserError(f"WANDB_MODE is {given!r}, it must be one of {', '.join(MODES)}")
+        os.environ["WANDB_MODE"] = mode
+        return mode
 
 
 def init_timeout() -> float:
     """Seconds that W&B has for its answer before a run starts: ``$WANDB_INIT_TIMEOUT``, else 30."""
-    given = os.environ.get("WANDB_INIT_TIMEOUT") or str(PATIENCE)
+    given = os.environ.get("WANDB_INIT_TIMEOUT") or "30"
     try:
         seconds = float(given)
     except ValueError:
@@ -85,15 +79,6 @@ def init_timeout() -> float:
     if not 0 < seconds < math.inf:
         raise UserError(f"WANDB_INIT_TIMEOUT is {given!r}, it must be a number of seconds above 0")
     return seconds
-
-
-def wandb_mistake(fault: Exception, mode: str) -> str:
-    """Why W&B has not started a run: no answer, or an invalid value in one of its variables."""
-    lines = str(fault).splitlines()
-    if isinstance(fault, wandb.Error):
-        return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
-    told = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
-    return f"W&B does not take its settings, look at the variables WANDB_*: {told}"
 
 
 def new_identifier() -> str:
@@ -110,13 +95,44 @@ def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[st
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
 
-def define_axes(run: Any) -> None:
-    """Set the x-axis of every chart; the axes get no charts of their own.
+def open_wandb(run: Run, experiment: str, config: dict[str, Any], labels: dict[str, Any], patience: float) -> Any:
+    """Open the W&B run in the run directory, with the complete configuration, filed under the experiment's name.
 
-    The summary keeps the last value of each metric, which belongs to the network that is kept and tested. A second
-    entry for the largest value would be unreadable for a sweep's ``metric``.
+    W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the provenance
+    says what of it matters. Every chart gets its x-axis; the axes get no charts of their own. The summary keeps the
+    last value of each metric, which belongs to the network that is kept and tested: a second entry for the largest
+    value would be unreadable for a sweep's ``metric``.
+
+    Raises:
+        UserError: where W&B does not answer, or does not take its settings.
     """
+    provenance = run.provenance
+    (run.path / "wandb").mkdir(exist_ok=True)
+    try:
+        wandb_run = wandb.init(
+            dir=str(run.path),
+            id=provenance["wandb"],
+            resume="allow",
+            name=f"{experiment}-{run.path.name}",
+            group=experiment,
+            job_type="fit",
+            config=config | {"provenance": provenance},
+            settings=wandb.Settings(console="off", x_disable_meta=True, disable_git=True, init_timeout=patience),
+            **labels,
+        )
+    except (wandb.Error, ConnectionError, ValueError) as fault:
+        raise UserError(_mistake(fault, labels["mode"])) from fault
     for axis in sorted(set(AXES.values())):
-        run.define_metric(axis, hidden=True)
+        wandb_run.define_metric(axis, hidden=True)
     for name, axis in AXES.items():
-        run.define_metric(name, step_metric=axis)
+        wandb_run.define_metric(name, step_metric=axis)
+    return wandb_run
+
+
+def _mistake(fault: Exception, mode: str) -> str:
+    """Why W&B has not started a run: no answer, or an invalid value in one of its variables."""
+    lines = str(fault).splitlines()
+    if isinstance(fault, wandb.Error):
+        return f"W&B is {mode} and does not answer ({lines[0]}): use --wandb.mode offline, and wandb sync afterwards"
+    reason = " ".join(line.partition("[type=")[0].strip() for line in lines[1:3] or lines)
+    return f"W&B does not take its settings, look at the variables WANDB_*: {reason}"
