@@ -4,13 +4,13 @@ import flint
 import numpy as np
 import pytest
 import torch
-import witnesses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kinds import restore
 
 from ttlightning import EqualCoreTensorTrain, TensorTrain, UserError
 from ttlightning.formats.bounds import generic_odd_even_rank
+from ttlightning.rank import witnesses
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, pivot_columns, rank_modulo
 from ttlightning.rank.full_matricization import full_matricizations, measured_rank, random_cores

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ttlightning import EqualCoreTensorTrain
 from ttlightning.errors import UserError
+from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.rank.finite_field import PRIMES, hashed
 
 Integers = NDArray[np.int64]
