@@ -13,12 +13,8 @@ from pathlib import Path
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.verifier.verification import read_certificate, verify
-from ttlightning.runs.checkpoints import (
-    CONFIG_KEY,
-    NETWORK_KEY,
-    checkpoint_file,
-    read_checkpoint,
-)
+from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, read_checkpoint
+from ttlightning.runs.run import checkpoint_file
 from ttlightning.runs.trained_formats import read_format
 from ttlightning.system.output import run_script
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
