@@ -60,7 +60,7 @@ def verify(
         raise Rejected("it is for other weights than those of the checkpoint")
     if sites is not None and content["sites"] != sites:
         raise Rejected(f"it is for {content['sites']} sites, the checkpoint has {sites}")
-    if not SCORES.keys() & weights.keys():
+    if weights and not SCORES.keys() & weights.keys():
         raise UserError(f"the verifier has no formula for a network with the parameters {', '.join(sorted(weights))}")
     _check_shapes(content, weights)
     if reason := unfit(weights):
