@@ -27,6 +27,8 @@ COMMANDS: Final = (
     ("rank",),
     ("certify", "--mode_size=3", "--rank=2", "--sites=8"),
     ("verify", "generic-n3-r2-d8.json"),
+    ("certify", "runs/debug/0", "--output=run.json"),
+    ("verify", "run.json"),
     ("compare", "runs/debug"),
     ("rank", "--help"),
     ("certify", "--help"),
@@ -79,7 +81,8 @@ def main() -> None:
             measured = []
             for _ in range(count):
                 if words[0] == "certify":
-                    (folder / "generic-n3-r2-d8.json").unlink(missing_ok=True)
+                    for certificate in folder.glob("*.json"):
+                        certificate.unlink()
                 measured.append(measure(folder, *words))
             add_row(" ".join(words), measured)
     print(f"{platform.machine()}, Python {platform.python_version()}, {count} processes of each command")
