@@ -67,3 +67,16 @@ def test_the_trainers_verbs_speak_before_lightning_is_there(tmp_path):
     assert second == "[]"
     for words in (["fit", "--print_config"], ["fit", "--help"], ["--config=eq.yaml", "fit"]):
         assert output(*words) == "[]\n"
+
+
+def test_the_shapes_of_a_format_are_known_without_the_compiler():
+    """certify and verify build the format of a checkpoint on the meta device first."""
+    code = """
+import sys, torch
+from ttlightning import formats
+with torch.device("meta"):
+    for name in sorted(set(formats.FILES) - {"ScoreTensor"}):
+        assert all(p.is_meta for p in getattr(formats, name)(4, 3, 2, 2).parameters()), name
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

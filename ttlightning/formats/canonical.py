@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, require_at_least
 from ttlightning.formats.bounds import generic_canonical_rank
+from ttlightning.formats.initialization import gaussian
 from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
 from ttlightning.formats.kernels.scales import split_off_scales
 from ttlightning.formats.modular import Field, Residues, in_order_of_sites, multiply_in_pieces
@@ -58,8 +59,8 @@ class CanonicalPolyadic(ScoreTensor):
         super().__init__(sites, mode_size, classes)
         require_at_least(self.name, "rank", rank, 1)
         noise = gain / mode_size**0.5 * (0.1 if initialization == "identity" else 1.0)
-        self.factors = nn.Parameter(noise * torch.randn(sites, mode_size, rank))
-        self.weights = nn.Parameter(rank**-0.5 * torch.randn(rank, classes))
+        self.factors = nn.Parameter(gaussian(noise, sites, mode_size, rank))
+        self.weights = nn.Parameter(gaussian(rank**-0.5, rank, classes))
         if initialization == "identity":
             with torch.no_grad():
                 self.factors[:, -1] = 1

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, require_at_least
 from ttlightning.formats.bounds import generic_tree_rank
+from ttlightning.formats.initialization import gaussian
 from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
 from ttlightning.formats.kernels.scales import split_off_scales
 from ttlightning.formats.modular import Field, Residues, multiply_in_pieces
@@ -68,18 +69,18 @@ class HierarchicalTucker(ScoreTensor):
         identity = initialization == "identity"
         noise = gain * (0.1 if identity else 1.0)
         widths = [sites >> level for level in range(1, sites.bit_length() - 1)]
-        self.leaves = nn.Parameter(noise / mode_size**0.5 * torch.randn(self._distinct(sites), mode_size, rank))
+        self.leaves = nn.Parameter(gaussian(noise / mode_size**0.5, self._distinct(sites), mode_size, rank))
         self.nodes = nn.ParameterList(
-            noise / rank * torch.randn(self._distinct(width), rank, rank, rank) for width in widths
+            gaussian(noise / rank, self._distinct(width), rank, rank, rank) for width in widths
         )
-        self.root = nn.Parameter(noise / rank * torch.randn(rank, rank, classes))
+        self.root = nn.Parameter(gaussian(noise / rank, rank, rank, classes))
         if identity:
             with torch.no_grad():
                 along = torch.arange(rank)
                 self.leaves[:, -1] = 1
                 for node in self.nodes:
                     node[:, along, along, along] = 1
-                self.root[along, along] = rank**-0.5 * torch.randn(rank, classes)
+                self.root[along, along] = gaussian(rank**-0.5, rank, classes)
 
     @property
     def rank(self) -> int:

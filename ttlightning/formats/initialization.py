@@ -18,6 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+
+def gaussian(deviation: float, *shape: int) -> Tensor:
+    """N(0, deviation^2) entries; a shape only on the meta device, where arithmetic imports torch._dynamo (1 s)."""
+    return torch.empty(shape) if torch.empty(0).is_meta else deviation * torch.randn(shape)
+
+
 First = Float[Tensor, "modes rank"]
 Interior = Float[Tensor, "distinct modes rank rank"]
 Last = Float[Tensor, "modes rank classes"]

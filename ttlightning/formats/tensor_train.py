@@ -62,6 +62,8 @@ class TensorTrain(ScoreTensor):
         self.first = nn.Parameter(torch.empty(mode_size, rank))
         self.interior = nn.Parameter(torch.empty(self._distinct_interior_cores(), mode_size, rank, rank))
         self.last = nn.Parameter(torch.empty(mode_size, rank, classes))
+        if self.first.is_meta:
+            return  # a shape without entries, see ``gaussian``
         with torch.no_grad():
             INITIALIZATIONS[initialization](self.first, self.interior, self.last, gain)
 
