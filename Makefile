@@ -36,7 +36,7 @@ bench: environment
 	$(IN_VENV) scripts/benchmark.py --output results/benchmark $(ARGS)
 
 lock: environment
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
