@@ -19,7 +19,6 @@ from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.steps import who_begins_epochs
 
-PRECISIONS: Final = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 CHECKPOINT_WISHES: Final = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
 """Options of ``checkpoint`` that have an effect only if checkpoints are kept."""
 
@@ -32,11 +31,6 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     """
     if datamodule.microbatches > 1 and trainer.precision == "16-mixed":
         raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
-    if trainer.precision not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision is {trainer.precision}, tensor formats compute in float32 or float64: use "
-            "32-true, bf16-mixed or 64-true"
-        )
     if (start := getattr(trainer.strategy, "_start_method", "popen")) != "popen":
         raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
     for callback in trainer.callbacks:
