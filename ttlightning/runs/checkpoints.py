@@ -35,6 +35,9 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Key of the sums of the training metrics within an epoch, a row for each process."""
 
+VALUES_KEY: Final = "ttlightning_epoch_values"
+"""Key of the epoch's losses and accuracies so far, which a schedule can follow."""
+
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The checkpoint's contents: tensors and plain values only, on the CPU.
@@ -104,6 +107,10 @@ def _is_progress(value: Any) -> bool:
     )
 
 
+def _is_values(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, float) for k, v in value.items())
+
+
 def _is_sums(value: Any) -> bool:
     return _is_weights({"": value}) and value.dtype == torch.float64 and value.ndim == 2 and value.shape[1] == 3
 
@@ -121,6 +128,7 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     RUN_KEY: (_is_progress, "what a run had come to"),
     STEPS_KEY: (_is_count, "a number of steps"),
     SUMS_KEY: (_is_sums, "a row of three sums for each process"),
+    VALUES_KEY: (_is_values, "numbers by name"),
 }
 """Entry: whether a value is of its kind, and what kind that is."""
 

@@ -175,17 +175,19 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_of(root: Path, experiment: str | None = None) -> list[Run]:
+    """``existing_runs``; ``UserError`` where there is none."""
+    if runs := existing_runs(root, experiment):
+        return runs
+    raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
+
+
+def existing_runs(root: Path, experiment: str | None = None) -> list[Run]:
     """Begun and finished runs of ``experiment``, else of all experiments; the newest first.
 
     The time of ``config.yaml``, written once, says when a run began; of equal times, its number.
-
-    Raises:
-        UserError: where there is none.
     """
     names = root.glob(f"{experiment or '*'}/*/{Run(root).config_file.name}")
     configs = [(c.stat().st_mtime_ns, int(c.parent.name) if c.parent.name.isdigit() else -1, c) for c in names]
-    if not configs:
-        raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
     return [Run(config.parent) for _, _, config in sorted(configs, reverse=True)]
 
 

@@ -35,6 +35,16 @@ denied_import = functools.partial(_first, r"Importing '([^']+)' is not allowed")
 """Dotted path of an object that a parser was not allowed to import."""
 
 
+def missing_package(fault: Exception) -> str | None:
+    """What a class from a configuration needs that is not installed, such as a logger; None for another fault."""
+    text = str(fault)
+    if isinstance(fault, ModuleNotFoundError):
+        return text.splitlines()[0]
+    if isinstance(fault, ValueError) and re.search(r"pip install|No module named|[Rr]equirement '", text):
+        return _first(r"Problem with given class_path '[^']+':\s+([^\n]+)", text)
+    return None
+
+
 def is_refused_argument(fault: Exception) -> bool:
     """Whether a class that a parser makes does not take one of its arguments, such as one in ``dict_kwargs``."""
     caller = traceback.extract_tb(fault.__traceback__)[-1].name

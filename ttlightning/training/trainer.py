@@ -19,6 +19,7 @@ from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training import slurm
 from ttlightning.training.datamodule import PatchDataModule
+from ttlightning.training.faults import refused_in_one_line
 from ttlightning.training.restoring import CheckpointConnector
 from ttlightning.training.steps import steps_of_a_run
 
@@ -51,7 +52,7 @@ class Trainer(LightningTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         slurm.check_variables()
         slurm.check_requeue(kwargs.get("plugins"))
-        with slurm.said_in_one_line():
+        with slurm.said_in_one_line(), refused_in_one_line():
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
         self.run: Run | None = None
@@ -116,6 +117,7 @@ class Trainer(LightningTrainer):
             source = dict(zip(("file", "index"), zip(*own.sources, strict=True), strict=True))
         signals.hold("when the predictions are written")
         names = datamodule.spec.names if isinstance(datamodule, PatchDataModule) else ()
+        source = {column: values[: len(predicted)] for column, values in source.items()}  # limit_predict_batches
         content = _table(source, predicted.tolist(), probabilities, names)
         _check_that_it_is_free(output)
         try:
