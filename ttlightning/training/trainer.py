@@ -92,6 +92,7 @@ class Trainer(LightningTrainer):
         Args:
             images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set
                 with its labels.
+            dataloaders: batches of another loader instead; their rows have the column index and no label.
             output: file to write, completely or not at all; an existing file is not replaced.
             ckpt_path: checkpoint of the weights.
             weights_only: whether only tensors and plain values are read from the checkpoint.
@@ -106,10 +107,16 @@ class Trainer(LightningTrainer):
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
         if images is not None:
+            if datamodule is None:
+                raise UserError("predict reads images for a data module: give one, or a loader of the images alone")
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
+        if not parts or isinstance(parts[0], list):
+            raise UserError("predict writes one file: give it one loader, with at least one batch")
         probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
-        if images is None:
+        if not isinstance(datamodule, PatchDataModule):
+            source = {"index": range(len(predicted))}
+        elif images is None:
             labels = torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()
             source = {"index": range(len(labels)), "label": labels}
         else:
