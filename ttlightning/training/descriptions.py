@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from ttlightning.data.datasets import default_root
 from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import DATA_ARGUMENTS, MODEL_ARGUMENTS
+from ttlightning.system.parsing import class_made_by
 
 SIZES: Final = ("sites", "patch_dim", "classes", "steps_per_execution", "microbatches", "seed")
 """Arguments of ``Classifier`` that are no keys of the section ``model``: they follow from the data and the seed."""
@@ -74,10 +75,8 @@ def _describe(name: str, factory: Any) -> dict[str, Any]:
     """A factory as ``{class_path, init_args}``."""
     kind, arguments = factory, {}
     if isinstance(factory, partial):
-        made_by_parser = len(factory.args) == 1 and inspect.isclass(factory.args[0])
-        kind = factory.args[0] if made_by_parser else factory.func
-        arguments = dict(factory.keywords)
-        if factory.args and not made_by_parser:
+        kind, arguments = class_made_by(factory) or factory.func, dict(factory.keywords)
+        if factory.args and kind is factory.func:
             raise UserError(f"model.{name} is a partial with positional arguments: give them by name")
     path = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', '')}"
     if not inspect.isclass(kind) or "<" in path or path.startswith("__main__."):
