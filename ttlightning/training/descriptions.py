@@ -28,7 +28,8 @@ def describe_model(model: LightningModule) -> dict[str, Any]:
     """
     factories = model.factories | {"optimizer": model.optimizer, "scheduler": model.scheduler}
     described = {name: factory and _describe(name, factory) for name, factory in factories.items()}
-    return described | {name: getattr(model, name) for name in ("scheduler_interval", "patch_dropout", "pixel_mean")}
+    others = (name for name in inspect.signature(type(model)).parameters if name not in (*described, *SIZES))
+    return described | {name: _plain(name, getattr(model, name)) for name in others if hasattr(model, name)}
 
 
 def describe_data(data: LightningDataModule) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A checkpoint of ``fit`` has the run's configuration. A checkpoint of another tra
 data under Lightning's names, in plain values. Both may name listed classes only, see ``runs/trust.py``.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -28,7 +29,7 @@ class ClassifierFromCheckpoint:
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | Path,
+        checkpoint_path: str | os.PathLike[str],
         map_location: torch.device | str | int | None = None,
         hparams_file: None = None,
         strict: bool | None = None,
@@ -70,7 +71,7 @@ class DataFromCheckpoint:
     @classmethod
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | Path,
+        checkpoint_path: str | os.PathLike[str],
         map_location: Any = None,
         hparams_file: None = None,
         weights_only: bool | None = True,
@@ -109,7 +110,7 @@ def _read(path: Any, hparams_file: Any, weights_only: bool | None) -> tuple[Path
         raise UserError(f"hparams_file is {hparams_file}: the checkpoint has its arguments, give others by name")
     if weights_only is False:
         raise UserError("weights_only is False, which would let the file run code: leave it out")
-    if not isinstance(path, str | Path):
+    if not isinstance(path, str | os.PathLike):
         raise UserError(f"checkpoint_path is a {type(path).__name__}, it must be the path of a file or a run directory")
     file = checkpoint_file(Path(path))
     return file, read_checkpoint(file)

@@ -55,6 +55,8 @@ class Trainer(LightningTrainer):
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
         self.run: Run | None = None
+        self.probabilities: torch.Tensor | None = None
+        """what ``predict`` has returned"""
         self._signal_connector = NoSignals(self)
         self._checkpoint_connector = CheckpointConnector(self)
 
@@ -124,6 +126,7 @@ class Trainer(LightningTrainer):
         signals.hold("when the predictions are written")
         names = datamodule.spec.names if isinstance(datamodule, PatchDataModule) else ()
         content = _table(source, predicted.tolist(), probabilities, names)
+        self.probabilities = probabilities
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)

@@ -54,6 +54,8 @@ class RunDirectory(Callback):
         self.begin, self.hidden = begin or Beginning(), list(hidden)
         self.run: Run | None = None
         self.trusted: list[str] = []
+        self.way_on = ""
+        """call that goes on with the run at {}, if no command does"""
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._validated = ""
@@ -113,7 +115,8 @@ class RunDirectory(Callback):
         """What a run that stops now has, and the command that goes on with it."""
         kept = "its last checkpoint" if self.run.checkpoint.exists() else "no checkpoint yet"
         words = ("fit", "--ckpt_path", self.run.path, *option_for(self.trusted).split())
-        return f"{self.run} has {kept}; it goes on with: {command(*words)}"
+        way_on = self.way_on.format(str(self.run)) if self.way_on else command(*words)
+        return f"{self.run} has {kept}; it goes on with: {way_on}"
 
     def finish_record(self, exit_code: int = 0) -> None:
         """Let W&B's service write what it has, and end."""
