@@ -60,6 +60,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     Attributes:
         sites, patch_dim, classes: sizes for the network.
+        shard: this process among several in a loop without a trainer, ``Shard(rank, world)``.
 
     Raises:
         UserError: patches do not tile the image, a size is out of range, data are missing or corrupt, or the validation
@@ -95,7 +96,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
-        self.own = _own
+        self.own, self.shard = _own, Shard()
         self.spec = describe_dataset(dataset, self.root) if _own is None else _own.spec
         if offline_fallback is not None:
             fallback = describe_dataset(offline_fallback, self.root)
@@ -268,4 +269,4 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         return self.trainer.lightning_module.dtype if self.trainer else torch.float32
 
     def _shard(self) -> Shard:
-        return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.shard
