@@ -27,6 +27,7 @@ from ttlightning.rank.verifier.claims import Rejected
 from ttlightning.system import signals
 
 SMALL = {"data.dataset": "mnist", "data.batch_size": 10, "trainer": {"max_epochs": 1, "max_steps": 6}}
+SHORT = {"trainer": SMALL["trainer"], "figures": False, "test_after_fit": False}
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def objects(kind=EqualCoreTensorTrain, data=None, **options) -> tuple[Classifier
     return Classifier(data.sites, data.patch_dim, data.classes, **parts | {"optimizer": adam} | options), data
 
 
+@pytest.mark.slow
 def test_every_verb_in_a_notebook(folder, command, rerun_in_this_process):
     """Five lines; the same files as by the commands, and the process as it was."""
     torch.set_num_threads(2)
@@ -119,18 +121,17 @@ def test_a_rerun_that_does_not_end_is_a_fault(folder, command, monkeypatch):
         ttlightning.rerun("runs/debug/0")
 
 
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ctrl_c_is_a_keyboard_interrupt_after_a_checkpoint(folder, at_step, given):
     """The run goes on to the bits of one that was not stopped, by ``fit`` and by ``fit_model``."""
 
     def begin(**where):
         return (
-            ttlightning.fit_model(*objects(), SMALL_TRAINER, **where)
+            ttlightning.fit_model(*objects(), SHORT, **where)
             if given
-            else ttlightning.fit("debug.yaml", SMALL, **where)
+            else ttlightning.fit("debug.yaml", SMALL | SHORT, **where)
         )
 
-    SMALL_TRAINER = {"trainer": SMALL["trainer"]}
     whole, before = begin(run="runs/whole"), state()
     at_step(3, lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="stopped by SIGINT after step 4") as stop:
@@ -143,13 +144,14 @@ def test_ctrl_c_is_a_keyboard_interrupt_after_a_checkpoint(folder, at_step, give
 
 def test_a_fit_off_the_main_thread(folder):
     runs, before = [], state()
-    thread = threading.Thread(target=lambda: runs.append(ttlightning.fit("debug.yaml", SMALL)))
+    thread = threading.Thread(target=lambda: runs.append(ttlightning.fit("debug.yaml", SMALL | SHORT)))
     thread.start()
     thread.join()
     assert runs[0].result["epochs"] == 1
     assert state() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_objects_make_the_run_of_their_config(folder, kind):
     """``fit_model`` leaves the directory that ``fit`` with its config.yaml makes again, to the bit."""
@@ -214,7 +216,7 @@ def test_data_given_in_python_make_a_run(folder, command, at_step):
 
 def test_main_is_not_changed_by_a_call_before(folder, command):
     """The command line in the same process still listens, and ends with exit codes."""
-    ttlightning.fit("debug.yaml", SMALL)
+    ttlightning.fit("debug.yaml", SMALL | SHORT)
     with pytest.raises(SystemExit) as end:
         main(["test", "--ckpt_path=runs/absent/0"])
     assert end.value.code == 2

@@ -1,12 +1,16 @@
 """Batches of any loader train, validate, test and predict, by Lightning's trainer and by this package's."""
 
 import csv
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_trainer
+from conftest import clean_environment, quiet_trainer
 from kinds import FORMATS
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch import Trainer as LightningTrainer
@@ -89,6 +93,42 @@ def test_every_kind_of_batch_trains_to_the_bits_of_a_loop_by_hand(kind, tmp_path
         assert {trained(classifier(kind), loader, tmp_path, trainer) for loader in loaders} == {expected}
     assert trained(classifier(kind), Own(), tmp_path) == expected
     assert trained(classifier(kind), DataLoader(TensorDataset(scaled, labels), batch_size=BATCH), tmp_path) == expected
+
+
+SCRIPT = """
+import os
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from test_batches import BATCH, EPOCHS, classifier, pairs
+
+images, labels = (tensor[:32] for tensor in pairs())
+model = classifier(patch_dropout=0.0)
+off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+trainer = Trainer(max_epochs=EPOCHS, accelerator="cpu", devices=2, strategy="ddp", use_distributed_sampler=False, **off)
+data = TensorDataset(images, labels)
+sampler = DistributedSampler(data, 2, int(os.environ.get("LOCAL_RANK", 0)), shuffle=False)
+trainer.fit(model, DataLoader(data, batch_size=BATCH // 2, sampler=sampler))
+if trainer.is_global_zero:
+    torch.save(model.state_dict(), "weights.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_network_of_one(tmp_path):
+    """Each takes every second sample, so that the batch of both is twice that of the loader."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = clean_environment(PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    images, labels = (tensor[:32] for tensor in pairs())
+    model = classifier(patch_dropout=0.0)
+    trained(model, DataLoader(TensorDataset(images, labels), batch_size=BATCH), tmp_path)
+    for name, weights in torch.load(tmp_path / "weights.pt").items():
+        torch.testing.assert_close(weights, model.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"steps_per_execution": 4}, {"microbatches": 2}])
