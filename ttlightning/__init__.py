@@ -8,6 +8,15 @@ from ttlightning import formats
 from ttlightning.errors import UserError
 
 if TYPE_CHECKING:
+    from ttlightning.commands.functions import certify as certify
+    from ttlightning.commands.functions import compare as compare
+    from ttlightning.commands.functions import fit as fit
+    from ttlightning.commands.functions import fit_model as fit_model
+    from ttlightning.commands.functions import predict as predict
+    from ttlightning.commands.functions import rerun as rerun
+    from ttlightning.commands.functions import test as test
+    from ttlightning.commands.functions import validate as validate
+    from ttlightning.commands.functions import verify as verify
     from ttlightning.formats import CanonicalPolyadic as CanonicalPolyadic
     from ttlightning.formats import EqualCoreTensorTrain as EqualCoreTensorTrain
     from ttlightning.formats import HierarchicalTucker as HierarchicalTucker
@@ -19,12 +28,19 @@ if TYPE_CHECKING:
     from ttlightning.training.classifier import Classifier as Classifier
     from ttlightning.training.datamodule import PatchDataModule as PatchDataModule
 
-FILES: Final = dict.fromkeys(formats.FILES, "formats") | {
-    "Classifier": "training.classifier",
-    "PatchDataModule": "training.datamodule",
-    "PatchFeatureMap": "networks.features",
-    "load": "runs.run",
-}
+FILES: Final = (
+    dict.fromkeys(formats.FILES, "formats")
+    | {
+        "Classifier": "training.classifier",
+        "PatchDataModule": "training.datamodule",
+        "PatchFeatureMap": "networks.features",
+        "load": "runs.run",
+    }
+    | dict.fromkeys(
+        ("fit", "fit_model", "validate", "test", "predict", "rerun", "compare", "certify", "verify"),
+        "commands.functions",
+    )
+)
 """Class or function that needs torch: its module in this package."""
 
 __version__ = version("ttlightning")

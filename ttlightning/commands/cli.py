@@ -81,6 +81,9 @@ class Parser(PlainErrors, LightningArgumentParser):
                 "; take --model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau --model.scheduler.monitor=val/loss "
                 "--model.scheduler_interval=epoch"
             )
+        if 'key "data.dataset"' in message:
+            hint = "; data that were given in Python are read again by Python only: see ttlightning.fit_model"
+            return "" if hint in message else hint  # a parser of a config's part has said it
         if option_of_wrong_value(message) == "model.format":
             return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
         near = difflib.get_close_matches(unknown_option(message) or "", option_names(self), n=3, cutoff=0.5)

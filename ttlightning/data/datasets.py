@@ -44,11 +44,13 @@ class ImageDataset:
     name: str
     train: Split
     test: Split
+    validation: Split | None = None
+    """A fixed validation set, if the data set has one."""
 
     def sha256(self) -> str:
-        """Hash of shapes, pixels and labels of both splits, which identifies the data."""
+        """Hash of shapes, pixels and labels of all splits, which identifies the data."""
         digest = hashlib.sha256()
-        for split in (self.train, self.test):
+        for split in filter(None, (self.train, self.test, self.validation)):
             for tensor in (split.images, split.labels):
                 digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
                 digest.update(tensor.contiguous().numpy().data)
@@ -67,6 +69,8 @@ class Spec:
         read: reader of (name, root) for a data set that torchvision does not have.
         names: names of the classes; empty if they have only numbers.
         points: whether the samples are points in the plane.
+        floats: whether the samples are floats; else they are bytes.
+        unit_pixels: whether the samples are bytes, or floats in [0, 1].
     """
 
     shape: tuple[int, int, int]
@@ -76,6 +80,8 @@ class Spec:
     read: Callable[[str, Path], ImageDataset] | None = None
     names: tuple[str, ...] = ()
     points: bool = False
+    floats: bool = False
+    unit_pixels: bool = True
 
 
 def default_root() -> Path:
@@ -95,6 +101,11 @@ def describe_dataset(name: str, root: Path) -> Spec:
         folder = look_into(root)
         return Spec(folder.shape, len(folder.classes), read=_read_folder, names=folder.names())
     return DATASETS[name]
+
+
+def is_named(name: str) -> bool:
+    """Whether a configuration can name this data set; data that were given in Python have other names."""
+    return name in get_args(DatasetName)
 
 
 def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) -> None:
@@ -231,14 +242,16 @@ def _one_line(fault: BaseException) -> str:
 _DAMAGE: Final = (AssertionError, ValueError, EOFError, IndexError, KeyError, OSError)
 """Exceptions that torchvision raises on damaged files."""
 
+_POINTS: Final = {"points": True, "floats": True, "unit_pixels": False}
+
 DATASETS: Final[dict[str, Spec]] = {
     "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
     "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
     "mnist5k": Spec((1, 28, 28), 10, read=_read_mnist5k),
-    "moons": Spec((1, 2, 1), 2, read=_make_points, points=True),
-    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), points=True),
+    "moons": Spec((1, 2, 1), 2, read=_make_points, **_POINTS),
+    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), **_POINTS),
 }
 """Data sets of fixed size. A new one is an entry, with a reader if torchvision has none."""
 

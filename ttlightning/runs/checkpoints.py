@@ -21,6 +21,10 @@ CONFIG_KEY: Final = "ttlightning_config"
 NETWORK_KEY: Final = "ttlightning_network"
 """Key of the format's name and sizes."""
 
+MODEL_ARGUMENTS: Final = "hyper_parameters"
+DATA_ARGUMENTS: Final = "datamodule_hyper_parameters"
+"""Lightning's keys of the arguments of network and data, in plain values where no configuration has them."""
+
 RUN_KEY: Final = "ttlightning_run"
 """Key of the progress of the run's tables."""
 

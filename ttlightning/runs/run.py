@@ -47,6 +47,9 @@ class Run:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
     def create(cls, root: Path, experiment: str) -> "Run":
         """Make the directory ``root/experiment/n`` with the first n above the existing numbers.
@@ -227,14 +230,14 @@ def checkpoint_file(path: Path, begun: bool = False) -> Path:
     return file
 
 
-def load(path: str | Path, trust: Sequence[str] = ()) -> "Network":
+def load(path: str | os.PathLike[str], trust: Sequence[str] = ()) -> "Network":
     """The trained network of a run directory or a checkpoint file, in eval mode on the CPU, ready to score images.
 
         network = ttlightning.load("runs/eq/0")
-        scores = network.score_images(images)     # uint8 (samples, channels, height, width)
+        probabilities = network.predict(images)
 
     Args:
-        path: a run directory, whose last checkpoint is read, or a ``.ckpt`` file.
+        path: a ``Run`` or its directory, whose last checkpoint is read, or a ``.ckpt`` file.
         trust: classes and modules from outside this package that the configuration in the file may import.
 
     Raises:

@@ -6,6 +6,7 @@ version, so an upgrade that changes them fails there.
 
 import contextlib
 import functools
+import inspect
 import re
 import traceback
 import warnings
@@ -49,6 +50,12 @@ def is_refused_argument(fault: Exception) -> bool:
     """Whether a class that a parser makes does not take one of its arguments, such as one in ``dict_kwargs``."""
     caller = traceback.extract_tb(fault.__traceback__)[-1].name
     return isinstance(fault, TypeError) and caller == "default_class_instantiator"
+
+
+def class_made_by(factory: functools.partial[Any]) -> type | None:
+    """The class of a factory that a parser has made, a partial of its own function; None for other partials."""
+    is_own = getattr(factory.func, "__module__", "").startswith("jsonargparse.")
+    return next((argument for argument in factory.args if is_own and inspect.isclass(argument)), None)
 
 
 def option_names(parser: ArgumentParser) -> set[str]:

@@ -18,10 +18,14 @@ from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
 from ttlightning.randomness import keep_mask, keyed_global_generator
-from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY, VALUES_KEY
+from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, STEPS_KEY, SUMS_KEY, VALUES_KEY
 from ttlightning.runs.trained_formats import describe_format
 from ttlightning.training import microbatches as parts
 from ttlightning.training import optimizers
+from ttlightning.training.batches import as_batches
+from ttlightning.training.descriptions import add_arguments
+from ttlightning.training.for_images import ForImages
+from ttlightning.training.from_checkpoint import ClassifierFromCheckpoint
 from ttlightning.training.manual_optimization import make_steps
 from ttlightning.training.metrics import LossAndAccuracy, Outcome
 from ttlightning.training.steps import who_looks_at_steps
@@ -29,7 +33,7 @@ from ttlightning.training.steps import who_looks_at_steps
 Stage = Literal["train", "val", "test"]
 
 
-class Classifier(Network, LightningModule):
+class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
     r"""A ``Network`` trained by cross-entropy.
 
     Args:
@@ -77,6 +81,8 @@ class Classifier(Network, LightningModule):
         with keyed_global_generator(seed, "initialization"):
             feature_map = features(patch_dim)
             super().__init__(feature_map, format(sites, feature_map.mode_size, classes), pixel_mean)
+        self.patch_dim = patch_dim
+        self.factories: dict[str, Any] = {"features": features, "format": format}
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.seed = patch_dropout, seed
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
@@ -91,6 +97,7 @@ class Classifier(Network, LightningModule):
         self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
 
     def setup(self, stage: str) -> None:
+        self.take_images_of(self.trainer.datamodule)
         if stage == "fit" and self.trainer.datamodule is not None:
             self.choose_steps(self.trainer, self.trainer.datamodule)
 
@@ -127,8 +134,8 @@ class Classifier(Network, LightningModule):
 
     def _metric_of(self, schedule: Any) -> str:
         is_validated = self.trainer.enable_validation
-        if self.trainer.datamodule is not None:
-            is_validated &= self.trainer.datamodule.has_validation()
+        if (asks := getattr(self.trainer.datamodule, "has_validation", None)) is not None:
+            is_validated &= asks()
         name = optimizers.metric_of(schedule, is_validated)
         optimizers.check_metric(name, is_validated)
         return name
@@ -154,6 +161,7 @@ class Classifier(Network, LightningModule):
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
         """The loss of one batch for automatic optimization, or all optimizer steps of this call."""
+        batch = as_batches(self, batch, batch_idx, "train")
         if self.automatic_optimization:
             self.check_position(batch, batch_idx)
             self._is_repeated = self._batch == (self.current_epoch, batch_idx)
@@ -210,22 +218,18 @@ class Classifier(Network, LightningModule):
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.labels.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", as_batches(self, batch, batch_idx, "val"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Each score minus the largest score of its sample, for callbacks."""
-        return self._evaluate("test", batch)
+        return self._evaluate("test", as_batches(self, batch, batch_idx, "test"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Class probabilities (batch, classes), and the first class with the highest score (batch).
 
         A score that is NaN or inf is a ``Fault``.
         """
-        scores = self.below_the_largest(batch.patches)
-        if lost := int(scores.isnan().any(1).sum()):
-            raise Fault(
-                f"scores of {lost} of the {len(scores)} samples of a batch are not finite: nothing is predicted"
-            )
+        scores = self.finite_scores(as_batches(self, batch, batch_idx, "predict").patches)
         return scores.softmax(-1), scores.argmax(-1)
 
     def on_train_start(self) -> None:
@@ -256,11 +260,13 @@ class Classifier(Network, LightningModule):
         checkpoint[STEPS_KEY] = self.steps_per_execution
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
         checkpoint[NETWORK_KEY] = describe_format(self.format)
+        if CONFIG_KEY not in checkpoint and not self.hparams:
+            add_arguments(checkpoint, self, self.trainer.datamodule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue an epoch's sums: each process its own, or rank 0 all if the number of processes has changed."""
         self._epoch_values = dict(checkpoint.get(VALUES_KEY, {}))
-        if (sums := checkpoint.get(SUMS_KEY)) is None:
+        if (sums := checkpoint.get(SUMS_KEY)) is None or self._trainer is None:
             return
         rank, world = self.trainer.global_rank, self.trainer.world_size
         mine = sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)

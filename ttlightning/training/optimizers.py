@@ -137,4 +137,4 @@ def _length(trainer: Trainer, interval: Interval) -> int | None:
     if interval == "epoch":
         return trainer.max_epochs
     data = trainer.datamodule
-    return trainer.estimated_stepping_batches if data is None else steps_of_a_run(trainer, data.batches)
+    return steps_of_a_run(trainer, data.batches) if hasattr(data, "batches") else trainer.estimated_stepping_batches

@@ -56,6 +56,8 @@ class RunDirectory(Callback):
         self.keeps_checkpoints = True
         self.searched: dict[str, float | int] = {}
         """Settings that were searched before the run, and their values."""
+        self.way_on = ""
+        """call that goes on with the run at {}, if no command does"""
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._validated = ""
@@ -119,7 +121,8 @@ class RunDirectory(Callback):
             return f"{self.run} has no checkpoint, because trainer.enable_checkpointing is false; anew: {again}"
         kept = "its last checkpoint" if self.run.checkpoint.exists() else "no checkpoint yet"
         words = ("fit", "--ckpt_path", self.run.path, *option_for(self.trusted).split())
-        return f"{self.run} has {kept}; it goes on with: {command(*words)}"
+        way_on = self.way_on.format(str(self.run)) if self.way_on else command(*words)
+        return f"{self.run} has {kept}; it goes on with: {way_on}"
 
     def finish_record(self, exit_code: int = 0) -> None:
         """Let W&B's service write what it has, and end."""
