@@ -7,7 +7,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
+
+import ttlightning
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -17,7 +20,9 @@ def test_environment_yml_says_what_pyproject_says():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert f"python{PROJECT['requires-python']}" in conda
-    assert sorted(pip["pip"]) == sorted([*PROJECT["dependencies"], "--editable ."])
+    assert sorted(pip["pip"]) == sorted(
+        [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"], "--editable ."]
+    )
 
 
 def test_the_lock_has_every_dependency_with_hashes_and_no_address():
@@ -47,3 +52,29 @@ def test_the_wheel_has_configs_and_template_inside(tmp_path):
 def test_the_readmes_code_runs():
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_public_face(tmp_path):
+    """mypy, strict, accepts a user's program over every public name, and reports every mistake of another one."""
+    programs = {name: ROOT / "tests" / "typing" / f"{name}.py" for name in ("right", "wrong")}
+    config = tmp_path / "mypy.ini"
+    config.write_text(f"[mypy]\nstrict = true\nfollow_imports = silent\ncache_dir = {tmp_path}\n")
+    check = [sys.executable, "-m", "mypy", f"--config-file={config}", *map(str, programs.values())]
+    said = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    reported = re.findall(r"(\w+)\.py:(\d+): error", said)
+    lines = enumerate(programs["wrong"].read_text().splitlines(), start=1)
+    marked = [("wrong", str(number)) for number, line in lines if line.endswith("# mistake")]
+    assert sorted(set(reported)) == sorted(marked), said
+    assert len(marked) >= 10
+    right = programs["right"].read_text()
+    assert all(re.search(rf"\b{name}\b", right) for name in ttlightning.__all__)
+
+
+def test_the_public_names_for_type_checkers_are_those_at_run_time():
+    """The imports under ``TYPE_CHECKING`` and the lazy tables; ``py.typed`` says that the types are for users."""
+    assert (ROOT / "ttlightning" / "py.typed").is_file()
+    for module in (ttlightning, ttlightning.formats):
+        source = Path(module.__file__).read_text()
+        typed = set(re.findall(r"^    from [\w.]+ import (\w+) as \1$", source, re.M))
+        assert typed == set(module.FILES)
