@@ -3,7 +3,7 @@
 # make test-slow      the tests that are marked slow: scripts, jobs of several processes, every recipe
 # make test-all       both
 # make lint           ruff (format and rules), mypy on the mathematics
-# make bench          speed beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
+# make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
@@ -40,6 +40,8 @@ lint: environment
 
 bench: environment
 	$(IN_VENV) scripts/benchmark.py --output results/benchmark $(ARGS)
+	$(IN_VENV) scripts/benchmark_networks.py --output results/benchmark_networks
+	$(IN_VENV) scripts/speed_page.py
 
 gpu: environment
 	$(IN_VENV) scripts/gpu.py --output results/gpu.json $(ARGS)

@@ -1,14 +1,11 @@
 """The Tab key, pressed in real shells, with the script that ``completion`` prints."""
 
-import fcntl
 import os
-import pty
 import re
 import select
 import shutil
 import struct
 import subprocess
-import termios
 import time
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from ttlightning.commands.completion import options_with_trainer, options_withou
 from ttlightning.commands.studies import command_line
 from ttlightning.system.parsing import parsers_of
 
+fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))  # not on Windows
 SHELLS = {"bash": ["bash", "--norc", "--noprofile", "-i"], "zsh": ["zsh", "-f", "-i"]}
 
 
@@ -43,11 +41,12 @@ def folder(tmp_path: Path, options) -> Path:
 
 def completed(folder: Path, shell: str, *typed: str) -> list[str]:
     """What stands in the line after Tab, for each line, in one interactive shell on a terminal."""
-    process, terminal = pty.fork()
-    if process == 0:
-        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("4H", 40, 200, 0, 0))  # no line is broken
-        os.chdir(folder)
-        os.execvpe(SHELLS[shell][0], SHELLS[shell], os.environ | {"PS1": "> ", "TERM": "dumb", "HOME": str(folder)})
+    terminal, line = pty.openpty()
+    fcntl.ioctl(line, termios.TIOCSWINSZ, struct.pack("4H", 40, 200, 0, 0))  # no line is broken
+    environment = os.environ | {"PS1": "> ", "TERM": "dumb", "HOME": str(folder)}
+    streams = {"stdin": line, "stdout": line, "stderr": line}
+    process = subprocess.Popen(SHELLS[shell], cwd=folder, env=environment, start_new_session=True, **streams)
+    os.close(line)
 
     def read_until(wanted: str) -> str:
         """The output up to this text; all of it, if the text does not come within ten seconds."""
@@ -66,8 +65,9 @@ def completed(folder: Path, shell: str, *typed: str) -> list[str]:
             os.write(terminal, f"{words}\t\x01printf '<%s>' \x05; echo en''d\n".encode())
             lines.append(re.findall(r"((?:<[^<>\r\n]*>)+)end\r\n", read_until("end\r\n"))[-1])
     finally:
+        process.kill()
+        process.wait()
         os.close(terminal)
-        os.waitpid(process, 0)
     return lines
 
 
