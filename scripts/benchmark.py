@@ -12,8 +12,9 @@ For every case (mode size n, rank r, batch, sites d) and both kinds of cores, in
 
 TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `step ratio` is against the fastest of them in
 this run, `step ratio default` against its default mode. On one thread, `jax ratio` is against the faster of two jitted
-programs of scripts/benchmark_jax.py. Ratios are medians of pairwise ratios. `of product` compares the arithmetic of our step with one large matrix product on this machine, `of copy` its least memory traffic
-(parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+programs of scripts/benchmark_jax.py. Ratios are medians of pairwise ratios. `of product` compares the arithmetic of our
+step with one large matrix product on this machine, `of copy` its least memory traffic (parameters, gradients, moments
+and batch, once) with a large copy. `--output` writes .json and .png.
 
 A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker, and hierarchical
 Tucker with one node for all positions of a level. TensorKrowch's Tree is the second and starts with the same numbers;

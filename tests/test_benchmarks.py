@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -111,3 +114,68 @@ def test_the_tables_of_the_page_are_those_of_the_files(script):
     assert page.page_with_tables(changed, ROOT / "results") == text
     with pytest.raises(UserError, match="<!-- trees -->"):
         page.page_with_tables(text.replace("<!-- trees -->", ""), ROOT / "results")
+
+
+def gpu_script(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "TTLIGHTNING_DATA"}
+    command = [sys.executable, str(ROOT / "scripts" / "gpu.py"), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.mark.slow
+def test_every_section_of_the_gpu_script_runs_dry(tmp_path):
+    """On the CPU, in Triton's interpreter: all paths are exact and repeatable, all rivals are measured."""
+    done = gpu_script("--dry_run", "--minutes=14", f"--output={tmp_path / 'gpu.json'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert list(sections) == ["tests", "exactness", "rerun", "speed", "seeds"]
+    assert "17 passed" in sections["tests"]["summary"]
+    rows = sections["exactness"]["rows"]
+    assert {(row["path"], row["kind"], row["dtype"]) for row in rows} == {
+        (path, kind, dtype)
+        for path in ("torch", "compiled", "triton")
+        for kind in ("different", "equal")
+        for dtype in ("torch.float32", "torch.float64")
+    }
+    assert all(row["within"] and row["same_bits_again"] and len(row["differences"]) == 6 for row in rows)
+    for row in sections["speed"]["rows"]:
+        assert {name.split()[0] for name in row["ms"]} == {"torch", "compiled", "triton", "tensorkrowch", "jax"}
+    assert len({run["weights_sha256"] for run in sections["seeds"]["runs"]}) == 2
+
+
+def test_a_section_that_fails_is_recorded_and_the_others_run(tmp_path):
+    """Here for want of time: exit code 1, and every section is in the file with its fault."""
+    done = gpu_script("--dry_run", "--minutes=0", f"--output={tmp_path / 'gpu.json'}", "--sections", "speed", "seeds")
+    assert done.returncode == 1
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert list(sections) == ["speed", "seeds"]
+    assert all("stopped after 1 s" in found["fault"] and not found["right"] for found in sections.values())
+    assert "WRONG" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_the_gpu_script_without_a_gpu_is_one_line(tmp_path):
+    done = gpu_script(f"--output={tmp_path / 'gpu.json'}")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "gpu: torch sees no GPU here; --dry_run runs every section on the CPU, at small sizes"
+    )
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_the_exactness_of_a_path_can_be_wrong(script, monkeypatch):
+    """A path with other numbers is not within the limits."""
+    pytest.importorskip("triton")
+    chain = script("gpu_chain")
+    monkeypatch.setattr(chain, "PATHS", ("torch",))
+    assert chain.exactness([(3, 2, 4, 6)], torch.device("cpu"))["right"]
+    right = chain.outcome
+
+    def wrong(network, *rest):
+        size = 1.001 if next(network.parameters()).dtype == torch.float32 else 1.0
+        return {name: size * value for name, value in right(network, *rest).items()}
+
+    monkeypatch.setattr(chain, "outcome", wrong)
+    found = chain.exactness([(3, 2, 4, 6)], torch.device("cpu"))
+    assert not found["right"]
+    assert {row["dtype"] for row in found["rows"] if not row["within"]} == {"torch.float32"}

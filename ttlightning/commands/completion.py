@@ -92,7 +92,10 @@ def options_without_trainer() -> dict[str, Options]:
 
 
 def options_with_trainer() -> dict[str, Options]:
-    """The options of the verbs of LightningCLI, with those of this package's formats and feature map; none without it."""
+    """The options of the verbs with a trainer, with those of this package's formats and feature map.
+
+    Without the packages of the extra ``train``, none, and a line on stderr.
+    """
     try:
         with needed_by("the completion of fit, validate, test and predict"):
             from ttlightning.commands.studies import command_line

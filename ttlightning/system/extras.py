@@ -30,6 +30,5 @@ def needed_by(user: str) -> Iterator[None]:
         package = (fault.name or "").partition(".")[0]
         if package not in EXTRA_OF:
             raise
-        raise MissingExtra(
-            f"{user} needs the package {package}, which is not installed: pip install 'ttlightning[{EXTRA_OF[package]}]'"
-        ) from fault
+        install = f"pip install 'ttlightning[{EXTRA_OF[package]}]'"
+        raise MissingExtra(f"{user} needs the package {package}, which is not installed: {install}") from fault

@@ -55,7 +55,7 @@ def parsers_of(parser: ArgumentParser) -> dict[str, ArgumentParser]:
 
 
 def option_values(parser: ArgumentParser) -> dict[str, list[str]]:
-    """Every option, such as ``--data.order``, with the values that its type lists; none for numbers, texts and paths."""
+    """Every option, such as ``--data.order``, with the values that its type lists, which numbers and paths have not."""
     return {
         option: _listed(action)
         for action in parser._actions
