@@ -4,8 +4,8 @@
 
 Ours are the networks of eq.yaml and tt.yaml, without patch dropout. Beside them: one hidden dense layer, a small
 convolutional network, and torch's LSTM over the same 16 patches. Their widths were chosen so that they are about as
-accurate as eq.yaml's after the same training: AdamW, one cycle, batches of 100, ``--epochs`` epochs, one seed. Without MNIST
-the 5,000 digits of mnist5k stand for it, and the output says so.
+accurate as eq.yaml's after the same training: AdamW, one cycle, batches of 100, ``--epochs`` epochs, one seed. Without
+MNIST the 5,000 digits of mnist5k stand for it, and the output says so.
 
 Training is forward, cross-entropy, backward and a step of AdamW on a batch of 100; inference is a batch of 1,000
 without gradients. Every network gets its pixels in the layout that it reads. Steps are interleaved in rounds; the
