@@ -14,6 +14,7 @@ WITHOUT_TRAINER: Final = {
     "rank": "Bounds and generic ranks over ranges of mode size, TT-rank and number of sites.",
     "certify": "Certify a rank: of almost every tensor train, or of a trained network.",
     "verify": "Check certificates with code that shares nothing with the code that made them.",
+    "export": "Write a trained network to a file that ONNX runtimes or torch alone run.",
     "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
     "rerun": "Run a finished run again, and say whether it came out the same.",
     "completion": "A script that completes the words of this command in bash or zsh.",
