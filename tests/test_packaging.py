@@ -78,3 +78,68 @@ def test_the_public_names_for_type_checkers_are_those_at_run_time():
         source = Path(module.__file__).read_text()
         typed = set(re.findall(r"^    from [\w.]+ import (\w+) as \1$", source, re.M))
         assert typed == set(module.FILES)
+
+
+def test_the_console_script_is_the_same_command(tmp_path):
+    """``[project.scripts]`` names the function that ``python -m`` calls, and the wheel has the script."""
+    module, _, function = PROJECT["scripts"]["ttlightning"].partition(":")
+    code = f"import sys; from {module} import {function}; sys.argv[0] = 'ttlightning'; sys.exit({function}())"
+    for words in (["--help"], ["rank", "--mode_size=3"], ["nonsense"]):
+        script, module_run = (
+            subprocess.run([sys.executable, *start, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+            for start in (["-c", code], ["-m", "ttlightning"])
+        )
+        assert script.stdout == module_run.stdout
+        assert script.stderr == module_run.stderr
+        assert script.returncode == module_run.returncode == (2 if words == ["nonsense"] else 0)
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    """With the same programs of the same environment; hooks that name files give them to ruff."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [repository] = config["repos"]
+    assert repository["repo"] == "local"
+    hooks = [hook["entry"] for hook in repository["hooks"]]
+    lint = re.findall(r"^\t\$\(IN_VENV\) -m (.*)$", (ROOT / "Makefile").read_text().partition("lint:")[2], re.M)[:3]
+    for hook, command in zip(hooks, lint, strict=True):
+        words = command.replace(" --check", "").removesuffix(" .")
+        assert hook.removesuffix(" --force-exclude") == f".venv/bin/python -m {words}"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+
+
+def test_the_workflow_runs_everything_everywhere():
+    """Each job of the matrix calls .ci/run, which passes its packages on to make; the classifiers are tested."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    tests, alone = workflow["jobs"]["tests"], workflow["jobs"]["alone"]
+    assert tests["steps"][-1]["run"] == "bash .ci/run"
+    assert tests["env"]["PACKAGES"] == "${{ matrix.packages }}"
+    matrix = tests["strategy"]["matrix"]
+    assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
+    assert set(matrix["packages"]) == {"newest", "oldest"}
+    pythons = {*matrix["python"], *(job["python"] for job in matrix["include"])}
+    classified = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
+    assert {"3.11", *classified} <= pythons
+    assert "pip install ." in [step.get("run") for step in alone["steps"]]
+
+
+def test_the_environment_can_be_made_from_the_ranges(tmp_path):
+    """What ``make environment`` would run for each choice of packages; another word is refused before anything."""
+    (tmp_path / "venv").mkdir()
+    for packages, wanted in {
+        "locked": "uv pip sync --quiet --compile-bytecode --require-hashes",
+        "newest": "--editable '.[train,export,bench,dev]'",
+        "oldest": "--resolution lowest-direct",
+    }.items():
+        shown = make(tmp_path, "--dry-run", f"PACKAGES={packages}")
+        assert shown.returncode == 0, shown.stderr
+        assert wanted in shown.stdout
+    refused = make(tmp_path, "PACKAGES=old")
+    assert refused.returncode == 2
+    assert "PACKAGES is old, it must be locked, newest or oldest" in refused.stdout
+    assert not any((tmp_path / "venv").iterdir())
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``make environment`` for a new folder."""
+    command = ["make", "environment", f"VENV={folder / 'venv'}", f"PYTHON={sys.executable}", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -94,8 +94,11 @@ def onnx(deployed: Deployed, metadata: Mapping[str, Any]) -> File:
         ) from missing
     with _quiet():
         made = torch.onnx.export(
-            _recorded(deployed), input_names=["images"], output_names=["probabilities", "predicted"], dynamo=True,
-            verbose=False
+            _recorded(deployed),
+            input_names=["images"],
+            output_names=["probabilities", "predicted"],
+            dynamo=True,
+            verbose=False,
         )
         model = made.model_proto
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in metadata.items()}
