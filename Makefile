@@ -18,7 +18,8 @@ PACKAGES ?= locked
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
-EXTRAS := .[train,export,bench,dev]
+COMMA := ,
+EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
 .PHONY: fit test test-slow test-all lint bench gpu lock environment
 
@@ -54,7 +55,8 @@ lock: environment
 environment: $(READY)
 
 # pip installs uv, by its hash; uv installs the other packages, by theirs, six times faster. Where uv cannot reach what
-# pip is configured for, pip does it all. The oldest packages are those of the package itself and of training.
+# pip is configured for, pip does it all. The oldest packages are those of the package itself and of training, without
+# the benchmark's, which need newer ones.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
 	@case "$(PACKAGES)" in locked | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, newest or oldest"; exit 2;; esac
