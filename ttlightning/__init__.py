@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ttlightning import formats
 from ttlightning.errors import UserError
+from ttlightning.system.extras import needed_by
 
 if TYPE_CHECKING:
     from ttlightning.commands.functions import certify as certify
@@ -47,8 +48,15 @@ __version__ = version("ttlightning")
 __all__ = ["UserError", *FILES]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a class on first use, so that signals are handled before torch is imported."""
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker reports names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        """Import a class on first use, so that signals are handled before torch is imported.
+
+        Raises:
+            MissingExtra: if the class needs Lightning or another package of an extra that is not installed.
+        """
+        if name not in FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        with needed_by(f"{__name__}.{name}"):
+            return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

@@ -58,6 +58,8 @@ class Network(nn.Module):
         self.patching, self.image_shape, self.class_names = patching, image_shape, tuple(class_names)
         self.unit_pixels = unit_pixels
 
+    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
+
     def forward(self, patches: Patches, keep: Keep | None = None) -> Scores:
         """Scores of all classes; ``keep`` is False for a dropped patch, whose pixels become ``pixel_mean``.
 

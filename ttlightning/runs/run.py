@@ -154,6 +154,10 @@ class Run:
         name = self.certificate_file.name if sampled is None else f"certificate-sampled-{sampled}.json"
         return (self.certificate_file.parent if self.certificate_file.parent.is_dir() else self.path) / name
 
+    def new_export(self, kind: str) -> Path:
+        """Default output of ``export``."""
+        return self.path / f"network.{kind}"
+
     def claim(self) -> None:
         """Lock the run for this process, until ``lock.release()`` or the end of the process.
 
