@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-
 from ttlightning.commands.cli import CLI, Parser
 from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import weights_sha256
