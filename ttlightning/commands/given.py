@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from lightning.pytorch.cli import LightningArgumentParser
 
 from ttlightning.commands.cli import CLI
 from ttlightning.errors import UserError
@@ -47,7 +46,7 @@ def fit_given(model: Classifier, data: PatchDataModule, words: Sequence[str]) ->
     class Given(CLI):
         """The command line with these objects."""
 
-        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        def add_arguments_to_parser(self, parser: Any) -> None:
             super().add_arguments_to_parser(parser)
             parser.add_instantiator(lambda kind, **_: data, PatchDataModule, prepend=True)
             parser.add_instantiator(_taking(model), Classifier, prepend=True)
