@@ -161,5 +161,7 @@ def test_parts_that_do_not_fit_together_are_one_line():
         PatchDataModule.from_datasets((IMAGES, LABELS), test_dataset=other, patch_size=2)
     with pytest.raises(UserError, match="labels lie from 0 to 2, they must be 0 to 1, there are 2 classes"):
         PatchDataModule.from_datasets((IMAGES, LABELS), class_names=("a", "b"), patch_size=2)
+    with pytest.raises(UserError, match="name is mnist, which a configuration would take for the data set"):
+        PatchDataModule.from_datasets((IMAGES, LABELS), name="mnist", patch_size=2)
     with pytest.raises(UserError, match="root is for data sets with a name"):
         PatchDataModule.from_datasets((IMAGES, LABELS), root="data", patch_size=2)

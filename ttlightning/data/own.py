@@ -12,8 +12,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ttlightning.data.arrays import as_tensor, check_pixels
-from ttlightning.data.datasets import ImageDataset, Spec, Split
 from ttlightning.data.pairs import IMAGE_KEYS, LABEL_KEYS, as_labels, column_of, pair_of
+from ttlightning.data.splits import ImageDataset, Spec, Split
 from ttlightning.errors import UserError
 
 MODES: Final = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}

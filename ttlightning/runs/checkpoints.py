@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -150,6 +151,23 @@ def check_fits(
         if here != there:
             raise UserError(
                 f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; {way_out}"
+            )
+
+
+def check_classes(state: Any, names: Sequence[str], source: object, where: str) -> None:
+    """Raise ``UserError`` where a data module's state in the checkpoint ``source`` has classes of other names.
+
+    Args:
+        names: the classes of the data here.
+        where: what has these classes, and the way out.
+    """
+    theirs = state.get("classes") if isinstance(state, dict) else None
+    if not isinstance(theirs, list):  # of an older version
+        return
+    for number, (there, here) in enumerate(itertools.zip_longest(theirs, names)):
+        if there != here:
+            raise UserError(
+                f"{source} was trained on other classes: number {number} is {there!r} there and {here!r} in {where}"
             )
 
 

@@ -1,6 +1,5 @@
 """The DataModule: a data set as chains of patches, in splits, batches and shards."""
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,7 @@ from torch import Tensor
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
     DatasetName,
-    ImageDataset,
-    Split,
+    check_fallback,
     default_root,
     describe_dataset,
     fetch_dataset,
@@ -25,7 +23,9 @@ from ttlightning.data.images import Images, read_images
 from ttlightning.data.own import Own
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.splits import ImageDataset, Split
 from ttlightning.errors import UserError
+from ttlightning.runs.checkpoints import check_classes
 from ttlightning.system.paths import expanded
 from ttlightning.training.from_checkpoint import DataFromCheckpoint
 from ttlightning.training.from_datasets import DataFromDatasets
@@ -99,13 +99,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         self.own, self.shard = _own, Shard()
         self.spec = describe_dataset(dataset, self.root) if _own is None else _own.spec
         if offline_fallback is not None:
-            fallback = describe_dataset(offline_fallback, self.root)
-            if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
-                raise UserError(
-                    f"data.offline_fallback is {offline_fallback}, which has {fallback.classes} classes of "
-                    f"{fallback.shape} (channels, height, width), but {dataset} has {self.spec.classes} of "
-                    f"{self.spec.shape}: use --data.offline_fallback null"
-                )
+            check_fallback(dataset, self.spec, offline_fallback, self.root)
         if augmentation and self.spec.floats:
             has = "points" if self.spec.points else "floats that are no bytes"
             raise UserError(f"data.augmentation moves images, and {dataset} has {has}: leave it out")
@@ -191,16 +185,8 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     def check_classes(self, checkpoint: Mapping[str, Any], source: object) -> None:
         """Raise ``UserError`` if a checkpoint's classes have other names than the data's; ``source`` is its file."""
-        state = checkpoint.get(type(self).__qualname__)
-        theirs = state.get("classes") if isinstance(state, dict) else None
-        if not isinstance(theirs, list):  # of an older version
-            return
-        for number, (there, here) in enumerate(itertools.zip_longest(theirs, self.class_names)):
-            if there != here:
-                raise UserError(
-                    f"{source} was trained on other classes: number {number} is {there!r} there and {here!r} in the "
-                    f"data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
-                )
+        where = f"the data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
+        check_classes(checkpoint.get(type(self).__qualname__), self.class_names, source, where)
 
     def has_validation(self) -> bool:
         """Whether samples are held out."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
+from ttlightning.data.datasets import is_named
 from ttlightning.data.own import read_own
 from ttlightning.errors import UserError
 
@@ -38,6 +39,8 @@ class DataFromDatasets:
         Raises:
             UserError: data that cannot be read, or a mistake in the options.
         """
+        if is_named(name):
+            raise UserError(f"name is {name}, which a configuration would take for the data set of this name")
         own = read_own(name, train_dataset, val_dataset, test_dataset, class_names)
         if own.images.validation is not None and options.get("validation"):
             raise UserError(
