@@ -154,8 +154,13 @@ def images_to_check(shape: tuple[int, int, int]) -> Images:
 
 def _recorded(deployed: Deployed) -> torch.export.ExportedProgram:
     images = torch.zeros(2, *deployed.image_shape, dtype=torch.uint8)
-    with _quiet():
-        return torch.export.export(deployed.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("samples")},))
+    samples = {0: torch.export.Dim("samples")}
+    try:
+        with _quiet():
+            return torch.export.export(deployed.eval(), (images,), dynamic_shapes=(samples,))
+    except Exception as fault:  # whatever a format of the user's own makes of tensors without memory
+        reason = " ".join(str(fault).split())[:160]
+        raise UserError(f"torch.export cannot record {deployed.network.format.name} ({reason})") from fault
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.steps import who_begins_epochs
 
-PRECISIONS: Final = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 CHECKPOINT_WISHES: Final = ("monitor", "every_n_epochs", "every_n_train_steps", "train_time_interval")
 """Options of ``checkpoint`` that have an effect only if checkpoints are kept."""
 
@@ -29,11 +28,6 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     Args:
         checkpoint: the options of the checkpoints that are kept beside the last one.
     """
-    if trainer.precision not in PRECISIONS:
-        raise UserError(
-            f"trainer.precision is {trainer.precision}, tensor formats compute in float32 or float64: use "
-            "32-true, bf16-mixed or 64-true"
-        )
     if trainer._model_registry is not None:
         raise UserError(
             "trainer.model_registry is for uploads to Lightning's cloud, which fit does not make; leave it out"

@@ -17,7 +17,7 @@ from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import Run
 from ttlightning.system import signals
 from ttlightning.system.paths import expanded
-from ttlightning.training import slurm
+from ttlightning.training import precision, slurm
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import refused_in_one_line
 from ttlightning.training.restoring import CheckpointConnector
@@ -46,13 +46,15 @@ class Trainer(LightningTrainer):
     directory of a fit, set by ``RunDirectory``; None if nothing is kept.
 
     Raises:
-        UserError: SLURM starts another number of processes than the trainer has.
+        UserError: SLURM starts another number of processes than the trainer has; a precision that the formats cannot
+            compute in.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         slurm.check_variables()
         slurm.check_requeue(kwargs.get("plugins"))
-        with slurm.said_in_one_line(), refused_in_one_line():
+        precise = precision.honoured(self, kwargs.get("precision"))
+        with slurm.said_in_one_line(), refused_in_one_line(), precise:
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
         self.run: Run | None = None

@@ -3,8 +3,8 @@ r"""Powers of two for a program that leaves Python: ``torch.export`` and ONNX.
     exponent = floor(log2 |x|) + 1        power of two = table[exponent]
 
 scales.py reads and writes the bits of a floating-point number, which ONNX cannot express. In an exported program the
-exponent comes from a logarithm and the power of two from a table, so that it is exact on every runtime. A logarithm that
-is rounded to the next integer moves a factor of 2 between mantissa and exponent and changes no digit of a score.
+exponent comes from a logarithm and the power of two from a table, so that it is exact on every runtime. If a logarithm
+is rounded to an integer, a factor of 2 moves from the exponent to the mantissa, which changes no digit of a score.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ is_exporting: Final[Callable[[], bool]] = getattr(torch.compiler, "is_exporting"
 
 
 def scales_by_logarithm(largest: Float[Tensor, "*rows"]) -> tuple[Float[Tensor, "*rows"], Int[Tensor, "*rows"]]:
-    """Powers of two that bring positive numbers into [1/2, 2), and the exponents that they undo.
+    """Powers of two that bring positive numbers into [1/2, 1), up to the logarithm's rounding; the exponents they undo.
 
     0 counts as the smallest normal number, inf and NaN as the largest power of two whose inverse is normal.
     """

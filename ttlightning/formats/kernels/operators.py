@@ -3,9 +3,9 @@ r"""The compiled chain as operators of torch, so that ``torch.compile`` sees one
     ttlightning::chain(features, first, interior, last, keep) -> (mantissa, exponent, memory)
     ttlightning::chain_backward(adjoint, features, first, interior, last, exponent, memory, keep) -> four gradients
 
-Both have a shape for tensors without memory. ``keep`` says which states the forward pass leaves in ``memory``; native.py
-has its values. Outside ``torch.compile`` a format calls the kernel directly, which costs less. ``torch.export`` records
-operations instead, because an exported program must run without this package.
+Both have a shape for tensors without memory. ``keep`` says which states the forward pass leaves in ``memory``; its
+values are in native.py. Outside ``torch.compile`` a format calls the kernel directly, which costs less.
+``torch.export`` records operations instead, because an exported program must run without this package.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ from ttlightning.formats.kernels.derivatives import gradients
 from ttlightning.formats.kernels.recurrence import chain_by_operations
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_served() -> bool:
     """Whether the operators serve a call on a CPU that ``torch.compile`` records; transforms need operations."""
     return (
