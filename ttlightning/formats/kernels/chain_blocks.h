@@ -59,11 +59,12 @@ typedef INTEGER NAME(index) __attribute__((vector_size(32)));
         dx[0] = dx0, dx[1] = dx1;                                                                               \
     }
 
-/* T rows and 2 HALF columns of the gradient of a core: sum over samples of t_a p_b, where t_a = x_i h_a. */
+/* T rows and 2 HALF columns of the gradient of a core: sum over samples of t_a p_b, where t_a = x_i h_a; `add`: to what
+   is there already. */
 #define GRADIENT(T)                                                                                             \
     static void NAME(gradient_##T)(const REAL *t, const REAL *adjoint, REAL *gradient, int batch, int right,    \
-                                   int columns, size_t padded, size_t width) {                                  \
-        V sum[T][2] = {0};                                                                                      \
+                                   int columns, size_t padded, size_t width, int add) {                         \
+        V sum[T][2] = {0}, none = {0};                                                                          \
         _Pragma("GCC unroll 4")                                                                                 \
         for (int s = 0; s < batch; s++) {                                                                       \
             V p0 = LOAD(adjoint + s * width), p1 = LOAD(adjoint + s * width + HALF);                            \
@@ -74,8 +75,10 @@ typedef INTEGER NAME(index) __attribute__((vector_size(32)));
         }                                                                                                       \
         for (int a = 0; a < T; a++, gradient += right)                                                          \
             for (int half = 0, b = 0; half < 2; half++) {                                                       \
-                if (columns - b >= HALF) STORE(gradient + b, LOAD(gradient + b) + sum[a][half]), b += HALF;     \
-                else for (int l = 0; b < columns; l++, b++) gradient[b] += sum[a][half][l];                     \
+                if (columns - b >= HALF)                                                                        \
+                    STORE(gradient + b, (add ? LOAD(gradient + b) : none) + sum[a][half]), b += HALF;           \
+                else for (int l = 0; b < columns; l++, b++)                                                     \
+                    gradient[b] = (add ? gradient[b] : 0) + sum[a][half][l];                                    \
             }                                                                                                   \
     }
 
@@ -125,6 +128,32 @@ static void NAME(transpose)(const REAL *restrict in, size_t in_row, REAL *restri
         }
     for (int j = 0; j < columns; j++)
         for (int i = j < columns - columns % HALF ? squares : 0; i < rows; i++) out[j * out_row + i] = in[i * in_row + j];
+}
+
+/* The samples `from` .. `to` through a site: out = sum over i, a of  x[i] h[a] core[i, a, :].  No h: one row of ones.
+   `panel` has room for ROWS rows of a block, or for `left` if that is more. */
+static void NAME(site)(const REAL *x, const REAL *h, const REAL *core, REAL *out, int modes, int left, int right,
+                       size_t padded, int from, int to, REAL *panel) {
+    const int tiles = tiles_of(right), at_once = left < ROWS ? ROWS / left : 1;
+    REAL ones[LANES];
+    for (int s = 0; s < LANES; s++) ones[s] = 1;
+    for (int i = 0; i < modes; i += at_once)
+        for (int s = from; s < to; s += LANES) {
+            const int here = modes - i < at_once ? modes - i : at_once;
+            NAME(joint)(x + i * padded + s, h ? h + s : ones, panel, here, left, padded);
+            for (int u = 0; u < tiles; u++) {
+                const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
+                BY_TILE(forward, tile, panel, core + (size_t)i * left * right + j, out + j * padded + s, here * left,
+                        right, padded, i == 0)
+            }
+        }
+}
+
+/* The features of a site for one block, a row for each feature; 0 beyond the last sample. */
+static void NAME(gather)(const REAL *features, size_t row, REAL *x, size_t padded, int modes, int here) {
+    NAME(transpose)(features, row, x, padded, here, modes);
+    for (int i = 0; i < modes; i++)
+        for (int l = here; l < LANES; l++) x[i * padded + l] = 0;
 }
 
 /* size numbers times 2^power, each rounded once. */

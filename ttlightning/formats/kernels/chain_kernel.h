@@ -85,16 +85,13 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
     const size_t padded = c->padded;
     if (from == to) return;
-    REAL ones[LANES], *panel = scratch(sizeof(REAL) * LANES * (c->rank > ROWS ? c->rank : ROWS));
+    REAL *panel = scratch(sizeof(REAL) * LANES * (c->rank > ROWS ? c->rank : ROWS));
     REAL *scores = scratch(sizeof(REAL) * c->classes * padded);
-    for (int s = 0; s < LANES; s++) ones[s] = 1;
     for (int k = 0; k < d && !c->replay; k++) {
         REAL *x = c->x + (size_t)k * modes * padded;
         for (int s = from; s < to; s += LANES) {
             const int here = c->batch - s < LANES ? c->batch - s : LANES;
-            NAME(transpose)(c->features + ((size_t)s * d + k) * modes, (size_t)d * modes, x + s, padded, here, modes);
-            for (int i = 0; i < modes; i++)
-                for (int l = here; l < LANES; l++) x[i * padded + s + l] = 0;
+            NAME(gather)(c->features + ((size_t)s * d + k) * modes, (size_t)d * modes, x + s, padded, modes, here);
         }
     }
     for (int k = c->from_site; k < c->to_site; k++) {
@@ -102,17 +99,7 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
         const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded;
         const REAL *h = k ? NAME(state)(c, k - 1) : NULL;
         REAL *out = k == d - 1 ? scores : NAME(state)(c, k);
-        const int tiles = tiles_of(right), at_once = left < ROWS ? ROWS / left : 1;
-        for (int i = 0; i < modes; i += at_once)
-            for (int s = from; s < to; s += LANES) {
-                const int here = modes - i < at_once ? modes - i : at_once;
-                NAME(joint)(x + i * padded + s, h ? h + s : ones, panel, here, left, padded);
-                for (int u = 0; u < tiles; u++) {
-                    const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
-                    BY_TILE(forward, tile, panel, core + (size_t)i * left * right + j, out + j * padded + s, here * left,
-                            right, padded, i == 0)
-                }
-            }
+        NAME(site)(x, h, core, out, modes, left, right, padded, from, to, panel);
         if (k < d - 1) NAME(rescale)(c, k, out, from, to);
     }
     for (int s = from; s < to && s < c->batch && c->to_site == d; s++) {
@@ -199,7 +186,7 @@ static void NAME(gradient_rows)(void *argument, int part, int parts) {
             for (int b = 0; b < right; b += LANES) {
                 const int columns = right - b < LANES ? right - b : LANES;
                 BY_TILE(gradient, tile, t, adjoint + b, gradient + ((size_t)i * left + a) * right + b, c->batch, right,
-                        columns, padded, width)
+                        columns, padded, width, 1)
             }
         }
     }
@@ -238,14 +225,3 @@ void NAME(chain_backward)(NAME(chain) *c) {
         in_parallel(NAME(gradient_rows), c, c->threads);
     }
 }
-
-#undef LANES
-#undef HALF
-#undef V
-#undef LOAD
-#undef STORE
-#undef FORWARD
-#undef BACKWARD
-#undef GRADIENT
-#undef EXCHANGE
-#undef BY_TILE

@@ -91,7 +91,7 @@ class NativeChain(torch.autograd.Function):
         exponent = torch.empty(0 if plain else len(features), dtype=torch.bool if plain else torch.int32, device="cpu")
         arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
         arguments.scores = scores.data_ptr()
-        arguments.threads = _threads(plan.arithmetic)
+        arguments.threads = threads_for(plan.arithmetic)
         plan.forward(ctypes.byref(arguments))
         # No address outlives this call: hooks may pack, move or recompute saved tensors before the backward pass.
         ctx.save_for_backward(*inputs, exponent, memory)
@@ -119,7 +119,7 @@ def _backward(
     arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
     arguments.replayed = memory.data_ptr() + plan.offset_replayed
     arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in slopes)
-    arguments.threads = _threads(2 * plan.arithmetic)
+    arguments.threads = threads_for(2 * plan.arithmetic)
     plan.backward(ctypes.byref(arguments))
     return slopes
 
@@ -171,7 +171,7 @@ def _plan(
     lanes = VECTORS // number
     segment = max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
     states = {KEEP_TWO: 2, KEEP_ALL: sites - 1, KEEP_SEGMENTS: (sites - 1) // segment}[keep]
-    padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
+    padded, width = up(batch, lanes), up(max(rank, classes), lanes)
     # The first site precedes the first segment, and the last site may follow the last segment.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
@@ -203,7 +203,8 @@ def _plan(
     )
 
 
-def _threads(arithmetic: int) -> int:
+def threads_for(arithmetic: int) -> int:
+    """Threads that a pass with so many multiply-adds pays for."""
     return max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
 
 
@@ -234,5 +235,6 @@ def kernel() -> ctypes.CDLL | None:
     return None
 
 
-def _up(number: int, multiple: int) -> int:
+def up(number: int, multiple: int) -> int:
+    """The least multiple that is no smaller."""
     return -(-number // multiple) * multiple
