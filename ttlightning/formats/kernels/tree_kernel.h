@@ -107,90 +107,43 @@ static void NAME(tree_down)(void *argument, int part, int parts) {
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
     const size_t padded = t->padded, size = t->rank * padded, share = to - from, slot = share * t->rank;
     if (!share) return;
-    REAL *packed = scratch(sizeof(REAL) * (2 * last * slot + t->classes * share)), *root = packed + 2 * last * slot;
-    REAL *back = scratch(sizeof(REAL) * t->modes * LANES), *row = scratch(sizeof(REAL) * t->classes);
-    for (int s = from; s < to; s++) {
-        memset(row, 0, sizeof(REAL) * t->classes);
-        if (s < t->batch) memcpy(row, t->dscores + (size_t)s * t->classes, sizeof(REAL) * t->classes);
-        if (s < t->batch && t->plain) NAME(scale)(row, t->classes, t->exponent[s]);
-        const size_t block = (s - from) / LANES * LANES, lane = (s - from) % LANES;
-        for (int y = 0; y < t->classes; y++) root[block * t->classes + y * LANES + lane] = row[y];
-    }
+    const int widest = t->rank > t->modes ? t->rank : t->modes;
+    REAL *packed = scratch(sizeof(REAL) * (2 * last * slot + share * (t->classes + 1 + widest)));
+    REAL *root = packed + 2 * last * slot, *single = root + share * t->classes, *back = single + share;
+    NAME(start_back)(t->dscores, t->plain ? t->exponent : NULL, root, t->classes, t->batch, from, to);
     for (int leaf = t->sites - 1; leaf >= 0; leaf--)
         for (int level = NAME(top)(leaf); level >= 0; level--) {
             const int place = leaf >> level;
             const NAME(position) p = NAME(at)(t, level, place);
-            const REAL *core = t->cores[level] + p.core, *scale = t->scales + p.index * padded;
             REAL *adjoint = level == last ? root : packed + (2 * level + (place & 1)) * slot;
-            for (int s = from; s < to; s += LANES) {
-                REAL *own = adjoint + (size_t)(s - from) * p.right;
-                for (int c = 0; c < p.right && level < last; c++)
-                    for (int l = 0; l < LANES; l++) own[c * LANES + l] *= scale[s + l];
-                NAME(transpose)(own, LANES, t->adjoints + (p.index * (size_t)t->batch + s) * t->width, t->width, p.right,
-                                t->batch - s < LANES ? t->batch - s : LANES);
-            }
+            NAME(scale_back)(adjoint, level == last ? NULL : t->scales + p.index * padded,
+                             t->adjoints + p.index * (size_t)t->batch * t->width, t->width, p.right, t->batch, from, to);
             const REAL *left = level ? t->h + NAME(at)(t, level - 1, 2 * place).index * size : NULL;
             const REAL *right = level ? left + size : t->x + (size_t)leaf * t->modes * padded;
-            REAL *below = level ? packed + 2 * (level - 1) * slot : NULL;
-            if (level) memset(below + slot, 0, sizeof(REAL) * slot);
-            const int slice = p.left * p.right, at_once = slice < NUMBERS_AT_ONCE ? NUMBERS_AT_ONCE / slice : 1;
-            for (int i = 0; i < p.modes; i += at_once)
-                for (int s = from; s < to; s += LANES) {
-                    const REAL *own = adjoint + (size_t)(s - from) * p.right;
-                    REAL *other = level ? below + slot + (size_t)(s - from) * t->rank : back;
-                    if (!level) memset(back, 0, sizeof(REAL) * t->modes * LANES);
-                    for (int j = i; j < i + at_once && j < p.modes; j++) {
-                        V zero = {0}, x0 = zero + 1, x1 = zero + 1, sum[2] = {0};
-                        if (level) x0 = LOAD(left + j * padded + s), x1 = LOAD(left + j * padded + s + HALF);
-                        for (int u = 0; u < tiles_of(p.left); u++) {
-                            const int a = tile_start(p.left, u), tile = tile_start(p.left, u + 1) - a;
-                            BY_TILE(backward, tile, right + a * padded + s, own, core + ((size_t)j * p.left + a) * p.right,
-                                    x0, x1, sum, other + a * LANES, p.right, padded)
-                        }
-                        if (!level) continue;
-                        REAL *dleft = below + (size_t)(s - from) * t->rank + j * LANES;
-                        STORE(dleft, sum[0]);
-                        STORE(dleft + HALF, sum[1]);
-                    }
-                    if (!level)
-                        NAME(transpose)(back, LANES, t->dfeatures + ((size_t)s * t->sites + leaf) * t->modes,
-                                        (size_t)t->sites * t->modes, t->modes, t->batch - s < LANES ? t->batch - s : LANES);
-                }
+            REAL *below = packed + 2 * (level - 1) * slot;
+            NAME(site_back)(left, right, t->cores[level] + p.core, adjoint, level ? below : single,
+                            level ? below + slot : back, p.modes, p.left, p.right, padded, from, to);
+            if (!level)
+                NAME(scatter)(back, t->dfeatures + (size_t)leaf * t->modes, (size_t)t->sites * t->modes, t->modes, t->batch,
+                              from, to);
         }
-    free(row);
-    free(back);
     free(packed);
 }
 
-/* The gradients of a share of the rows of every core. The order of the sums does not depend on the number of shares. */
+/* The gradients of a share of the rows of every core. */
 static void NAME(tree_gradients)(void *argument, int part, int parts) {
     const NAME(tree) *t = argument;
     const size_t padded = t->padded, size = t->rank * padded;
-    REAL *ones = scratch(sizeof(REAL) * padded), *rows = scratch(sizeof(REAL) * TILE * padded);
+    REAL *ones = scratch(sizeof(REAL) * (1 + TILE) * padded), *rows = ones + padded;
     for (size_t s = 0; s < padded; s++) ones[s] = 1;
     for (int level = 0; level < t->levels; level++)
         for (int place = 0; place < t->sites >> level; place++) {
             const NAME(position) p = NAME(at)(t, level, place);
-            const int tiles = tiles_of(p.left);
-            const REAL *x = level ? t->h + NAME(at)(t, level - 1, 2 * place).index * size : ones;
-            const REAL *h = level ? x + size : t->x + (size_t)place * t->modes * padded;
-            const REAL *adjoint = t->adjoints + p.index * (size_t)t->batch * t->width;
-            const int from = (int)((long)p.modes * tiles * part / parts);
-            const int to = (int)((long)p.modes * tiles * (part + 1) / parts);
-            for (int unit = from; unit < to; unit++) {
-                const int i = unit / tiles, a = tile_start(p.left, unit % tiles);
-                const int tile = tile_start(p.left, unit % tiles + 1) - a;
-                REAL *gradient = t->dcores[level] + p.core + ((size_t)i * p.left + a) * p.right;
-                for (int r = 0; r < tile; r++)
-                    for (size_t s = 0; s < padded; s++) rows[r * padded + s] = x[i * padded + s] * h[(a + r) * padded + s];
-                for (int b = 0; b < p.right; b += LANES) {
-                    const int columns = p.right - b < LANES ? p.right - b : LANES;
-                    BY_TILE(gradient, tile, rows, adjoint + b, gradient + b, t->batch, p.right, columns, padded, t->width,
-                            t->shared && place)
-                }
-            }
+            const REAL *left = level ? t->h + NAME(at)(t, level - 1, 2 * place).index * size : ones;
+            const REAL *right = level ? left + size : t->x + (size_t)place * t->modes * padded;
+            NAME(site_gradient)(left, right, t->adjoints + p.index * (size_t)t->batch * t->width, t->dcores[level] + p.core,
+                                p.modes, p.left, p.right, t->batch, padded, t->width, t->shared && place, part, parts, rows);
         }
-    free(rows);
     free(ones);
 }
 
