@@ -15,7 +15,7 @@
 #error this compiler breaks the rules of floating-point arithmetic (-ffast-math): sums, NaN and inf would be wrong
 #endif
 
-enum { TILE = 6, ROWS = 256, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+enum { TILE = 6, ROWS = 64, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
 enum { MOST_LEVELS = 32, SAMPLES_AT_ONCE = 256, NUMBERS_AT_ONCE = 4096 };
 enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
