@@ -86,11 +86,20 @@ def test_softmax_and_order_survive_any_scale():
         torch.testing.assert_close(below.double().softmax(1), expected.softmax(1), rtol=1e-4, atol=1e-12)
 
 
-def test_precisions_at_the_command_line(command):
-    """Half precision is refused before anything is written; mixed precision trains."""
-    words = "fit", "--config", "debug.yaml", "--trainer.enable_progress_bar", "false"
-    done = command(*words, "--trainer.precision", "bf16-true", code=2)
-    assert_one_line(done.stderr, "trainer.precision is bf16-true, tensor formats compute in float32 or float64")
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_precision_that_cannot_be_honoured_is_one_line(command, verb):
+    """Before anything is written, by every verb; Lightning would replace float16 on a CPU by bfloat16."""
+    words = [verb, "--config", "debug.yaml", "--trainer.accelerator", "cpu", "--trainer.precision"]
+    for precision in ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16"):
+        done = command(*words, precision, code=2)
+        assert_one_line(done.stderr, f"trainer.precision is {precision}, tensor formats compute in float32 or float64")
+    for precision in ("16-mixed", "16"):
+        done = command(*words, precision, code=2)
+        assert_one_line(done.stderr, f"trainer.precision is {precision}, which Lightning has on GPUs alone")
     assert not (command.folder / "runs").exists()
+
+
+def test_mixed_precision_at_the_command_line(command):
+    words = "fit", "--config", "debug.yaml", "--trainer.enable_progress_bar", "false"
     command(*words, "--trainer.precision", "bf16-mixed", "--data.microbatches", "2")
     assert command.result("debug/0")["metrics"]["test/acc"] > 0.2

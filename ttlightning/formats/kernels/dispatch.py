@@ -7,7 +7,7 @@ r"""The chain: scores of a tensor train, by the kernel that serves the machine.
 Four kernels compute these sums:
 
     recurrence.py     differentiable operations, for transforms, tracing and derivatives of derivatives
-    native.py         compiled C, for a CPU with a C compiler
+    native.py         compiled C, for a CPU with a C compiler; under ``torch.compile`` as an operator, operators.py
     torch_chain.py    torch's operations and a gradient written by hand, for GPUs and for CPUs without a compiler
     triton_chain.py   Triton, for GPUs, with ``TTLIGHTNING_KERNEL=triton``
 
@@ -27,6 +27,7 @@ from torch import Tensor
 from ttlightning.errors import UserError
 from ttlightning.formats.kernels import native
 from ttlightning.formats.kernels.derivatives import by_operations
+from ttlightning.formats.kernels.exporting import is_exporting
 from ttlightning.formats.kernels.recurrence import chain_by_operations
 from ttlightning.formats.kernels.scales import scale_by_power_of_two
 from ttlightning.formats.kernels.torch_chain import TorchChain
@@ -50,6 +51,12 @@ def chain_scores(
             is not available.
     """
     if by_operations(features, first, interior, last):
+        if torch.compiler.is_dynamo_compiling() and not is_exporting() and features.device.type == "cpu":
+            from ttlightning.formats.kernels.operators import chain, is_served  # imports torch's compiler
+
+            if is_served():
+                keep = native.keep_for_gradients(features.shape[1]) if torch.is_grad_enabled() else native.KEEP_TWO
+                return chain(features, first, interior, last, keep)[:2]
         return chain_by_operations(features, first, interior, last)
     if features.device.type == "cpu" and native.kernel() is not None:
         return native.NativeChain.apply(features, first, interior, last, False, torch.is_grad_enabled())

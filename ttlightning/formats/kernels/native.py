@@ -84,15 +84,8 @@ class NativeChain(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         inputs, ctx.keep = (features, first, interior, last), KEEP_TWO
         if differentiable and any(ctx.needs_input_grad):
-            ctx.keep = KEEP_ALL if features.shape[1] < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
-        plan = _plan(*(t.shape for t in inputs), features.dtype, ctx.keep)
-        memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
-        scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
-        exponent = torch.empty(0 if plain else len(features), dtype=torch.bool if plain else torch.int32, device="cpu")
-        arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
-        arguments.scores = scores.data_ptr()
-        arguments.threads = threads_for(plan.arithmetic)
-        plan.forward(ctypes.byref(arguments))
+            ctx.keep = keep_for_gradients(features.shape[1])
+        scores, exponent, memory = forward(inputs, plain, ctx.keep)
         # No address outlives this call: hooks may pack, move or recompute saved tensors before the backward pass.
         ctx.save_for_backward(*inputs, exponent, memory)
         ctx.mark_non_differentiable(exponent)
@@ -100,24 +93,49 @@ class NativeChain(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, scores: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return *gradients(ctx, scores, 4, _backward, chain_by_operations), None, None
+        return *gradients(ctx, scores, 4, _by_hand, chain_by_operations), None, None
 
 
-def _backward(
+def _by_hand(
     ctx: Any, scores: Tensor, inputs: tuple[Tensor, ...], others: tuple[Tensor, ...], exponent: Tensor
 ) -> tuple[Tensor, ...]:
+    return backward(ctx.keep, scores, inputs, others[0], exponent)
+
+
+def keep_for_gradients(sites: int) -> int:
+    """The states that the forward pass keeps for the backward pass."""
+    return KEEP_ALL if sites < SITES_FOR_SEGMENTS else KEEP_SEGMENTS
+
+
+def forward(inputs: tuple[Tensor, ...], plain: bool, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, exponent and the memory with the states that are kept."""
+    features, _, _, last = inputs
+    plan = _plan(*(t.shape for t in inputs), features.dtype, keep)
+    memory = torch.empty(plan.bytes_forward, dtype=torch.uint8, device="cpu")
+    scores = torch.empty(features.shape[0], last.shape[2], dtype=features.dtype, device="cpu")
+    exponent = torch.empty(0 if plain else len(features), dtype=torch.bool if plain else torch.int32, device="cpu")
+    arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
+    arguments.scores = scores.data_ptr()
+    arguments.threads = threads_for(plan.arithmetic)
+    plan.forward(ctypes.byref(arguments))
+    return scores, exponent, memory
+
+
+def backward(
+    keep: int, scores: Tensor, inputs: tuple[Tensor, ...], memory: Tensor, exponent: Tensor
+) -> tuple[Tensor, ...]:
     """The gradients of features and cores. Saved tensors are read, never written."""
-    kept, exponent, scores = others[0].contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
+    kept, exponent, scores = memory.contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
     same = [t.ndim for t in inputs] == [3, 2, 4, 3] and all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
-    plan = _plan(*(t.shape for t in inputs), scores.dtype, ctx.keep) if same else None
+    plan = _plan(*(t.shape for t in inputs), scores.dtype, keep) if same else None
     if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
         raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
     arguments, contiguous = _arguments(plan, inputs, kept, exponent)
-    memory = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
+    adjoints = torch.empty(plan.bytes_backward, dtype=torch.uint8, device="cpu")
     slopes = tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in contiguous)
-    arguments.dscores, arguments.carry = scores.data_ptr(), memory.data_ptr()
-    arguments.adjoints = memory.data_ptr() + plan.offset_adjoints
-    arguments.replayed = memory.data_ptr() + plan.offset_replayed
+    arguments.dscores, arguments.carry = scores.data_ptr(), adjoints.data_ptr()
+    arguments.adjoints = adjoints.data_ptr() + plan.offset_adjoints
+    arguments.replayed = adjoints.data_ptr() + plan.offset_replayed
     arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in slopes)
     arguments.threads = threads_for(2 * plan.arithmetic)
     plan.backward(ctypes.byref(arguments))
@@ -169,13 +187,12 @@ def _plan(
         raise UserError(f"features and cores do not fit together: shapes {shapes}")
     number = dtype.itemsize
     lanes = VECTORS // number
-    segment = max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
-    states = {KEEP_TWO: 2, KEEP_ALL: sites - 1, KEEP_SEGMENTS: (sites - 1) // segment}[keep]
+    segment = _segment(sites, keep)
     padded, width = up(batch, lanes), up(max(rank, classes), lanes)
     # The first site precedes the first segment, and the last site may follow the last segment.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
-    columns = [sites * mode_size, states * rank, window * rank, sites - 1]
+    columns = _columns(sites, mode_size, rank, keep)
     *offsets, end = itertools.accumulate((number * padded * size for size in columns), initial=0)
     arguments = _Arguments(
         sites=sites,
@@ -191,7 +208,7 @@ def _plan(
     )
     return _Plan(
         bytes(arguments),
-        bytes_forward=end + 4 * padded,
+        bytes_forward=bytes_forward(batch, sites, mode_size, rank, dtype, keep),
         offsets_forward=tuple(offsets),
         offset_exponent=end,
         bytes_backward=number * (rank * padded * (1 + window) + adjoints * batch * width),
@@ -201,6 +218,24 @@ def _plan(
         forward=getattr(kernel(), f"chain_forward_{str(dtype).removeprefix('torch.')}"),
         backward=getattr(kernel(), f"chain_backward_{str(dtype).removeprefix('torch.')}"),
     )
+
+
+def bytes_forward(batch: int, sites: int, mode_size: int, rank: int, dtype: torch.dtype, keep: int) -> int:
+    """Size of the forward memory: numbers, and an exponent of four bytes, for each sample."""
+    numbers = dtype.itemsize * sum(_columns(sites, mode_size, rank, keep))
+    return up(batch, VECTORS // dtype.itemsize) * (numbers + 4)
+
+
+def _columns(sites: int, mode_size: int, rank: int, keep: int) -> list[int]:
+    """Numbers for each sample in the forward memory: features, states, window and scales."""
+    segment = _segment(sites, keep)
+    states = {KEEP_TWO: 2, KEEP_ALL: sites - 1, KEEP_SEGMENTS: (sites - 1) // segment}[keep]
+    window = segment if keep == KEEP_SEGMENTS else 0
+    return [sites * mode_size, states * rank, window * rank, sites - 1]
+
+
+def _segment(sites: int, keep: int) -> int:
+    return max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
 
 
 def threads_for(arithmetic: int) -> int:

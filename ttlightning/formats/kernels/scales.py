@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ttlightning.formats.kernels.exporting import is_exporting, power_of_two_from_table, scales_by_logarithm
+
 LAYOUTS: Final = {torch.float32: (torch.int32, 127, 23), torch.float64: (torch.int64, 1023, 52)}
 """Layout of each floating-point type: integer of the same size, exponent bias, bits of the fraction."""
 
@@ -23,7 +25,10 @@ def scales_of(values: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tenso
     Returns the factors and the exponents that they undo. The factor keeps 0 at 0 and inf at inf.
     """
     tiny = torch.finfo(values.dtype).tiny
-    largest = values.detach().abs().amax(dim, keepdim=True).clamp(tiny, 0.5 / tiny)  # its inverse is in range
+    largest = values.detach().abs().amax(dim, keepdim=True)
+    if is_exporting():
+        return scales_by_logarithm(largest)
+    largest = largest.clamp(tiny, 0.5 / tiny)  # its inverse is in range
     fraction, exponents = torch.frexp(largest)
     return fraction.div_(largest), exponents
 
@@ -68,7 +73,12 @@ def below_the_largest(
 
 
 def _power_of_two(exponent: Int[Tensor, "*rows"], dtype: torch.dtype) -> Float[Tensor, "*rows 1"]:
-    """2**exponent as a column, written into the exponent bits and clamped to the range of normal numbers."""
+    """2**exponent as a column, written into the exponent bits and clamped to the range of normal numbers.
+
+    ``torch.func.vmap`` of torch 2.6 to 2.11 cannot reinterpret bits, so its calls look the same numbers up.
+    """
+    if is_exporting() or torch._C._are_functorch_transforms_active():
+        return power_of_two_from_table(exponent, dtype).unsqueeze(-1)
     integer, bias, fraction_bits = LAYOUTS[dtype]
     bits = (exponent.to(integer).clamp(1 - bias, bias) + bias) << fraction_bits
     return bits.view(dtype).unsqueeze(-1)

@@ -22,18 +22,16 @@ Two kinds of powers of two are split off (scales.py). Before any product: the si
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ttlightning.formats.kernels.derivatives import gradients
-from ttlightning.formats.kernels.recurrence import chain_by_operations, core_of_each_site
+from ttlightning.formats.kernels.recurrence import SITES_PER_RESCALING, chain_by_operations, core_of_each_site
 from ttlightning.formats.kernels.scales import scales_of, split_off_power_of_two, split_off_scales
 
 # Dimensions: K sites, B batch, n mode size, r rank, C classes, D distinct interior cores (1 or K - 2).
-SITES_PER_RESCALING: Final = 8
-"""In float32 a state may grow or shrink by 2^15 per site, beside the size of the site, between two rescalings."""
 NUMBERS_AT_ONCE = 1 << 20
 """Numbers in the outer products O_k that the backward pass holds at once, so that they stay in the cache."""
 ARITHMETIC_PER_SITE = 16_000_000

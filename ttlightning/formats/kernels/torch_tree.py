@@ -93,9 +93,12 @@ def _down(left_PrB: Tensor, right_PrB: Tensor, cores_Ppk: Tensor, adjoint_PkB: T
 
 
 def _in_pieces(function: Callable[..., tuple[Tensor, ...]], left_PrB: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """The function applied to as many positions at a time as fit the cache; the results are concatenated."""
+    """The function applied to as many positions at a time as fit the cache; the results are concatenated.
+
+    A compiled or exported program takes batches of any size and has no pieces.
+    """
     positions, rank, batch = left_PrB.shape
-    if positions * rank * rank * batch <= PAIRS_AT_ONCE or positions == 1:
+    if torch.compiler.is_compiling() or positions * rank * rank * batch <= PAIRS_AT_ONCE or positions == 1:
         return function(left_PrB, *others)
     step = max(1, PAIRS_AT_ONCE // (rank * rank * batch))
     pieces = zip(*(each.split(step) for each in (left_PrB, *others)), strict=True)

@@ -23,9 +23,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ttlightning.formats.kernels.derivatives import gradients
-from ttlightning.formats.kernels.recurrence import chain_by_operations
+from ttlightning.formats.kernels.recurrence import SITES_PER_RESCALING, chain_by_operations
 from ttlightning.formats.kernels.torch_chain import (
-    SITES_PER_RESCALING,
     Scales,
     backward_from_last_site,
     balanced,

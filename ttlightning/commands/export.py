@@ -1,0 +1,54 @@
+"""``export``: write a trained network to a file that other programs run."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from ttlightning.commands.parser import VerbParser, check_new_file
+from ttlightning.runs.files import write_whole
+from ttlightning.runs.run import Run, checkpoint_file, load
+from ttlightning.runs.trust import OPTION, take_trusted
+from ttlightning.system import signals
+
+
+def main(args: Sequence[str]) -> int:
+    parser = VerbParser(
+        "export",
+        "Write a trained network to a file that ONNX runtimes or torch alone run: uint8 images in, probabilities and "
+        "predicted classes out. The file is run and compared with the network before it is kept.",
+    )
+    parser.add_argument("source", type=Path, help="a run directory or a checkpoint")
+    parser.add_argument("--to", type=Literal["onnx", "pt2"], required=True, help="kind of the file")
+    parser.add_argument("--output", type=Path | None, help="file to write; default: beside the checkpoint's run")
+    parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
+    others, trusted = take_trusted(args)
+    options = parser.parse_args(others)
+    file = checkpoint_file(options.source)
+    output = options.output or Run(options.source if options.source.is_dir() else file.parent).new_export(options.to)
+    check_new_file(output, "--output")
+    with signals.importing():  # torch takes a second
+        from ttlightning import __version__
+        from ttlightning.networks.deployed import KINDS, Deployed, images_to_check, largest_difference
+        from ttlightning.runs.checkpoints import weights_sha256
+    network = load(file, trusted)
+    metadata = {
+        "classes": network.class_names,
+        "shape": network.image_shape,
+        "format": network.format.name,
+        "weights_sha256": weights_sha256(network.state_dict()),
+        "ttlightning": __version__,
+    }
+    started = time.perf_counter()
+    with Console(stderr=True).status("exporting"), signals.importing():
+        deployed = Deployed(network)
+        made = KINDS[options.to](deployed, metadata)
+        images = images_to_check(deployed.image_shape)
+        difference = largest_difference(network, made.program, images)
+    write_whole(output, made.content)
+    seconds = time.perf_counter() - started
+    print(f"checked      {len(images)} images by {made.reader}: probabilities differ by at most {difference:.1e}")
+    print(f"exported     {output} ({len(made.content) / 1000:,.0f} kB, {seconds:.1f} s)")
+    return 0
