@@ -3,18 +3,25 @@
 # make test-slow      the tests that are marked slow: scripts, jobs of several processes, every recipe
 # make test-all       both
 # make lint           ruff (format and rules), mypy on the mathematics
-# make bench          speed beside TensorKrowch (and scripts/epoch_overhead.py: beside a bare loop)
+# make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
+# make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
 # make lock           choose the newest versions anew, with hashes and without addresses
+#
+# PACKAGES=newest or PACKAGES=oldest makes the environment from the ranges of pyproject.toml instead of the lock file.
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= eq.yaml
 ARGS ?=
+PACKAGES ?= locked
 
-IN_VENV := $(VENV)/bin/python
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
+COMMA := ,
+EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-all lint bench lock environment
+.PHONY: fit test test-slow test-all lint bench gpu lock environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -34,25 +41,38 @@ lint: environment
 
 bench: environment
 	$(IN_VENV) scripts/benchmark.py --output results/benchmark $(ARGS)
+	$(IN_VENV) scripts/benchmark_networks.py --output results/benchmark_networks
+	$(IN_VENV) scripts/speed_page.py
+
+gpu: environment
+	$(IN_VENV) scripts/gpu.py --output results/gpu.json $(ARGS)
 
 lock: environment
-	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
 environment: $(READY)
 
 # pip installs uv, by its hash; uv installs the other packages, by theirs, six times faster. Where uv cannot reach what
-# pip is configured for, pip does it all.
+# pip is configured for, pip does it all. The oldest packages are those of the package itself and of training, without
+# the benchmark's, which need newer ones.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
+	@case "$(PACKAGES)" in locked | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, newest or oldest"; exit 2;; esac
 	@echo "Making the environment in $(VENV), once: about 5 GB, a minute or more."
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	@$(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
-	@$(VENV)/bin/uv pip sync --quiet --compile-bytecode --require-hashes --python $(IN_VENV) requirements.lock \
+ifeq ($(PACKAGES),locked)
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(IN_VENV) requirements.lock \
 	  || { echo "uv did not succeed: installing with pip."; \
 	       $(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r requirements.lock; }
-	@$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
 	  || $(PYTHON) -m pip --python $(IN_VENV) install --quiet --no-deps --no-build-isolation --editable .
+else
+	@if [ "$(PACKAGES)" = oldest ]; then \
+	  $(BIN)/uv pip install --quiet --resolution lowest-direct --python $(IN_VENV) --editable '.[train]'; fi
+	@$(BIN)/uv pip install --quiet --python $(IN_VENV) --editable '$(EXTRAS)'
+endif
 	@touch $@

@@ -1,4 +1,4 @@
-"""Speed and memory of the tensor formats beside TensorKrowch, on the same network and the same batches.
+"""Speed and memory of the tensor formats beside TensorKrowch and JAX, on the same network and the same batches.
 
     python scripts/benchmark.py [--repeats 30] [--cases 17,16,64,16 ...] [--threads 1 2] [--output results/benchmark]
 
@@ -11,9 +11,10 @@ For every case (mode size n, rank r, batch, sites d) and both kinds of cores, in
   memory     peak of torch's allocator during a step, minus its value before the step
 
 TensorKrowch runs in each of its four modes (auto_stack, auto_unbind): `step ratio` is against the fastest of them in
-this run, `step ratio default` against its default mode. Ratios are medians of pairwise ratios. `of product` compares
-the arithmetic of our step with one large matrix product on this machine, `of copy` its least memory traffic
-(parameters, gradients, moments and batch, once) with a large copy. `--output` writes .json and .png.
+this run, `step ratio default` against its default mode. On one thread, `jax ratio` is against the faster of two jitted
+programs of scripts/benchmark_jax.py. Ratios are medians of pairwise ratios. `of product` compares the arithmetic of our
+step with one large matrix product on this machine, `of copy` its least memory traffic (parameters, gradients, moments
+and batch, once) with a large copy. `--output` writes .json and .png.
 
 A second table has the other formats, in `--other-cases`: canonical polyadic, hierarchical Tucker, and hierarchical
 Tucker with one node for all positions of a level. TensorKrowch's Tree is the second and starts with the same numbers;
@@ -29,11 +30,13 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from benchmark_jax import WAYS, make_jax_steps
 from benchmark_peer import CLASSES, DEFAULT_MODE, MODES_OF_PEER, Case, peer_chain, peer_tree
 from matplotlib.ticker import FixedLocator, NullLocator
 from rich.console import Console
@@ -65,7 +68,10 @@ OTHERS = {
 PATCH_DIM = 49
 TIMES = ("step_ms", "step_peer_ms", "step_ratio", "inference_ms", "inference_peer_ms", "inference_ratio")
 CELLS = dict.fromkeys(TIMES, ".2f") | {"memory_mb": ".1f", "memory_peer_mb": ".1f"}
-CHAIN_CELLS = CELLS | {"step_floor_ms": ".2f", "step_ratio_default": ".2f", "of_product": ".0%", "of_copy": ".0%"}
+JAX_CELLS = dict.fromkeys(("step_jax_ms", "step_jax_ratio", "inference_jax_ms", "inference_jax_ratio"), ".2f")
+CHAIN_CELLS = (
+    CELLS | JAX_CELLS | {"step_floor_ms": ".2f", "step_ratio_default": ".2f", "of_product": ".0%", "of_copy": ".0%"}
+)
 """Numbers in the tables and their formats."""
 Step = Callable[[], object]
 
@@ -98,13 +104,18 @@ def ours(case: Case, name: str) -> nn.Module:
     return (KINDS | OTHERS)[name](sites, mode_size, CLASSES, rank)
 
 
-def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
-    """A training step and an inference as functions without arguments."""
-    mode_size, _, batch, sites = case
+def batch_of(case: Case) -> tuple[Tensor, Tensor]:
+    """Random patches and labels."""
+    _, _, batch, sites = case
     generator = torch.Generator().manual_seed(0)
     patches = torch.rand(batch, sites, PATCH_DIM, generator=generator)
-    labels = torch.randint(CLASSES, (batch,), generator=generator)
-    network = Network(mode_size, chain)
+    return patches, torch.randint(CLASSES, (batch,), generator=generator)
+
+
+def make_steps(case: Case, chain: nn.Module) -> tuple[Step, Step]:
+    """A training step and an inference as functions without arguments."""
+    patches, labels = batch_of(case)
+    network = Network(case[0], chain)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-5, fused=True)
 
     def train() -> None:
@@ -153,6 +164,9 @@ def compare(case: Case, name: str, repeats: int) -> dict[str, Any]:
         return race(steps, max(5, repeats // (1 + rank // 64)))
     steps["floor"] = make_steps(case, NoChain(mode_size))
     steps |= {str(mode): make_steps(case, peer_chain(case, name, *mode)) for mode in MODES_OF_PEER}
+    if torch.get_num_threads() == 1:
+        network = Network(mode_size, own)
+        steps |= {f"jax {way}": make_jax_steps(network, *batch_of(case), way) for way in WAYS}
     result = race(steps, max(5, repeats // (1 + sites // 100)))
     chain = 6 * batch * (sites - 2) * mode_size * rank**2 + 6 * batch * mode_size * rank * (1 + CLASSES)
     cores = (1 if name == "equal" else sites - 2) * mode_size * rank**2 + mode_size * rank * (1 + CLASSES)
@@ -162,29 +176,36 @@ def compare(case: Case, name: str, repeats: int) -> dict[str, Any]:
 
 
 def race(steps: dict[str, tuple[Step, Step]], repeats: int) -> dict[str, Any]:
-    """Milliseconds and MB of "ours", milliseconds of the "floor", and both of the fastest other step with ratios."""
+    """Milliseconds and MB of "ours", milliseconds of the "floor" and JAX, and both of the peer's fastest mode."""
     result: dict[str, Any] = {}
-    peers = steps.keys() - {"ours", "floor"}
+    jax = {key for key in steps if key.startswith("jax ")}
+    peers = steps.keys() - {"ours", "floor"} - jax
     for index, name in enumerate(("step", "inference")):
         times = interleaved({key: pair[index] for key, pair in steps.items()}, repeats)
         medians = {key: statistics.median(values) for key, values in times.items()}
         result[f"{name}_ms"] = medians["ours"]
         if "floor" in steps:
             result[f"{name}_floor_ms"] = medians["floor"]
-        if not peers:
-            continue
-        peer = min(peers, key=medians.__getitem__)
-        ratios = sorted(theirs / ours for theirs, ours in zip(times[peer], times["ours"], strict=True))
-        default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
-        result |= {
-            f"{name}_peer_ms": medians[peer],
-            f"{name}_peer_mode": peer,
-            f"{name}_ratio": statistics.median(ratios),
-            f"{name}_ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-            f"{name}_ratio_default": statistics.median(default),
-        }
+        if jax:
+            result |= beside(times, jax, f"{name}_jax", f"{name}_jax_ratio")
+        if peers:
+            result |= beside(times, peers, f"{name}_peer", f"{name}_ratio")
+            default = [theirs / ours for theirs, ours in zip(times[str(DEFAULT_MODE)], times["ours"], strict=True)]
+            result[f"{name}_ratio_default"] = statistics.median(default)
     result["memory_mb"] = peak_memory(steps["ours"][0])
     return result | ({"memory_peer_mb": min(peak_memory(steps[key][0]) for key in peers)} if peers else {})
+
+
+def beside(times: dict[str, list[float]], rivals: Iterable[str], title: str, ratio: str) -> dict[str, Any]:
+    """The fastest rival: its milliseconds, its name, and the median and quartiles of its times over ours."""
+    fastest = min(rivals, key=lambda key: statistics.median(times[key]))
+    ratios = sorted(theirs / ours for theirs, ours in zip(times[fastest], times["ours"], strict=True))
+    return {
+        f"{title}_ms": statistics.median(times[fastest]),
+        f"{title}_mode": fastest,
+        ratio: statistics.median(ratios),
+        f"{ratio}_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
+    }
 
 
 def measure(column: str, cases: list[Case], names: Iterable[str], threads: int, repeats: int) -> list[dict[str, Any]]:
@@ -246,6 +267,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     labels = [f"{tuple(row['case'])} {row['kind']}, {row['threads']} thr." for row in rows]
     for shift, key, title in ((-0.2, "step_ratio", "training step"), (0.2, "inference_ratio", "inference")):
         left.barh([i + shift for i in range(len(rows))], [row[key] for row in rows], height=0.38, label=title)
+    beside_jax = [(i, row["step_jax_ratio"]) for i, row in enumerate(rows) if "step_jax_ratio" in row]
+    if beside_jax:
+        places, ratios = zip(*beside_jax, strict=True)
+        left.plot(ratios, places, "kD", markersize=4, label="training step, JAX over ours")
     left.axvline(1, color="black", linewidth=0.8)
     left.set(xscale="log", xlabel="time of TensorKrowch, its fastest mode, over ours", yticks=range(len(rows)))
     left.set_yticklabels(labels, fontsize=7)
@@ -295,6 +320,8 @@ def main() -> None:
         "machine": cpu_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
+        "jax": version("jax"),
+        "tensorkrowch": version("tensorkrowch"),
         "kernel": kernel_name(),
         "rates": rates,
         "slopes": slopes,
@@ -302,7 +329,7 @@ def main() -> None:
         "results": results,
         "other_formats": others,
     }
-    Console(width=170).print(table_of("kind", results, CHAIN_CELLS))
+    Console(width=210).print(table_of("kind", results, CHAIN_CELLS))
     if others:
         Console(width=170).print(table_of("format", others, CELLS))
     print(f"{report['machine']}, {report['cores']} cores, kernel {report['kernel']}")

@@ -85,8 +85,10 @@ def child(root: Path, words: list[str], surroundings: Mapping[str, str] | None =
 
 def rows(run: Path) -> int:
     """Rows of the table so far: how far a run has come, seen from outside."""
-    table = Run(run).metrics_file
-    return table.read_bytes().count(b"\n") if table.exists() else 0
+    try:
+        return Run(run).metrics_file.read_bytes().count(b"\n")
+    except FileNotFoundError:  # also where a run without a checkpoint starts again and removes its rows meanwhile
+        return 0
 
 
 def ranks(root: Path, words: list[str], world: int) -> list[multiprocessing.Process]:

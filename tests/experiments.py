@@ -1,16 +1,19 @@
 """Training by a Trainer and its callbacks, without the command line: for laws about runs that stop and go on."""
 
 import importlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from ttlightning import Classifier, PatchDataModule
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
+from ttlightning.data.sampler import Batch
 from ttlightning.runs.run import Run
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.rank_check import RankCheck
@@ -35,6 +38,11 @@ class Rows(Logger):
         """A Trainer calls it; there is nothing to keep."""
 
 
+def batch_size(batch: Batch) -> int:
+    """Samples of a batch, for ThroughputMonitor."""
+    return len(batch.labels)
+
+
 class Experiment:
     """A configuration of ``fit``, and the objects that one process makes of it.
 
@@ -48,21 +56,29 @@ class Experiment:
         self.config["data"] |= {"root": root} if self.config["data"]["dataset"] == "mnist" else {}
         self.rows = Rows()
 
-    def train(self, folder: Path, begin: Path | None = None) -> Trainer:
-        """Make data, network and trainer; train from ``begin``, else from the checkpoint in ``folder``, to the end."""
+    def objects(self) -> tuple[PatchDataModule, Classifier]:
+        """The data, which are not read yet, and the untrained network."""
         config, seed = self.config, self.config["seed_everything"]
         augmentation = config["data"]["augmentation"]
         data = PatchDataModule(
             **config["data"] | {"augmentation": augmentation and Augmentation(**augmentation)}, seed=seed
         )
-        data.prepare_data()
         sizes = {name: getattr(data, name) for name in ("sites", "patch_dim", "classes")}
         steps = {name: getattr(data, name) for name in ("steps_per_execution", "microbatches")}
         parts = {name: made(value) for name, value in config["model"].items()}
-        model = Classifier(**parts | sizes | steps, seed=seed)
+        return data, Classifier(**parts | sizes | steps, seed=seed)
+
+    def train(self, folder: Path, begin: Path | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
+        """Make data, network and trainer; train from ``begin``, else from the checkpoint in ``folder``, to the end.
+
+        ``callbacks`` come before those of the configuration.
+        """
+        config = self.config
+        data, model = self.objects()
+        data.prepare_data()
         kept = KeptCheckpoints(**config["checkpoint"] | {"dirpath": folder})
-        asked = [made(callback)() for callback in config["trainer"]["callbacks"] or []]
-        checks = RankCheck(**config["rank_check"], seed=seed)
+        asked = [*callbacks, *(made(callback)() for callback in config["trainer"]["callbacks"] or [])]
+        checks = RankCheck(**config["rank_check"], seed=config["seed_everything"])
         options = {"enable_progress_bar": False, "accelerator": "cpu", "default_root_dir": folder, "logger": self.rows}
         options["plugins"] = [SafeCheckpointIO()]
         trainer = Trainer(

@@ -7,7 +7,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
+
+import ttlightning
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -17,7 +20,9 @@ def test_environment_yml_says_what_pyproject_says():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, pip = environment["dependencies"]
     assert f"python{PROJECT['requires-python']}" in conda
-    assert sorted(pip["pip"]) == sorted([*PROJECT["dependencies"], "--editable ."])
+    assert sorted(pip["pip"]) == sorted(
+        [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["train"], "--editable ."]
+    )
 
 
 def test_the_lock_has_every_dependency_with_hashes_and_no_address():
@@ -47,3 +52,94 @@ def test_the_wheel_has_configs_and_template_inside(tmp_path):
 def test_the_readmes_code_runs():
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_public_face(tmp_path):
+    """mypy, strict, accepts a user's program over every public name, and reports every mistake of another one."""
+    programs = {name: ROOT / "tests" / "typing" / f"{name}.py" for name in ("right", "wrong")}
+    config = tmp_path / "mypy.ini"
+    config.write_text(f"[mypy]\nstrict = true\nfollow_imports = silent\ncache_dir = {tmp_path}\n")
+    check = [sys.executable, "-m", "mypy", f"--config-file={config}", *map(str, programs.values())]
+    said = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    reported = re.findall(r"(\w+)\.py:(\d+): error", said)
+    lines = enumerate(programs["wrong"].read_text().splitlines(), start=1)
+    marked = [("wrong", str(number)) for number, line in lines if line.endswith("# mistake")]
+    assert sorted(set(reported)) == sorted(marked), said
+    assert len(marked) >= 10
+    right = programs["right"].read_text()
+    assert all(re.search(rf"\b{name}\b", right) for name in ttlightning.__all__)
+
+
+def test_the_public_names_for_type_checkers_are_those_at_run_time():
+    """The imports under ``TYPE_CHECKING`` and the lazy tables; ``py.typed`` says that the types are for users."""
+    assert (ROOT / "ttlightning" / "py.typed").is_file()
+    for module in (ttlightning, ttlightning.formats):
+        source = Path(module.__file__).read_text()
+        typed = set(re.findall(r"^    from [\w.]+ import (\w+) as \1$", source, re.M))
+        assert typed == set(module.FILES)
+
+
+def test_the_console_script_is_the_same_command(tmp_path):
+    """``[project.scripts]`` names the function that ``python -m`` calls, and the wheel has the script."""
+    module, _, function = PROJECT["scripts"]["ttlightning"].partition(":")
+    code = f"import sys; from {module} import {function}; sys.argv[0] = 'ttlightning'; sys.exit({function}())"
+    for words in (["--help"], ["rank", "--mode_size=3"], ["nonsense"]):
+        script, module_run = (
+            subprocess.run([sys.executable, *start, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+            for start in (["-c", code], ["-m", "ttlightning"])
+        )
+        assert script.stdout == module_run.stdout
+        assert script.stderr == module_run.stderr
+        assert script.returncode == module_run.returncode == (2 if words == ["nonsense"] else 0)
+
+
+def test_pre_commit_runs_what_make_lint_runs():
+    """With the same programs of the same environment; hooks that name files give them to ruff."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    [repository] = config["repos"]
+    assert repository["repo"] == "local"
+    hooks = [hook["entry"] for hook in repository["hooks"]]
+    lint = re.findall(r"^\t\$\(IN_VENV\) -m (.*)$", (ROOT / "Makefile").read_text().partition("lint:")[2], re.M)[:3]
+    for hook, command in zip(hooks, lint, strict=True):
+        words = command.replace(" --check", "").removesuffix(" .")
+        assert hook.removesuffix(" --force-exclude") == f".venv/bin/python -m {words}"
+    assert {hook["language"] for hook in repository["hooks"]} == {"system"}
+
+
+def test_the_workflow_runs_everything_everywhere():
+    """Each job of the matrix calls .ci/run, which passes its packages on to make; the classifiers are tested."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    tests, alone = workflow["jobs"]["tests"], workflow["jobs"]["alone"]
+    assert tests["steps"][-1]["run"] == "bash .ci/run"
+    assert tests["env"]["PACKAGES"] == "${{ matrix.packages }}"
+    matrix = tests["strategy"]["matrix"]
+    assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
+    assert set(matrix["packages"]) == {"newest", "oldest"}
+    pythons = {*matrix["python"], *(job["python"] for job in matrix["include"])}
+    classified = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
+    assert {"3.11", *classified} <= pythons
+    assert "pip install ." in [step.get("run") for step in alone["steps"]]
+
+
+def test_the_environment_can_be_made_from_the_ranges(tmp_path):
+    """What ``make environment`` would run for each choice of packages; another word is refused before anything."""
+    (tmp_path / "venv").mkdir()
+    for packages, wanted in {
+        "locked": "uv pip sync --quiet --compile-bytecode --require-hashes",
+        "newest": "--editable '.[train,export,dev,bench]'",
+        "oldest": "--resolution lowest-direct",
+    }.items():
+        shown = make(tmp_path, "--dry-run", f"PACKAGES={packages}")
+        assert shown.returncode == 0, shown.stderr
+        assert wanted in shown.stdout
+    refused = make(tmp_path, "PACKAGES=old")
+    assert refused.returncode == 2
+    assert "PACKAGES is old, it must be locked, newest or oldest" in refused.stdout
+    assert not any((tmp_path / "venv").iterdir())
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """``make environment`` for a new folder."""
+    command = ["make", "environment", f"VENV={folder / 'venv'}", f"PYTHON={sys.executable}", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "formats": set(),
     "testing": {"rank", "formats"},
     "__main__": {"commands"},
-    "__init__": {"training", "networks", "data", "runs", "formats"},
+    "__init__": {"commands", "training", "networks", "data", "runs", "formats"},
 }
 """Room, or file beside the rooms, and the rooms that it may import beside ``FLOOR``."""
 

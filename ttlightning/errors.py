@@ -11,6 +11,10 @@ class UserError(ValueError):
     """
 
 
+class MissingExtra(UserError, ModuleNotFoundError):
+    """What the user asked for needs a package that is not installed. The message names the extra that installs it."""
+
+
 class Fault(RuntimeError):
     """Something went wrong in the middle of a run: a loss that is not finite, a full disk.
 

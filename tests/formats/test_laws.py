@@ -71,7 +71,7 @@ def test_trees_in_pieces_are_whole(kind, at_once, monkeypatch):
         return [scores.detach(), *torch.autograd.grad(scores.square().sum(), inputs)]
 
     expected = scores_and_gradients()
-    monkeypatch.setattr("ttlightning.formats.hierarchical.PAIRS_AT_ONCE", at_once)
+    monkeypatch.setattr("ttlightning.formats.kernels.torch_tree.PAIRS_AT_ONCE", at_once)
     for found, right in zip(scores_and_gradients(), expected, strict=True):
         torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 

@@ -58,6 +58,6 @@ def test_images_that_the_network_does_not_take():
     with pytest.raises(UserError, match="has no patching"):
         network().score_images(torch.zeros(2, 1, 28, 28))
     model = network(patching=Patching(7), image_shape=(1, 28, 28))
-    for shape in ((2, 28, 28), (2, 3, 28, 28), (2, 1, 14, 56)):
-        with pytest.raises(UserError, match=r"it must be .* = \(samples, 1, 28, 28\)"):
+    for shape in ((28,), (2, 28, 14), (2, 3, 28, 28), (2, 1, 14, 56), (1, 2, 1, 28, 28)):
+        with pytest.raises(UserError, match=r"it must be \(1, 28, 28\) .* without channels \(28, 28\)"):
             model.score_images(torch.zeros(shape))

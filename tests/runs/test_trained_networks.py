@@ -1,5 +1,6 @@
 """A trained network back from its run: the scores of the commands to the bit, without Lightning."""
 
+import csv
 import functools
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CommandLine
+from kinds import FORMATS
 
 import ttlightning
 from ttlightning import Classifier, PatchDataModule, PatchFeatureMap, UserError
@@ -67,11 +69,25 @@ def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLi
     scores = network.score_images(test.images)
     assert not network.training
     assert torch.equal(scores - scores.amax(1, keepdim=True), torch.cat(tested))
-    assert torch.equal((scores - scores.amax(1, keepdim=True)).softmax(-1), predicted[0])
+    assert torch.equal(network.predict(test.images), predicted[0])
     assert weights_sha256(network.state_dict()) == command.result("r/0")["weights_sha256"]
     assert network.class_names == PatchDataModule(name, command.data, patch_size=1).class_names
     for again in (ttlightning.load(run / "checkpoints/last.ckpt"), Run.open(run).network()):
         assert torch.equal(again.score_images(test.images), scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FORMATS)
+def test_predict_gives_what_the_command_writes(command, kind):
+    """Every format, from bytes and from the floats that they are."""
+    command("fit", *SMALL, f"--model.format={kind.__name__}", "--model.format.rank=3")
+    command("predict", "--ckpt_path=runs/debug/0", "--output=p.csv")
+    images = read_dataset("mnist", command.data).test.images
+    network = ttlightning.load(command.folder / "runs/debug/0")
+    rows = list(csv.DictReader((command.folder / "p.csv").read_text().splitlines()))
+    found = network.predict(images[:, 0].numpy())
+    assert [[row[f"p{c}"] for c in range(10)] for row in rows] == [[f"{p:.6g}" for p in row] for row in found.tolist()]
+    torch.testing.assert_close(network.predict(images.double() / 255), found)
 
 
 def test_weights_keep_their_type(command):

@@ -10,7 +10,7 @@ import torch
 import yaml
 from conftest import assert_one_line
 
-from ttlightning import UserError
+from ttlightning import Classifier, PatchDataModule, UserError
 from ttlightning.runs.checkpoints import CONFIG_KEY
 from ttlightning.runs.trust import DEEPEST, LONGEST, ForeignConfig, read_mapping, take_trusted
 
@@ -72,6 +72,7 @@ def checkpoint(command, folder):
         torch.save(content | {CONFIG_KEY: text}, folder / name)
         return name
 
+    write.config = yaml.safe_load(content[CONFIG_KEY])
     return write
 
 
@@ -119,6 +120,26 @@ def test_a_checkpoints_configuration_names_only_what_is_listed(command, folder, 
         assert f"--trust {name}" in done.stderr
         assert not traces(folder), name
         assert "ownmodule" not in sys.modules, name
+
+
+def test_load_from_checkpoint_imports_only_what_is_listed(folder, checkpoint, monkeypatch):
+    """The same places in the parts of network and data; other parts are not read."""
+    monkeypatch.chdir(folder)
+    data = [("ownmodule.call", lambda c: c["data"].update(augmentation=own("call")))]
+    texts = [("ownmodule.call", lambda c, text=text: c["model"].update(features=text))
+             for text in ("part.yaml", "ownmodule.call", yaml.safe_dump(own("call")))]  # fmt: skip
+    for name, edit in (*PLACES, *data, *texts):
+        file = checkpoint(edit)
+        config = yaml.safe_load(torch.load(file, weights_only=True)[CONFIG_KEY])
+        for part, kind in (("model", Classifier), ("data", PatchDataModule)):
+            if config[part] != checkpoint.config[part]:
+                with pytest.raises(UserError):
+                    kind.load_from_checkpoint(file)
+            assert not traces(folder), name
+            assert "ownmodule" not in sys.modules, name
+    file = checkpoint(lambda c: c["trainer"].update(callbacks=[own("Touch")]))
+    assert isinstance(Classifier.load_from_checkpoint(file), Classifier)
+    assert not traces(folder)
 
 
 def test_what_is_listed_is_read(command, checkpoint):

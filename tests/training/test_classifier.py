@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import quiet_trainer
-from lightning.pytorch import Trainer
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from lightning.pytorch import Callback, Trainer
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau
 
 from ttlightning import Classifier, EqualCoreTensorTrain, PatchDataModule, PatchFeatureMap, TensorTrain, UserError
 from ttlightning.training.metrics import LossAndAccuracy
@@ -23,9 +23,11 @@ def classifier(data: PatchDataModule, kind=EqualCoreTensorTrain, **options) -> C
     return Classifier(data.sites, data.patch_dim, data.classes, **options)
 
 
-def in_calls(root: Path, steps: int, **options) -> tuple[PatchDataModule, Classifier]:
+def in_calls(root: Path, steps: int, validation: float = 0.0, **options) -> tuple[PatchDataModule, Classifier]:
     """Data and network with ``steps`` optimizer steps per call."""
-    data = PatchDataModule("mnist", root, patch_size=7, batch_size=32, seed=4, steps_per_execution=steps)
+    data = PatchDataModule(
+        "mnist", root, patch_size=7, batch_size=32, seed=4, steps_per_execution=steps, validation=validation
+    )
     return data, classifier(data, steps_per_execution=steps, **options)
 
 
@@ -112,6 +114,52 @@ def test_any_schedule_can_be_injected(digits, tmp_path):
     trainer.fit(model, datamodule=digits)
     assert isinstance(trainer.optimizers[0], torch.optim.SGD)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_schedule_follows_a_metric(tmp_path, write_mnist, steps):
+    """The rate is what torch's schedule makes of the validation losses, one after each epoch."""
+    plateau = partial(ReduceLROnPlateau, factor=0.5, patience=0, threshold=0.5)
+    data, model = in_calls(
+        write_mnist(tmp_path), steps, validation=0.1, optimizer=ADAM, scheduler=plateau, scheduler_interval="epoch"
+    )
+    losses: list[float] = []
+
+    class Losses(Callback):
+        def on_validation_end(self, trainer, pl_module) -> None:
+            losses.append(float(trainer.callback_metrics["val/loss"]))
+
+    options = {"max_epochs": 5, "num_sanity_val_steps": 0, "callbacks": [Losses()]}
+    trainer = quiet_trainer(tmp_path, Trainer, **options)
+    trainer.fit(model, datamodule=data)
+    alone = ADAM([torch.nn.Parameter(torch.zeros(1))])
+    expected = plateau(alone)
+    for loss in losses:
+        expected.step(loss)
+    assert len(losses) == 5
+    assert alone.param_groups[0]["lr"] < ADAM.keywords["lr"]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == alone.param_groups[0]["lr"]
+
+
+def test_parts_follow_a_scaled_loss(digits, tmp_path):
+    """float16 and accumulation scale the loss: the gradient of microbatches has the same factor."""
+    digits.microbatches = 2
+    model = classifier(digits, microbatches=2)
+
+    class Scaled(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+            found = []
+            for scale in (1, 1024):
+                pl_module.zero_grad()
+                loss, _ = pl_module.training_loss(batch)
+                pl_module.backward(loss * scale)
+                found.append(torch.cat([p.grad.flatten() for p in pl_module.parameters()]))
+            assert torch.equal(1024 * found[0], found[1])
+            checked.append(batch_idx)
+
+    checked: list[int] = []
+    quiet_trainer(tmp_path, Trainer, max_epochs=1, callbacks=[Scaled()]).fit(model, datamodule=digits)
+    assert checked == [*range(6)]
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import wandb
 from conftest import Killed, clean_environment, contents, file_contents, kill, read_wandb
 
 from ttlightning.runs.files import write_whole
+from ttlightning.runs.run import Run
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.loggers import MetricsTable
 
@@ -192,21 +194,27 @@ def test_a_process_that_dies_while_it_writes_leaves_the_older_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def metrics_table(run: Path) -> MetricsTable:
+    table = MetricsTable()
+    table.begin(Run(run))
+    return table
+
+
 def test_the_table_keeps_its_first_rows(tmp_path):
     run = tmp_path / "debug" / "0"
     run.mkdir(parents=True)
-    table = MetricsTable(run)
+    table = metrics_table(run)
     for step in range(4):
         table.log_metrics({"loss": 1 / (step + 3)}, step)
     two = (run / "metrics.csv").read_text()
     table.log_metrics({"acc": 0.5}, 4)
     whole = (run / "metrics.csv").read_text()
 
-    again = MetricsTable(run)
+    again = metrics_table(run)
     again.keep(4)
     assert (run / "metrics.csv").read_text() == two
     assert again.rows == 4
     again.log_metrics({"acc": 0.5}, 4)
     assert (run / "metrics.csv").read_text() == whole
-    MetricsTable(run).keep(0)
+    metrics_table(run).keep(0)
     assert not (run / "metrics.csv").exists()

@@ -55,6 +55,12 @@ def test_every_recipe_goes_on_to_the_same_bits(root, tmp_path, at_step, recipe):
         assert_same(again, expected, steps)
 
 
+PLATEAU = (
+    "--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", "--model.scheduler.monitor=val/loss",
+    "--model.scheduler.patience=0", "--model.scheduler.threshold=0.5", "--model.scheduler_interval=epoch",
+)  # fmt: skip
+
+
 class AsksEarly(Callback):
     """A user's callback that asks for the length of the run before it begins."""
 
@@ -76,6 +82,9 @@ class AsksEarly(Callback):
         ("--data.microbatches=2", "--model.scheduler=ExponentialLR", "--model.scheduler.gamma=0.7",
          "--model.scheduler_interval=epoch"),
         ("--trainer.val_check_interval=5", "--data.steps_per_execution=4"),
+        (*PLATEAU, "--trainer.val_check_interval=5"),
+        (*PLATEAU, "--trainer.check_val_every_n_epoch=2", "--data.steps_per_execution=4"),
+        ("--data.microbatches=2", "--trainer.accumulate_grad_batches=3", "--trainer.gradient_clip_val=0.5"),
         ("--trainer.check_val_every_n_epoch=2", "--data.steps_per_execution=4"),
         ("--trainer.limit_train_batches=11", "--data.steps_per_execution=4"),
         ("--trainer.callbacks+=EMAWeightAveraging", "--data.steps_per_execution=4"),

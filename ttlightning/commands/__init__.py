@@ -17,6 +17,7 @@ WITHOUT_TRAINER: Final = {
     "export": "Write a trained network to a file that ONNX runtimes or torch alone run.",
     "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
     "rerun": "Run a finished run again, and say whether it came out the same.",
+    "completion": "A script that completes the words of this command in bash or zsh.",
 }
 """Verbs with a module of their own in this package, and what they do; ``main`` of the module runs the verb."""
 
@@ -25,7 +26,7 @@ def overview() -> str:
     """The text of ``python -m ttlightning --help``."""
     lines = ["usage: python -m ttlightning VERB [options]", ""]
     for title, verbs in (("With a trainer", WITH_TRAINER), ("Without", WITHOUT_TRAINER)):
-        lines += [f"{title}:", *(f"  {verb:<10}{text}" for verb, text in verbs.items()), ""]
+        lines += [f"{title}:", *(f"  {verb:<12}{text}" for verb, text in verbs.items()), ""]
     lines.append("python -m ttlightning VERB --help shows the options of a verb.")
     lines.append("A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME.")
     return "\n".join(lines)

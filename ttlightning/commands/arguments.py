@@ -5,6 +5,7 @@ A checkpoint holds its configuration, and a run directory has it in a file: it i
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from ttlightning.commands.configs import find_config
 from ttlightning.errors import UserError
@@ -14,13 +15,17 @@ from ttlightning.runs.run import Run, checkpoint_file, runs_of, runs_root
 from ttlightning.runs.trust import ForeignConfig, config_text
 from ttlightning.system.paths import expanded
 
+OFF: Final = ("false", "off", "no", "0", "disabled")
+"""Values of ``--wandb`` that switch W&B off."""
+
 
 def complete_arguments(args: Sequence[str]) -> list[str]:
     """Replace config names by paths and run directories by their last checkpoints.
 
-    Without a config, the configuration of ``--ckpt_path`` or ``--run`` is added. Configs come first, in their order: an
-    option wins over all of them, wherever it stands. ``--ckpt_path last`` becomes the newest run; beside a config,
-    ``CLI`` finds that run once the configuration is complete.
+    ``--wandb false`` becomes ``--wandb.mode=disabled``. Without a config, the configuration of ``--ckpt_path`` or
+    ``--run`` is added. Configs come first, in their order: an option wins over all of them, wherever it stands.
+    ``--ckpt_path last`` becomes the newest run; beside a config, ``CLI`` finds that run once the configuration is
+    complete.
 
     Raises:
         UserError: where a config, a checkpoint or its configuration does not exist.
@@ -32,6 +37,10 @@ def complete_arguments(args: Sequence[str]) -> list[str]:
     words = iter(args)
     for word in words:
         option, equals, value = word.partition("=")
+        if option == "--wandb":
+            value = value if equals else next(words, "")
+            completed.append("--wandb.mode=disabled" if value.lower() in OFF else f"--wandb={value}")
+            continue
         if option not in ("--config", "-c", "--ckpt_path", "--experiment", "--run"):
             completed.append(word)
             continue

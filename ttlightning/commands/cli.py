@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from jsonargparse.typing import register_type
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
@@ -38,13 +39,13 @@ from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
-from ttlightning.training.checkpoint_io import SafeCheckpointIO
+from ttlightning.training.checkpoint_io import with_safe_checkpoints
 from ttlightning.training.checks import begin_at, check_fit, choose_threads, fitting_checkpoint
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
-from ttlightning.training.optimizers import FOLLOWS_A_METRIC
 from ttlightning.training.quiet import quiet_libraries
+from ttlightning.training.searches import FINDERS, KEYS_OF_FINDERS, WITHOUT_TRAINING, searched, take
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
 
@@ -76,7 +77,13 @@ class Parser(PlainErrors, LightningArgumentParser):
         if (renamed := renamed_since_0_1(message)) or "since version 0.2" in message:
             return renamed
         if "ReduceLROnPlateau" in message:
-            return f"; {FOLLOWS_A_METRIC}"
+            return (
+                "; take --model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau --model.scheduler.monitor=val/loss "
+                "--model.scheduler_interval=epoch"
+            )
+        if 'key "data.dataset"' in message:
+            hint = "; data that were given in Python are read again by Python only: see ttlightning.fit_model"
+            return "" if hint in message else hint  # a parser of a config's part has said it
         if option_of_wrong_value(message) == "model.format":
             return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
         near = difflib.get_close_matches(unknown_option(message) or "", option_names(self), n=3, cutoff=0.5)
@@ -90,6 +97,7 @@ class CLI(LightningCLI):
         # That config.yaml can hold what Lightning's own callbacks have as defaults.
         register_type(torch.device, str, torch.device)
         yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
+        self.searched: dict[str, float | int] = {}
         super().__init__(
             Classifier,
             PatchDataModule,
@@ -151,20 +159,48 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config[self.subcommand]
         asked = self._get(self.config_init, "trainer")
-        given = asked.callbacks or []
+        arguments = dict(asked) | {"plugins": with_safe_checkpoints(asked.plugins)} | kwargs
+        given = asked.callbacks if isinstance(asked.callbacks, list) else list(filter(None, [asked.callbacks]))
+        if self.subcommand == "fit" and not any(asked[name] for name in WITHOUT_TRAINING):
+            given = self._searched(given, arguments, options)
+        if asked.barebones:
+            self._make_run_directory(options)  # for where training begins; no callback writes into it
+            return Trainer(**arguments | {"callbacks": given, "log_every_n_steps": None})
         shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
-        callbacks = [EpochProgress()] if shown else []
-        if self.subcommand == "fit":
-            callbacks.append(self._make_run_directory(options))
-            if options.figures:
-                callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
-        plugins = asked.plugins if isinstance(asked.plugins, list) else filter(None, [asked.plugins])
-        trainer = super().instantiate_trainer(
-            callbacks=[*given, *callbacks], plugins=[*plugins, SafeCheckpointIO()], **kwargs
-        )
+        callbacks = [*given, *([EpochProgress()] if shown else [])]
         if self.subcommand != "fit":
-            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint | RankCheck)]
+            kept = [c for c in callbacks if not isinstance(c, Checkpoint)]
+            trainer = Trainer(**arguments | {"callbacks": kept})
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)]
+            return trainer
+        made = self.config_init.fit
+        callbacks += [self._make_run_directory(options)]
+        if options.figures:
+            callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
+        checkpoints = [made.checkpoint, made.last_checkpoint]
+        if asked.enable_checkpointing is False:
+            made.last_checkpoint.is_written = self.run_directory.keeps_checkpoints = False
+            del checkpoints[0]
+        callbacks += [made.rank_check, *checkpoints]
+        trainer = Trainer(**arguments | {"callbacks": callbacks, "enable_checkpointing": True})
+        if not trainer.fast_dev_run:
+            trainer.loggers = [*self.run_directory.loggers, *trainer.loggers]
         return trainer
+
+    def _searched(self, given: list[Callback], arguments: dict[str, Any], options: Any) -> list[Callback]:
+        """Search what finders among the callbacks are for, and put it into the configuration; the other callbacks."""
+        entries = options.trainer.callbacks
+        pairs = list(zip(given, entries if isinstance(entries, list) else [entries], strict=False))
+        for finder in (callback for callback, _ in pairs if isinstance(callback, FINDERS)):
+            value = searched(finder, Trainer, arguments, self.model, self.datamodule)
+            take(finder, value, self.model, self.datamodule)
+            values = {key: value for key in KEYS_OF_FINDERS[type(finder)] if key in options}
+            for key, found in values.items():
+                options[key] = found
+            self.searched |= values
+            print(f"{'searched':<10}  {', '.join(values)} = {value:g}, by {type(finder).__name__}", flush=True)
+        options.trainer.callbacks = [entry for callback, entry in pairs if not isinstance(callback, FINDERS)] or None
+        return [callback for callback in given if not isinstance(callback, FINDERS)]
 
     def _make_run_directory(self, options: Any) -> RunDirectory:
         """The callback of a new run, or of a stopped run, which goes on with its first configuration."""
@@ -179,6 +215,7 @@ class CLI(LightningCLI):
         self.config_init.fit.ckpt_path = self.begin.state and str(self.begin.state)
         wandb = WandbOptions(**options.wandb.as_dict())
         self.run_directory = RunDirectory(options.experiment, config, wandb, self.begin, self.hidden)
+        self.run_directory.searched = self.searched
         self.run_directory.trusted = names_to_trust(self.parser, "fit", config)
         return self.run_directory
 
@@ -217,7 +254,7 @@ class CLI(LightningCLI):
         print(f"predictions  {self.config.predict.output}")
 
     def after_fit(self) -> None:
-        if self.trainer.interrupted or self.trainer.fast_dev_run:
+        if self.trainer.interrupted or self.trainer.fast_dev_run or self.trainer.barebones:
             return
         is_validated = self.run_directory.is_validated(self.model)
         if not is_validated and self.datamodule.has_validation() and self.trainer.limit_val_batches:

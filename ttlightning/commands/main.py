@@ -11,6 +11,7 @@ from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER, overview
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.runs.masking import without_secrets
 from ttlightning.system import signals
+from ttlightning.system.extras import needed_by
 from ttlightning.system.output import show_own_warnings_in_one_line
 from ttlightning.system.processes import is_first_process
 
@@ -37,20 +38,8 @@ def _run(args: list[str]) -> None:
     show_own_warnings_in_one_line()
     try:
         verb = args[0] if args else ""
-        if verb in HELP:
-            print(overview())
-        elif verb in WITHOUT_TRAINER:
-            with signals.importing():
-                module = import_module(f"ttlightning.commands.{verb}")
-            sys.exit(module.main(args[1:]))
-        elif verb in WITH_TRAINER or verb.startswith("-"):
-            _announce(verb, args)
-            with signals.importing():
-                cli = import_module("ttlightning.commands.cli")
-            cli.run(args)
-        else:
-            known = ", ".join(WITH_TRAINER | WITHOUT_TRAINER)
-            raise UserError(f"the first word is {verb!r}, it must be a verb: {known}; --help says what they do")
+        with needed_by(verb):
+            _run_verb(verb, args)
     except Fault as fault:
         _end(fault, 1)
     except Exception as fault:
@@ -60,6 +49,23 @@ def _run(args: list[str]) -> None:
         if isinstance(fault, UserError):
             _end(fault, 2)
         raise
+
+
+def _run_verb(verb: str, args: list[str]) -> None:
+    if verb in HELP:
+        print(overview())
+    elif verb in WITHOUT_TRAINER:
+        with signals.importing():
+            module = import_module(f"ttlightning.commands.{verb}")
+        sys.exit(module.main(args[1:]))
+    elif verb in WITH_TRAINER or verb.startswith("-"):
+        _announce(verb, args)
+        with signals.importing():
+            cli = import_module("ttlightning.commands.cli")
+        cli.run(args)
+    else:
+        known = ", ".join(WITH_TRAINER | WITHOUT_TRAINER)
+        raise UserError(f"the first word is {verb!r}, it must be a verb: {known}; --help says what they do")
 
 
 def _announce(verb: str, args: Sequence[str]) -> None:

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, ClassVar, Final, NoReturn
 
 from jsonargparse import ArgumentParser
 
@@ -46,11 +48,38 @@ class PlainErrors(ArgumentParser):
         return renamed_since_0_1(message)
 
 
+class ParserWanted(BaseException):
+    """Ends a verb that was called for its parser: see ``parser_of``. No fault, so that nothing takes it for one."""
+
+    def __init__(self, parser: "VerbParser") -> None:
+        super().__init__("a parser was wanted, and no verb")
+        self.parser = parser
+
+
 class VerbParser(PlainErrors):
     """The parser of a verb without a trainer."""
 
+    _wanted: ClassVar[ContextVar[bool]] = ContextVar("parser wanted", default=False)
+
     def __init__(self, verb: str, description: str) -> None:
         super().__init__(prog=f"python -m ttlightning {verb}", description=description)
+
+    def parse_args(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        if self._wanted.get():
+            raise ParserWanted(self)
+        return super().parse_args(args, *rest, **options)
+
+
+def parser_of(main: Callable[[Sequence[str]], int]) -> VerbParser:
+    """The parser that ``main`` of a verb makes; the verb ends before it reads an argument."""
+    token = VerbParser._wanted.set(True)
+    try:
+        main([])
+    except ParserWanted as answer:
+        return answer.parser
+    finally:
+        VerbParser._wanted.reset(token)
+    raise TypeError(f"{main.__module__} parses no arguments")
 
 
 def check_new_file(path: Path, option: str) -> None:

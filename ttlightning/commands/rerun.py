@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ttlightning.commands.parser import VerbParser
-from ttlightning.errors import UserError
+from ttlightning.errors import Fault, UserError
 from ttlightning.runs.files import write_json
 from ttlightning.runs.identity import SAME_RUN, Changes, first_difference
 from ttlightning.runs.masking import refuse_masked
@@ -61,17 +61,18 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--trust", type=str | None, help="classes and modules that its configuration may name, a.B,c")
     words, names = take_trusted(args)
     options = parser.parse_args(words)
+    if not options.check_only:
+        try:
+            return EXIT_CODES[run_again(options.run, options.root, names).verdict]
+        except NotFinished as fault:
+            print(f"ttlightning: {fault}", file=sys.stderr)
+            return fault.exit_code
     with trusting(names):
         run = Run.open(options.run, finished=True)
-        data = data_options(run, options.root)
-        if not options.check_only:
-            check_configuration(run)
         before = read_provenance(run)
-        now = here(data, before, fetch=not options.check_only)
+        now = here(data_options(run, options.root), before, fetch=False)
         show(before, now)
-        if options.check_only:
-            return int(any(difference.changes_bits for difference in differences(before, now)))
-        return rerun(run, data["root"])
+        return int(any(difference.changes_bits for difference in differences(before, now)))
 
 
 def check_configuration(run: Run) -> None:
@@ -84,7 +85,31 @@ def check_configuration(run: Run) -> None:
         print(f"differs     configuration: the run has {other} (this version completes it otherwise)", flush=True)
 
 
-def rerun(run: Run, root: str | None) -> int:
+class NotFinished(Fault):
+    """The second run ended before its result."""
+
+    def __init__(self, run: Run, exit_code: int) -> None:
+        super().__init__(f"the rerun in {run} ended with exit code {exit_code}")
+        self.exit_code = exit_code
+
+
+def run_again(path: Path, root: Path | None = None, trusted: Sequence[str] = ()) -> Comparison:
+    """Run the finished run at ``path`` again, saying what differs beforehand, and compare the two.
+
+    Raises:
+        UserError: no finished run, or its configuration is refused.
+        NotFinished: the second run has no result.
+    """
+    with trusting(trusted):
+        run = Run.open(path, finished=True)
+        data = data_options(run, root)
+        check_configuration(run)
+        before = read_provenance(run)
+        show(before, here(data, before, fetch=True))
+        return rerun(run, data["root"])
+
+
+def rerun(run: Run, root: str | None) -> Comparison:
     """Fit the run's configuration into a new run of its experiment, with the data in ``root``; compare the two."""
     again = Run.create(runs_root(), run.config["experiment"])
     options = ("--config", str(run.config_file), f"--data.root={root or 'null'}", "--run", str(again))
@@ -92,8 +117,7 @@ def rerun(run: Run, root: str | None) -> int:
     if code:
         with contextlib.suppress(OSError):  # it is kept where fit has begun
             again.path.rmdir()
-        print(f"ttlightning: the rerun in {again} ended with exit code {code}", file=sys.stderr)
-        return code
+        raise NotFinished(again, code)
     outcome = compare(run, again)
     before, now = run.provenance, again.provenance
     changed, silent = differences(before, now), unknown(before, now)
@@ -109,7 +133,7 @@ def rerun(run: Run, root: str | None) -> int:
     if outcome.verdict != BITWISE:
         known = [difference.name for difference in changed if difference.changes_bits]
         print(f"            {cause(known, [name for name in silent if changes_bits(name)])}")
-    return EXIT_CODES[outcome.verdict]
+    return outcome
 
 
 def cause(known: Sequence[str], silent: Sequence[str]) -> str:

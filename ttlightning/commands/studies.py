@@ -110,7 +110,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
     """
     words, names = take_trusted(words)
     with _READING, trusting(names):
-        words, reader = complete_arguments(["fit", *words]), _reader()
+        words, reader = complete_arguments(["fit", *words]), command_line()
         check_foreign(reader.parser, words)
         return yaml.safe_load(reader._dump(reader.parser.parse_args([str(word) for word in words]).fit))
 
@@ -228,6 +228,7 @@ class _Reader(CLI):
 
 
 @functools.cache
-def _reader() -> _Reader:
+def command_line() -> _Reader:
+    """The command line of the verbs with a trainer, for its parser; made once."""
     with quiet_libraries():
         return _Reader(["fit"])

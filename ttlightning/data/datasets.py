@@ -1,11 +1,8 @@
-"""Data sets in memory, uint8 images or points in the plane, identified by the SHA-256 of their contents."""
+"""Data sets with a name: where their files lie, how they are downloaded and read."""
 
-import hashlib
 import os
 import socket
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -14,12 +11,11 @@ from urllib.error import URLError
 
 import numpy as np
 import torch
-from jaxtyping import Int, Real
-from torch import Tensor
-from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST, VisionDataset
+from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST
 
 from ttlightning.data.folder import look_into
 from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
+from ttlightning.data.splits import ImageDataset, Spec, Split
 from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
 
@@ -27,55 +23,6 @@ DOWNLOAD_TIMEOUT_SECONDS: Final = 20.0
 """torchvision waits for minutes without it."""
 MNIST5K_TEST_PER_CLASS: Final = 100
 POINTS_PER_PART: Final = 2000
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images and labels of one part of a data set: uint8 pixels, or float32 coordinates in a column."""
-
-    images: Real[Tensor, "samples channels height width"]
-    labels: Int[Tensor, " samples"]
-
-
-@dataclass(frozen=True)
-class ImageDataset:
-    """A data set with its fixed test set; ``name`` is the fallback's if the fallback was read."""
-
-    name: str
-    train: Split
-    test: Split
-
-    def sha256(self) -> str:
-        """Hash of shapes, pixels and labels of both splits, which identifies the data."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.test):
-            for tensor in (split.images, split.labels):
-                digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
-                digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A data set before it is read.
-
-    Args:
-        shape: channels, height and width of an image.
-        classes: number of classes.
-        kind: torchvision's class, which reads and downloads the data set.
-        folder: torchvision's folder for it under the data root.
-        read: reader of (name, root) for a data set that torchvision does not have.
-        names: names of the classes; empty if they have only numbers.
-        points: whether the samples are points in the plane.
-    """
-
-    shape: tuple[int, int, int]
-    classes: int
-    kind: type[VisionDataset] | None = None
-    folder: str = ""
-    read: Callable[[str, Path], ImageDataset] | None = None
-    names: tuple[str, ...] = ()
-    points: bool = False
 
 
 def default_root() -> Path:
@@ -95,6 +42,21 @@ def describe_dataset(name: str, root: Path) -> Spec:
         folder = look_into(root)
         return Spec(folder.shape, len(folder.classes), read=_read_folder, names=folder.names())
     return DATASETS[name]
+
+
+def is_named(name: str) -> bool:
+    """Whether a configuration can name this data set; data that were given in Python have other names."""
+    return name in get_args(DatasetName)
+
+
+def check_fallback(name: str, spec: Spec, fallback: str, root: Path) -> None:
+    """Raise ``UserError`` if the fallback has images of another shape, or other classes, than ``name``."""
+    other = describe_dataset(fallback, root)
+    if (other.shape, other.classes) != (spec.shape, spec.classes):
+        raise UserError(
+            f"data.offline_fallback is {fallback}, which has {other.classes} classes of {other.shape} (channels, "
+            f"height, width), but {name} has {spec.classes} of {spec.shape}: use --data.offline_fallback null"
+        )
 
 
 def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) -> None:
@@ -231,14 +193,16 @@ def _one_line(fault: BaseException) -> str:
 _DAMAGE: Final = (AssertionError, ValueError, EOFError, IndexError, KeyError, OSError)
 """Exceptions that torchvision raises on damaged files."""
 
+_POINTS: Final = {"points": True, "floats": True, "unit_pixels": False}
+
 DATASETS: Final[dict[str, Spec]] = {
     "mnist": Spec((1, 28, 28), 10, MNIST, "MNIST"),
     "fashion_mnist": Spec((1, 28, 28), 10, FashionMNIST, "FashionMNIST"),
     "kmnist": Spec((1, 28, 28), 10, KMNIST, "KMNIST"),
     "cifar10": Spec((3, 32, 32), 10, CIFAR10, "cifar-10-batches-py"),
     "mnist5k": Spec((1, 28, 28), 10, read=_read_mnist5k),
-    "moons": Spec((1, 2, 1), 2, read=_make_points, points=True),
-    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), points=True),
+    "moons": Spec((1, 2, 1), 2, read=_make_points, **_POINTS),
+    "circles": Spec((1, 2, 1), 2, read=partial(_make_points, factor=0.5), **_POINTS),
 }
 """Data sets of fixed size. A new one is an entry, with a reader if torchvision has none."""
 

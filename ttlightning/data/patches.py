@@ -65,8 +65,12 @@ class Patching:
         if self.repeat < 1:
             raise UserError(f"repeat is {self.repeat}, it must be at least 1: how often the chain reads the patches")
         rows, columns = self.grid(height, width)
-        window = _pair(self.patch_size)
-        return self.repeat * len(visiting_order(self.order, rows, columns)), channels * window[0] * window[1]
+        return self.repeat * len(visiting_order(self.order, rows, columns)), self.patch_dim(channels)
+
+    def patch_dim(self, channels: int) -> int:
+        """Length of a vectorised patch."""
+        height, width = _pair(self.patch_size)
+        return channels * height * width
 
     def __call__(
         self, images: Real[Tensor, "samples channels height width"]

@@ -114,6 +114,10 @@ class TrainingBatches:
             pixels = self.take(mine, start, len(indices), epoch, given - 1)
             yield Batch(pixels, self.labels[mine], start, len(indices), epoch, given - 1, self.dtype)
 
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next pass, in a loop without a trainer."""
+        self.epoch = lambda: epoch
+
     def take(
         self, indices: Int[Tensor, " batch"], start: int, global_size: int, epoch: int, step: int
     ) -> Real[Tensor, "batch sites patch_dim"]:
@@ -131,7 +135,7 @@ class Calls:
     """The batches of an epoch in lists of ``size``, for several optimizer steps in one call."""
 
     def __init__(self, batches: TrainingBatches, size: int) -> None:
-        self.batches, self.size = batches, size
+        self.batches, self.size, self.set_epoch = batches, size, batches.set_epoch
         self.state_dict, self.load_state_dict = batches.state_dict, batches.load_state_dict
 
     def __len__(self) -> int:

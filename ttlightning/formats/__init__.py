@@ -24,8 +24,10 @@ FILES: Final = {
 __all__ = list(FILES)
 
 
-def __getattr__(name: str) -> Any:
-    """Import a class on first use, so that ``formats.bounds`` and ``formats.modular`` do without torch."""
-    if name not in FILES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker reports names that do not exist
+
+    def __getattr__(name: str) -> Any:
+        """Import a class on first use, so that ``formats.bounds`` and ``formats.modular`` do without torch."""
+        if name not in FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{FILES[name]}"), name)

@@ -4,7 +4,7 @@ score_y(f_1, ..., f_d) = sum over i_1..i_d of  W_y[i_1, ..., i_d] f_1[i_1] ... f
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ClassVar, NamedTuple, NoReturn
 
 from jaxtyping import Float, Int
@@ -111,6 +111,8 @@ class ScoreTensor(nn.Module, ABC):
             UserError: if the format does not define this method, or a weight is not finite.
         """
         raise UserError(f"{self.name} has no method exact_scores, which a certificate is counted from")
+
+    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
 
     def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf."""

@@ -56,6 +56,8 @@ class PatchFeatureMap(nn.Module):
         self.mode_size, self.activation, self.constant = mode_size, activation, constant
         self.linear = nn.Linear(patch_dim, mode_size - constant)
 
+    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
+
     def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
         learned = ACTIVATIONS[self.activation](self.linear(patches))
         return F.pad(learned, (0, 1), value=1.0) if self.constant else learned

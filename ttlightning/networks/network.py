@@ -3,15 +3,17 @@ r"""The network from pixels to scores: patches, feature map, weight tensor.
 score_y(x_1, ..., x_d) = < W_y, f(x_1 - m) o f(x_2 - m) o ... o f(x_d - m) >           [K18, Sec. 2]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from ttlightning.data.arrays import as_images, check_pixels
 from ttlightning.data.patches import Patching
 from ttlightning.data.pixels import scaled
-from ttlightning.errors import UserError
+from ttlightning.errors import Fault, UserError
 from ttlightning.formats import ScoreTensor
 from ttlightning.formats.kernels.scales import below_the_largest
 from ttlightning.networks.features import PatchFeatureMap
@@ -32,9 +34,10 @@ class Network(nn.Module):
         features: f, patches to features.
         format: W, the score tensor.
         pixel_mean: m, subtracted from pixels in [0, 1]; a dropped patch has this value.
-        patching: how ``score_images`` cuts an image into patches.
-        image_shape: channels, height and width of the images of ``score_images``.
+        patching: how an image is cut into patches.
+        image_shape: channels, height and width of an image.
         class_names: names of the classes in the order of their scores.
+        unit_pixels: whether pixels are in [0, 1]; False for points, and for pixels that a transform has scaled.
 
     Shapes:
         patches ``(batch, sites, patch_dim)``, floats in [0, 1] -> scores ``(batch, classes)``.
@@ -48,10 +51,14 @@ class Network(nn.Module):
         patching: Patching | None = None,
         image_shape: tuple[int, int, int] | None = None,
         class_names: Sequence[str] = (),
+        unit_pixels: bool = True,
     ) -> None:
         super().__init__()
         self.features, self.format, self.pixel_mean = features, format, pixel_mean
         self.patching, self.image_shape, self.class_names = patching, image_shape, tuple(class_names)
+        self.unit_pixels = unit_pixels
+
+    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
 
     def forward(self, patches: Patches, keep: Keep | None = None) -> Scores:
         """Scores of all classes; ``keep`` is False for a dropped patch, whose pixels become ``pixel_mean``.
@@ -81,24 +88,48 @@ class Network(nn.Module):
         self.format._check(features)
         return below_the_largest(*self.format.scaled_scores(features))
 
-    @torch.no_grad()
-    def score_images(self, images: Real[Tensor, "batch channels height width"], batch_size: int = 2000) -> Scores:
-        """Scores of images: uint8 pixels from 0 to 255, or floats in [0, 1]; without gradients.
-
-        Args:
-            batch_size: images in one pass. The last bits of a score can depend on it; 2000 is the default of ``test``
-                and ``predict``.
+    def finite_scores(self, patches: Patches) -> Scores:
+        """Each score minus the largest score of its sample, whose softmax are the probabilities.
 
         Raises:
-            UserError: the network has no patching, or the images have another shape.
+            Fault: a score is NaN or infinite.
         """
+        scores = self.below_the_largest(patches)
+        if lost := int(scores.isnan().any(1).sum()):
+            raise Fault(
+                f"scores of {lost} of the {len(scores)} samples of a batch are not finite: nothing is predicted"
+            )
+        return scores
+
+    @torch.no_grad()
+    def predict(self, images: Any, batch_size: int = 2000) -> Scores:
+        """Probabilities of all classes, softmax(score), the numbers that the command ``predict`` writes.
+
+        Args:
+            images: numpy or torch, uint8 or floats in [0, 1]: one image ``(height, width)``, ``(channels, height,
+                width)`` or ``(height, width, channels)``, or many of them ``(samples, ...)``. Pictures of Pillow and
+                lists are read as arrays. Points are floats of any range ``(samples, coordinates)``.
+            batch_size: images in one pass. The last bits can depend on it; 2000 is the default of the commands.
+
+        Returns:
+            ``(samples, classes)``; one image has one row.
+
+        Raises:
+            UserError: the network has no patching, or the images have another shape, type or range.
+            Fault: a score is NaN or infinite.
+        """
+        return torch.cat([self.finite_scores(patches).softmax(-1) for patches in self._cut(images, batch_size)])
+
+    @torch.no_grad()
+    def score_images(self, images: Any, batch_size: int = 2000) -> Scores:
+        """Scores of images, without gradients; arguments and errors are those of ``predict``."""
+        return torch.cat([self(patches) for patches in self._cut(images, batch_size)])
+
+    def _cut(self, images: Any, batch_size: int) -> Iterator[Patches]:
+        """The patches of ``batch_size`` images at a time, on the device of the weights."""
         if self.patching is None or self.image_shape is None:
             raise UserError("this network has no patching: ttlightning.load gives one that scores images")
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.image_shape:
-            raise UserError(
-                f"images have shape {tuple(images.shape)}, it must be (samples, channels, height, width) = "
-                f"(samples, {', '.join(map(str, self.image_shape))})"
-            )
-        weight = next(self.format.parameters())
-        parts = [self(scaled(self.patching(part), weight.dtype).to(weight.device)) for part in images.split(batch_size)]
-        return torch.cat(parts)
+        pixels, weight = as_images(images, self.image_shape), next(self.format.parameters())
+        check_pixels(pixels, self.unit_pixels)
+        for part in pixels.split(batch_size):
+            yield scaled(self.patching(part), weight.dtype).to(weight.device)

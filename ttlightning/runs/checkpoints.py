@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
@@ -21,6 +22,10 @@ CONFIG_KEY: Final = "ttlightning_config"
 NETWORK_KEY: Final = "ttlightning_network"
 """Key of the format's name and sizes."""
 
+MODEL_ARGUMENTS: Final = "hyper_parameters"
+DATA_ARGUMENTS: Final = "datamodule_hyper_parameters"
+"""Lightning's keys of the arguments of network and data, in plain values where no configuration has them."""
+
 RUN_KEY: Final = "ttlightning_run"
 """Key of the progress of the run's tables."""
 
@@ -34,6 +39,9 @@ STEPS_KEY: Final = "ttlightning_steps_per_execution"
 
 SUMS_KEY: Final = "ttlightning_epoch_sums"
 """Key of the sums of the training metrics within an epoch, a row for each process."""
+
+VALUES_KEY: Final = "ttlightning_epoch_values"
+"""Key of the epoch's losses and accuracies so far, which a schedule can follow."""
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
@@ -104,6 +112,10 @@ def _is_progress(value: Any) -> bool:
     )
 
 
+def _is_values(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, float) for k, v in value.items())
+
+
 def _is_sums(value: Any) -> bool:
     return _is_weights({"": value}) and value.dtype == torch.float64 and value.ndim == 2 and value.shape[1] == 3
 
@@ -121,6 +133,7 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     RUN_KEY: (_is_progress, "what a run had come to"),
     STEPS_KEY: (_is_count, "a number of steps"),
     SUMS_KEY: (_is_sums, "a row of three sums for each process"),
+    VALUES_KEY: (_is_values, "numbers by name"),
 }
 """Entry: whether a value is of its kind, and what kind that is."""
 
@@ -138,6 +151,23 @@ def check_fits(
         if here != there:
             raise UserError(
                 f"{file} is a checkpoint of another network: {name} is {there} there and {here} here; {way_out}"
+            )
+
+
+def check_classes(state: Any, names: Sequence[str], source: object, where: str) -> None:
+    """Raise ``UserError`` where a data module's state in the checkpoint ``source`` has classes of other names.
+
+    Args:
+        names: the classes of the data here.
+        where: what has these classes, and the way out.
+    """
+    theirs = state.get("classes") if isinstance(state, dict) else None
+    if not isinstance(theirs, list):  # of an older version
+        return
+    for number, (there, here) in enumerate(itertools.zip_longest(theirs, names)):
+        if there != here:
+            raise UserError(
+                f"{source} was trained on other classes: number {number} is {there!r} there and {here!r} in {where}"
             )
 
 

@@ -47,6 +47,9 @@ class Run:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @classmethod
     def create(cls, root: Path, experiment: str) -> "Run":
         """Make the directory ``root/experiment/n`` with the first n above the existing numbers.
@@ -179,17 +182,19 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_of(root: Path, experiment: str | None = None) -> list[Run]:
+    """``existing_runs``; ``UserError`` where there is none."""
+    if runs := existing_runs(root, experiment):
+        return runs
+    raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
+
+
+def existing_runs(root: Path, experiment: str | None = None) -> list[Run]:
     """Begun and finished runs of ``experiment``, else of all experiments; the newest first.
 
     The time of ``config.yaml``, written once, says when a run began; of equal times, its number.
-
-    Raises:
-        UserError: where there is none.
     """
     names = root.glob(f"{experiment or '*'}/*/{Run(root).config_file.name}")
     configs = [(c.stat().st_mtime_ns, int(c.parent.name) if c.parent.name.isdigit() else -1, c) for c in names]
-    if not configs:
-        raise UserError(f"there is no run in {root / (experiment or '')} to go on with; name one such as runs/eq/0")
     return [Run(config.parent) for _, _, config in sorted(configs, reverse=True)]
 
 
@@ -229,14 +234,14 @@ def checkpoint_file(path: Path, begun: bool = False) -> Path:
     return file
 
 
-def load(path: str | Path, trust: Sequence[str] = ()) -> "Network":
+def load(path: str | os.PathLike[str], trust: Sequence[str] = ()) -> "Network":
     """The trained network of a run directory or a checkpoint file, in eval mode on the CPU, ready to score images.
 
         network = ttlightning.load("runs/eq/0")
-        scores = network.score_images(images)     # uint8 (samples, channels, height, width)
+        probabilities = network.predict(images)
 
     Args:
-        path: a run directory, whose last checkpoint is read, or a ``.ckpt`` file.
+        path: a ``Run`` or its directory, whose last checkpoint is read, or a ``.ckpt`` file.
         trust: classes and modules from outside this package that the configuration in the file may import.
 
     Raises:

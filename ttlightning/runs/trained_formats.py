@@ -10,7 +10,7 @@ from ttlightning import formats
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, read_checkpoint, weights_sha256
+from ttlightning.runs.checkpoints import CONFIG_KEY, MODEL_ARGUMENTS, NETWORK_KEY, read_checkpoint, weights_sha256
 from ttlightning.runs.trust import import_trusted, read_mapping
 
 SIZES = ("sites", "mode_size", "classes", "rank")
@@ -79,7 +79,8 @@ def build_format(content: dict[str, Any], file: Path, trusted: Sequence[str] | N
         kind = import_trusted(name, trusted, f"the checkpoint {file}")
         if not (isinstance(kind, type) and issubclass(kind, ScoreTensor)):
             raise UserError(f"{file} names {name} as its format, which is no ScoreTensor")
-        match read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else None:
+        model = {"model": content.get(MODEL_ARGUMENTS)}
+        match read_mapping(content[CONFIG_KEY], file) if CONFIG_KEY in content else model:
             case {"model": {"format": {"class_path": chosen, **others}}} if chosen == name:
                 arguments = others.get("init_args") or {}
     try:

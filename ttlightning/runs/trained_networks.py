@@ -1,8 +1,13 @@
-"""The trained network in a checkpoint, without Lightning."""
+"""The trained network in a checkpoint, without Lightning.
 
-from collections.abc import Sequence
+A checkpoint of ``fit`` has its complete configuration. A checkpoint of another trainer has the arguments of network and
+data in plain values, under Lightning's names.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -11,7 +16,14 @@ from ttlightning.data.patches import Patching
 from ttlightning.errors import UserError
 from ttlightning.networks.network import Network
 from ttlightning.randomness import keyed_global_generator
-from ttlightning.runs.checkpoints import CONFIG_KEY, check_fits, read_checkpoint
+from ttlightning.runs.checkpoints import (
+    CONFIG_KEY,
+    DATA_ARGUMENTS,
+    MODEL_ARGUMENTS,
+    NETWORK_KEY,
+    check_fits,
+    read_checkpoint,
+)
 from ttlightning.runs.trained_formats import build_format
 from ttlightning.runs.trust import NotTrusted, import_trusted, listed_networks, read_mapping
 
@@ -22,6 +34,15 @@ GEOMETRY = ("patch_size", "stride", "padding", "order", "repeat")
 """Keys of ``data`` that say how an image is cut into patches."""
 
 
+class Described(NamedTuple):
+    """What a checkpoint says about its network."""
+
+    model: dict[str, Any]
+    """arguments of ``Classifier`` in plain values"""
+    images: dict[str, Any] | None
+    """geometry, shape, classes and unit_pixels; None where the network takes patches only"""
+
+
 def read_network(file: Path, trust: Sequence[str] = ()) -> Network:
     """The network that a checkpoint's configuration describes, with the checkpoint's weights, in eval mode.
 
@@ -29,27 +50,84 @@ def read_network(file: Path, trust: Sequence[str] = ()) -> Network:
         UserError: as ``ttlightning.load``.
     """
     content = read_checkpoint(file)
-    if CONFIG_KEY not in content:
-        raise UserError(f"{file} has no configuration: load a checkpoint that fit has written")
-    config = read_mapping(content[CONFIG_KEY], file)
+    described = describe_network(content, file)
+    if described.images is None:
+        raise UserError(f"{file} does not say what images it is for; train it again with this version")
     for device in ("meta", "cpu"):  # shapes first: a file may ask for more memory than its weights need
         with torch.device(device), keyed_global_generator(0, "load"):  # the caller's random numbers stay as they are
-            network = _build(config, content, file, (*listed_networks(), *trust))
+            network = _build(described, content, file, (*listed_networks(), *trust))
         check_fits(content, network, file, "its configuration or its weights were changed")
     network.load_state_dict(content["state_dict"], assign=True)
     return network.eval().requires_grad_(False)
 
 
-def _build(config: dict[str, Any], content: dict[str, Any], file: Path, trusted: Sequence[str]) -> Network:
-    """The network of a configuration, with initial weights."""
-    data = content.get(DATA_KEY)
-    try:
+def describe_network(content: dict[str, Any], file: Path, given: Collection[str] = ()) -> Described:
+    """The arguments of the network in a checkpoint.
+
+    Args:
+        given: names of arguments that the caller has.
+
+    Raises:
+        UserError: a checkpoint without a configuration and without arguments.
+    """
+    with _saying_that_it_is_damaged(file):
+        sizes = {name: content[NETWORK_KEY][name] for name in ("sites", "classes") if NETWORK_KEY in content}
+        if CONFIG_KEY in content:
+            config = read_mapping(content[CONFIG_KEY], file)
+            data, model = config["data"], dict(config["model"])
+            seen = content.get(DATA_KEY)
+            steps = {name: data[name] for name in ("steps_per_execution", "microbatches") if name in data}
+            model |= sizes | steps | {"seed": config.get("seed_everything", 0)}
+            images = _images_of(data, seen) if isinstance(seen, dict) and "shape" in seen else None
+            if images is not None:
+                model["patch_dim"] = Patching(**images["geometry"]).patch_dim(images["shape"][0])
+            return Described(model, images)
+        if isinstance(model := content.get(MODEL_ARGUMENTS), dict):
+            images = model.get("images")
+            return Described(dict(model), _images_of(images, images) if isinstance(images, dict) else None)
+    if not given:
+        raise UserError(f"{file} has no configuration: load a checkpoint that fit has written")
+    return Described(sizes, None)
+
+
+def read_data(content: dict[str, Any], file: Path) -> tuple[dict[str, Any], bool]:
+    """The arguments of the data in a checkpoint in plain values, and whether the data were given in Python.
+
+    Raises:
+        UserError: a checkpoint that does not say what data it was trained on.
+    """
+    with _saying_that_it_is_damaged(file):
+        if CONFIG_KEY in content:
+            config = read_mapping(content[CONFIG_KEY], file)
+            values = dict(config["data"]) | {"seed": config.get("seed_everything", 0)}
+        elif isinstance(content.get(DATA_ARGUMENTS), dict):
+            values = dict(content[DATA_ARGUMENTS])
+        else:
+            raise UserError(f"{file} does not say what data it was trained on: make the data module by its class")
+        from ttlightning.data.datasets import is_named  # torchvision takes a second to import
+
+        return values, not is_named(values["dataset"])
+
+
+def _images_of(geometry: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
+    """``images`` of ``Described`` from the keys of ``data`` and from what the data have said in the checkpoint."""
+    kept = {name: geometry[name] for name in GEOMETRY}
+    pairs = {name: tuple(value) for name, value in kept.items() if isinstance(value, list)}
+    channels, height, width = seen["shape"]
+    return {
+        "geometry": kept | pairs,
+        "shape": (channels, height, width),
+        "classes": seen["classes"],
+        "unit_pixels": seen.get("unit_pixels", True) is True,
+    }
+
+
+def _build(described: Described, content: dict[str, Any], file: Path, trusted: Sequence[str]) -> Network:
+    """The described network, with initial weights."""
+    model, images = described
+    with _saying_that_it_is_damaged(file):
         format = build_format(content, file, trusted)
-        if not isinstance(data, dict) or "shape" not in data:
-            raise UserError(f"{file} does not say what images it is for; train it again with this version")
-        model, geometry = config["model"], {name: config["data"][name] for name in GEOMETRY}
-        pairs = {name: tuple(value) for name, value in geometry.items() if isinstance(value, list)}
-        patching, (channels, height, width) = Patching(**geometry | pairs), data["shape"]
+        patching, (channels, height, width) = Patching(**images["geometry"]), images["shape"]
         rows, columns = patching.grid(height, width)
         if (sites := patching.repeat * rows * columns) != format.sites:  # before their order is listed
             raise ValueError(f"{sites} patches, {format.sites} sites")
@@ -60,8 +138,16 @@ def _build(config: dict[str, Any], content: dict[str, Any], file: Path, trusted:
             raise UserError(f"{file} names {name} as model.features, which is no Module")
         features = feature_map(patch_dim, **model["features"].get("init_args") or {})
         return Network(
-            features, format, float(model["pixel_mean"]), patching, (channels, height, width), data["classes"]
-        )
+            features, format, float(model["pixel_mean"]), patching, (channels, height, width), images["classes"],
+            images["unit_pixels"],
+        )  # fmt: skip
+
+
+@contextmanager
+def _saying_that_it_is_damaged(file: Path) -> Iterator[None]:
+    """Inside, an error of a configuration that makes no network becomes a ``UserError``."""
+    try:
+        yield
     except NotTrusted as refused:
         raise UserError(
             f"the configuration in {file} names {refused.name}, which would be run: if you know what it is, load it "

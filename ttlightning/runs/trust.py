@@ -142,6 +142,17 @@ def trusting(names: Iterable[str]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def only_listed(content: Any, names: Iterable[str]) -> Iterator[None]:
+    """Inside, jsonargparse resolves listed classes and these trusted names only.
+
+    Raises:
+        NotTrusted: if a class path in ``content``, at any level, is neither.
+    """
+    with trusting(names), _refusing_what_is_not_listed(content):
+        yield
+
+
 def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
     """The object called ``name``, imported only if it, or what it is in, is one of the trusted ``names``.
 
@@ -202,14 +213,21 @@ def _read_with_trust(
 
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
-    """Parse a configuration. jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
+    """Parse a configuration."""
+    with _refusing_what_is_not_listed(yaml.safe_load(config)):
+        parser.parse_args([command, "--config", str(config)])
+
+
+@contextlib.contextmanager
+def _refusing_what_is_not_listed(content: Any) -> Iterator[None]:
+    """jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
     with restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
-        for value in _values(yaml.safe_load(config)):
+        for value in _values(content):
             name = value.get("class_path") if isinstance(value, dict) else None
             if isinstance(name, str) and "." in name and not may_be_imported(name):
                 raise NotTrusted(name)
-        parser.parse_args([command, "--config", str(config)])
+        yield
 
 
 def _values(content: Any) -> Iterator[Any]:

@@ -18,6 +18,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from ttlightning.errors import UserError
+from ttlightning.system.extras import needed_by
 
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -75,7 +76,8 @@ def run_script(main: Callable[[], None]) -> None:
     """Run ``main`` of a script: a user's mistake is one line and exit code 2, output without a reader is dropped."""
     drop_unread_output()
     try:
-        main()
+        with needed_by(Path(sys.argv[0]).name):
+            main()
     except UserError as mistake:
         print(f"{Path(sys.argv[0]).stem}: {mistake}", file=sys.stderr)
         sys.exit(2)

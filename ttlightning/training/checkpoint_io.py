@@ -5,12 +5,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.plugins import AsyncCheckpointIO
 
 from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import read_checkpoint
 from ttlightning.runs.files import write_whole
 from ttlightning.runs.seals import seal
+
+
+def with_safe_checkpoints(plugins: Any) -> list[Any]:
+    """The plugins of a trainer, with checkpoints written by ``SafeCheckpointIO``, in a thread if the user asks so.
+
+    Raises:
+        UserError: the user's own ``CheckpointIO``, whose files would have no checksum.
+    """
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    writers = [plugin for plugin in given if isinstance(plugin, CheckpointIO)]
+    for plugin in writers:
+        if not isinstance(plugin, AsyncCheckpointIO) or plugin.checkpoint_io is not None:
+            raise UserError(
+                f"trainer.plugins has {type(plugin).__name__}, but ttlightning writes the checkpoints of a run itself, "
+                "with a checksum: leave it out, or take AsyncCheckpointIO without arguments"
+            )
+        plugin.checkpoint_io = SafeCheckpointIO()
+    return given if writers else [*given, SafeCheckpointIO()]
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

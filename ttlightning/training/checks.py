@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
@@ -29,18 +28,17 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     Args:
         checkpoint: the options of the checkpoints that are kept beside the last one.
     """
-    if datamodule.microbatches > 1 and trainer.precision == "16-mixed":
-        raise UserError("data.microbatches sums gradients that float16 would need scaled: use bf16-mixed or 32")
+    if trainer._model_registry is not None:
+        raise UserError(
+            "trainer.model_registry is for uploads to Lightning's cloud, which fit does not make; leave it out"
+        )
     if (start := getattr(trainer.strategy, "_start_method", "popen")) != "popen":
-        raise UserError(f"trainer.strategy starts processes by {start}, which would lose what they find: use ddp")
+        raise UserError(
+            f"trainer.strategy starts processes by {start}, which would lose the result that they compute: use ddp"
+        )
     for callback in trainer.callbacks:
         if isinstance(callback, LastCheckpoint):
             callback.check(trainer, model)
-        if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-            raise UserError(
-                f"{type(callback).__name__} replaces a setting by one that no config records, so that the run "
-                "could not be repeated: try values of data.batch_size or model.optimizer.init_args.lr as runs"
-            )
     if wish := next((name for name in CHECKPOINT_WISHES if checkpoint[name] and checkpoint["save_top_k"] == 0), None):
         raise UserError(
             f"checkpoint.{wish} is {checkpoint[wish]}, but nothing is kept beside the last one: add "

@@ -18,17 +18,22 @@ from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
 from ttlightning.randomness import keep_mask, keyed_global_generator
-from ttlightning.runs.checkpoints import NETWORK_KEY, STEPS_KEY, SUMS_KEY
+from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, STEPS_KEY, SUMS_KEY, VALUES_KEY
 from ttlightning.runs.trained_formats import describe_format
+from ttlightning.training import microbatches as parts
 from ttlightning.training import optimizers
-from ttlightning.training.manual_optimization import Outcome, make_steps
-from ttlightning.training.metrics import LossAndAccuracy
-from ttlightning.training.steps import check_that_nothing_needs_the_backward_pass, who_looks_at_steps
+from ttlightning.training.batches import as_batches
+from ttlightning.training.descriptions import add_arguments
+from ttlightning.training.for_images import ForImages
+from ttlightning.training.from_checkpoint import ClassifierFromCheckpoint
+from ttlightning.training.manual_optimization import make_steps
+from ttlightning.training.metrics import LossAndAccuracy, Outcome
+from ttlightning.training.steps import who_looks_at_steps
 
 Stage = Literal["train", "val", "test"]
 
 
-class Classifier(Network, LightningModule):
+class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
     r"""A ``Network`` trained by cross-entropy.
 
     Args:
@@ -72,48 +77,98 @@ class Classifier(Network, LightningModule):
     ) -> None:
         if not 0 <= patch_dropout < 1:
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
-        optimizers.check_kind(scheduler)
+        optimizers.check_interval(scheduler, scheduler_interval)
         with keyed_global_generator(seed, "initialization"):
             feature_map = features(patch_dim)
             super().__init__(feature_map, format(sites, feature_map.mode_size, classes), pixel_mean)
+        self.patch_dim = patch_dim
+        self.factories: dict[str, Any] = {"features": features, "format": format}
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
         self.patch_dropout, self.seed = patch_dropout, seed
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
-        self.automatic_optimization = steps_per_execution == microbatches == 1
+        self.automatic_optimization = steps_per_execution == 1
+        self._parts: parts.Parts | None = None
+        self._batch, self._is_repeated = (-1, -1), False
+        """Epoch and number of the last training batch; whether its loss is evaluated again, as by LBFGS."""
+        self._epoch_values: dict[str, float] = {}
+        """Losses and accuracies of this epoch."""
         self.looks_at_steps: str | None = None
         """Name of the observer that made ``setup`` set steps_per_execution to 1."""
         self.metrics = nn.ModuleDict({f"{stage}_metrics": LossAndAccuracy() for stage in get_args(Stage)})
 
     def setup(self, stage: str) -> None:
+        self.take_images_of(self.trainer.datamodule)
         if stage == "fit" and self.trainer.datamodule is not None:
             self.choose_steps(self.trainer, self.trainer.datamodule)
 
     def choose_steps(self, trainer: Trainer, data: LightningDataModule) -> None:
-        """Give each step its own call if a callback, an option or a hook observes single steps.
-
-        Raises:
-            UserError: something needs Lightning's own backward pass, which ``microbatches`` replaces.
-        """
-        if self.microbatches > 1:
-            check_that_nothing_needs_the_backward_pass(trainer, self.microbatches)
-        if self.steps_per_execution > 1 and (name := who_looks_at_steps(trainer, self, data)):
-            self.looks_at_steps = name
+        """Give each step its own call if a callback, an option or a hook observes single steps."""
+        if self.steps_per_execution == 1:
+            return
+        closure = "model.optimizer" if optimizers.needs_closure(self.optimizer) else None
+        self.looks_at_steps = closure or who_looks_at_steps(trainer, self, data, Classifier)
+        if self.looks_at_steps is not None:
             self.steps_per_execution = data.steps_per_execution = 1
-            self.automatic_optimization = self.microbatches == 1
+            self.automatic_optimization = True
 
     def configure_optimizers(self) -> Any:
-        optimizer = optimizers.make("optimizer", self.optimizer, self.parameters())
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = optimizers.make("optimizer", self.optimizer, trained)
         if self.scheduler is None:
             return optimizer
         schedule = optimizers.make_schedule(self.scheduler, optimizer, self.scheduler_interval, self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": self.scheduler_interval}}
+        entry = {"scheduler": schedule, "interval": self.scheduler_interval}
+        if optimizers.follows_metric(schedule):
+            name = self._metric_of(schedule)
+            if self.automatic_optimization:
+                entry |= {"monitor": name, "strict": False}
+        return {"optimizer": optimizer, "lr_scheduler": entry}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Advance a schedule of steps or epochs.
+
+        ``on_train_epoch_end`` advances one that follows a metric: here it would be after the epoch's checkpoint.
+        """
+        if not optimizers.follows_metric(scheduler):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def _metric_of(self, schedule: Any) -> str:
+        is_validated = self.trainer.enable_validation
+        if (asks := getattr(self.trainer.datamodule, "has_validation", None)) is not None:
+            is_validated &= asks()
+        name = optimizers.metric_of(schedule, is_validated)
+        optimizers.check_metric(name, is_validated)
+        return name
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the optimizer, and the peak of a schedule that has one, such as OneCycleLR.
+
+        ``LearningRateFinder`` and ``Tuner.lr_find`` set it.
+        """
+        peak = getattr(self.scheduler, "keywords", {}).get("max_lr")
+        return float(peak) if isinstance(peak, int | float) else optimizers.learning_rate(self.optimizer)
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self.optimizer = optimizers.with_argument(self.optimizer, "lr", rate)
+        self.scheduler = self.scheduler and optimizers.with_argument(self.scheduler, "max_lr", rate)
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The feature map, which ``BackboneFinetuning`` freezes at first."""
+        return self.features
 
     def training_step(self, batch: Batch | list[Batch], batch_idx: int) -> Tensor | None:
         """The loss of one batch for automatic optimization, or all optimizer steps of this call."""
+        batch = as_batches(self, batch, batch_idx, "train")
         if self.automatic_optimization:
             self.check_position(batch, batch_idx)
+            self._is_repeated = self._batch == (self.current_epoch, batch_idx)
+            self._batch = self.current_epoch, batch_idx
             loss, outcome = self.training_loss(batch)
-            self.metrics["train_metrics"].update(*outcome)
+            if not self._is_repeated:
+                self.metrics["train_metrics"].update(*outcome)
             return loss
         batches = [batch] if isinstance(batch, Batch) else batch
         if outcomes := make_steps(self, batches, first_step=batch_idx * self.steps_per_execution):
@@ -132,11 +187,22 @@ class Classifier(Network, LightningModule):
 
     def training_loss(self, batch: Batch) -> tuple[Tensor, Outcome]:
         """This device's share of the mean loss over the global batch, and the input of the metrics."""
+        if self.microbatches > 1:
+            loss, self._parts, outcome = parts.split_loss(self, batch)
+            return loss, outcome
         losses, outcome = self._losses(batch)
         # DDP averages the gradients of W devices, so each device multiplies its share by W.
         loss = losses * (self.trainer.world_size / batch.global_size)
         self.log_step(loss.detach())
         return loss, outcome
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's backward pass; with microbatches, the sum of the parts' gradients in a fixed order."""
+        if self._parts is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            made, self._parts = self._parts, None
+            parts.backward(self, loss, made)
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Outcome]:
         """Sum of the samples' losses, and the input of the metrics."""
@@ -152,28 +218,33 @@ class Classifier(Network, LightningModule):
         return mask[batch.start : batch.start + len(batch.labels)].to(batch.labels.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", as_batches(self, batch, batch_idx, "val"))
 
     def test_step(self, batch: Batch, batch_idx: int) -> Scores:
         """Each score minus the largest score of its sample, for callbacks."""
-        return self._evaluate("test", batch)
+        return self._evaluate("test", as_batches(self, batch, batch_idx, "test"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Class probabilities (batch, classes), and the first class with the highest score (batch).
 
         A score that is NaN or inf is a ``Fault``.
         """
-        scores = self.below_the_largest(batch.patches)
-        if lost := int(scores.isnan().any(1).sum()):
-            raise Fault(
-                f"scores of {lost} of the {len(scores)} samples of a batch are not finite: nothing is predicted"
-            )
+        scores = self.finite_scores(as_batches(self, batch, batch_idx, "predict").patches)
         return scores.softmax(-1), scores.argmax(-1)
+
+    def on_train_start(self) -> None:
+        self._batch = (-1, -1)  # a finder trains several times
 
     def on_train_epoch_end(self) -> None:
         self._check_finite(float(self._log_epoch("train")["train/loss"]))
-        if not self.automatic_optimization and self.scheduler is not None and self.scheduler_interval == "epoch":
-            self.lr_schedulers().step()
+        values, self._epoch_values = self._epoch_values, {}
+        if self.scheduler is None or self.scheduler_interval != "epoch":
+            return
+        schedule = self.lr_schedulers()
+        if optimizers.follows_metric(schedule):
+            optimizers.follow(schedule, self._metric_of(schedule), values, self.trainer.callback_metrics)
+        elif not self.automatic_optimization:
+            schedule.step()
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
@@ -185,13 +256,17 @@ class Classifier(Network, LightningModule):
         """Add the format's name and sizes, and the sums of an unfinished epoch's metrics."""
         if not all(p.isfinite().all() for p in self.parameters()):
             raise Fault(f"weights are no longer finite at step {self.trainer.global_step}: they are not saved")
+        checkpoint[VALUES_KEY] = dict(self._epoch_values)
         checkpoint[STEPS_KEY] = self.steps_per_execution
         checkpoint[SUMS_KEY] = self.all_gather(self.metrics["train_metrics"].sums()).reshape(-1, 3).cpu()
         checkpoint[NETWORK_KEY] = describe_format(self.format)
+        if CONFIG_KEY not in checkpoint and not self.hparams:
+            add_arguments(checkpoint, self, self.trainer.datamodule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue an epoch's sums: each process its own, or rank 0 all if the number of processes has changed."""
-        if (sums := checkpoint.get(SUMS_KEY)) is None:
+        self._epoch_values = dict(checkpoint.get(VALUES_KEY, {}))
+        if (sums := checkpoint.get(SUMS_KEY)) is None or self._trainer is None:
             return
         rank, world = self.trainer.global_rank, self.trainer.world_size
         mine = sums[rank] if len(sums) == world else sums.sum(0) * (rank == 0)
@@ -217,17 +292,19 @@ class Classifier(Network, LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING:  # Lightning prints these values, and reads its step there
             self.log_dict(values | {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)})
             return values
-        # Without epoch and step: every ModelCheckpoint would name its later files by them.
-        self.log_dict(values, logger=False)
+        if not self.trainer.barebones:
+            # Without epoch and step: every ModelCheckpoint would name its later files by them.
+            self.log_dict(values, logger=False)
         if not self.trainer.sanity_checking:
+            self._epoch_values |= {name: float(value) for name, value in values.items()}
             epoch = self.current_epoch if stage == "train" else float(self.current_epoch)
-            self._write({"epoch": epoch} | {name: float(value) for name, value in values.items()})
+            self._write({"epoch": epoch} | {name: self._epoch_values[name] for name in values})
         return values
 
     def log_step(self, loss: Tensor) -> None:
         """Log loss and learning rate, every ``trainer.log_every_n_steps`` optimizer steps."""
         every = self.trainer.log_every_n_steps
-        if not every or (self.trainer.global_step + 1) % every:
+        if not every or self._is_repeated or (self.trainer.global_step + 1) % every:
             return
         mean = float(self.trainer.strategy.reduce(loss, reduce_op="mean"))
         self._check_finite(mean)

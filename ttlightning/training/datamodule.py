@@ -1,6 +1,5 @@
 """The DataModule: a data set as chains of patches, in splits, batches and shards."""
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,22 +13,27 @@ from torch import Tensor
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
 from ttlightning.data.datasets import (
     DatasetName,
-    ImageDataset,
+    check_fallback,
     default_root,
     describe_dataset,
     fetch_dataset,
     read_dataset,
 )
 from ttlightning.data.images import Images, read_images
+from ttlightning.data.own import Own
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.splits import ImageDataset, Split
 from ttlightning.errors import UserError
+from ttlightning.runs.checkpoints import check_classes
 from ttlightning.system.paths import expanded
+from ttlightning.training.from_checkpoint import DataFromCheckpoint
+from ttlightning.training.from_datasets import DataFromDatasets
 
 NONE: Final = Augmentation()
 
 
-class PatchDataModule(LightningDataModule):
+class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule):
     """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); indexing it gives a batch.
 
     Args:
@@ -56,6 +60,7 @@ class PatchDataModule(LightningDataModule):
 
     Attributes:
         sites, patch_dim, classes: sizes for the network.
+        shard: this process among several in a loop without a trainer, ``Shard(rank, world)``.
 
     Raises:
         UserError: patches do not tile the image, a size is out of range, data are missing or corrupt, or the validation
@@ -79,6 +84,7 @@ class PatchDataModule(LightningDataModule):
         evaluation_batch_size: int = 2000,
         validation: float = 0.0,
         seed: int = 0,
+        _own: Own | None = None,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "evaluation_batch_size": evaluation_batch_size}
@@ -90,17 +96,13 @@ class PatchDataModule(LightningDataModule):
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
-        self.spec = describe_dataset(dataset, self.root)
+        self.own, self.shard = _own, Shard()
+        self.spec = describe_dataset(dataset, self.root) if _own is None else _own.spec
         if offline_fallback is not None:
-            fallback = describe_dataset(offline_fallback, self.root)
-            if (fallback.shape, fallback.classes) != (self.spec.shape, self.spec.classes):
-                raise UserError(
-                    f"data.offline_fallback is {offline_fallback}, which has {fallback.classes} classes of "
-                    f"{fallback.shape} (channels, height, width), but {dataset} has {self.spec.classes} of "
-                    f"{self.spec.shape}: use --data.offline_fallback null"
-                )
-        if augmentation and self.spec.points:
-            raise UserError(f"data.augmentation moves images, and {dataset} has points: leave it out")
+            check_fallback(dataset, self.spec, offline_fallback, self.root)
+        if augmentation and self.spec.floats:
+            has = "points" if self.spec.points else "floats that are no bytes"
+            raise UserError(f"data.augmentation moves images, and {dataset} has {has}: leave it out")
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
@@ -119,14 +121,15 @@ class PatchDataModule(LightningDataModule):
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
-        if self.spec.points:
-            raise UserError(f"data.dataset is {self.dataset}: its samples are points, no pictures; leave --images out")
+        if not self.spec.unit_pixels:
+            are = "points" if self.spec.points else "floats outside [0, 1]"
+            raise UserError(f"data.dataset is {self.dataset}: its samples are {are}, no pictures; leave --images out")
         self.own_images = read_images([expanded(path) for path in paths], self.spec.shape)
         return self.own_images
 
     def prepare_data(self) -> None:
         """Download what is missing, on one process only."""
-        if self.images is None and self.own_images is None:
+        if self.images is None and self.own_images is None and self.own is None:
             fetch_dataset(self.dataset, self.root, self.offline_fallback)
 
     def setup(self, stage: str) -> None:
@@ -144,7 +147,7 @@ class PatchDataModule(LightningDataModule):
         if self.dataset == "image_folder":
             name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
             rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
-        read = read_dataset(self.dataset, self.root, self.offline_fallback)
+        read = self.own.images if self.own else read_dataset(self.dataset, self.root, self.offline_fallback)
         images, labels = read.train.images, read.train.labels
         train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
         self.images = read
@@ -153,7 +156,8 @@ class PatchDataModule(LightningDataModule):
         self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
         if not self.augmentation:
             self._train = self.patching(self._train[0]), self._train[1]
-        self._validation = self.patching(images[held_out]), labels[held_out]
+        held = read.validation or Split(images[held_out], labels[held_out])
+        self._validation = self.patching(held.images), held.labels
         self._test = self.patching(self.images.test.images), self.images.test.labels
 
     def describe(self) -> dict[str, Any]:
@@ -171,28 +175,26 @@ class PatchDataModule(LightningDataModule):
         return described | ({"classes": list(self.spec.names)} if self.spec.names else {})
 
     def state_dict(self) -> dict[str, Any]:
-        """Entries of a checkpoint: names of the classes; channels, height and width of an image."""
-        return {"classes": list(self.class_names), "shape": list(self.spec.shape)}
+        """Entries of a checkpoint: names of the classes; channels, height and width of an image; their range."""
+        return {
+            "classes": list(self.class_names), "shape": list(self.spec.shape), "unit_pixels": self.spec.unit_pixels
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.check_classes({type(self).__qualname__: state_dict}, "the checkpoint")
 
     def check_classes(self, checkpoint: Mapping[str, Any], source: object) -> None:
         """Raise ``UserError`` if a checkpoint's classes have other names than the data's; ``source`` is its file."""
-        state = checkpoint.get(type(self).__qualname__)
-        theirs = state.get("classes") if isinstance(state, dict) else None
-        if not isinstance(theirs, list):  # of an older version
-            return
-        for number, (there, here) in enumerate(itertools.zip_longest(theirs, self.class_names)):
-            if there != here:
-                raise UserError(
-                    f"{source} was trained on other classes: number {number} is {there!r} there and {here!r} in the "
-                    f"data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
-                )
+        where = f"the data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
+        check_classes(checkpoint.get(type(self).__qualname__), self.class_names, source, where)
 
     def has_validation(self) -> bool:
         """Whether samples are held out."""
         return len(self._validation[1]) > 0
+
+    def has_test(self) -> bool:
+        """Whether there is a test set; only a data set that was given in Python can lack it."""
+        return len(self._test[1]) > 0
 
     @property
     def batches(self) -> int:
@@ -212,11 +214,13 @@ class PatchDataModule(LightningDataModule):
         return self._evaluation(*self._validation) if self.has_validation() else []
 
     def test_dataloader(self) -> EvaluationBatches:
+        if not self.has_test():
+            raise UserError(f"data set {self.dataset} has no test images: give from_datasets a test_dataset")
         return self._evaluation(*self._test)
 
     def predict_dataloader(self) -> EvaluationBatches:
         if self.own_images is None:
-            return self._evaluation(*self._test)
+            return self.test_dataloader()
         pixels = self.own_images.pixels
         return self._evaluation(self.patching(pixels), torch.full((len(pixels),), -1))
 
@@ -251,4 +255,4 @@ class PatchDataModule(LightningDataModule):
         return self.trainer.lightning_module.dtype if self.trainer else torch.float32
 
     def _shard(self) -> Shard:
-        return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else Shard()
+        return Shard(self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.shard

@@ -5,7 +5,6 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -18,11 +17,18 @@ from ttlightning.runs.run import Run
 
 
 class Record(WandbLogger):
-    """W&B's record of a run. If W&B's service, a process of its own, dies, one line says so and the run goes on."""
+    """W&B's record of a run. If W&B's service, a process of its own, dies, one line says so and the run goes on.
 
-    def __init__(self, run: Any) -> None:
-        super().__init__(experiment=run)
+    A trainer has its loggers before the run exists: ``begin`` gives the record its W&B run.
+    """
+
+    def __init__(self) -> None:
+        Logger.__init__(self)
         self._is_lost = False
+
+    def begin(self, wandb_run: Any) -> None:
+        """Record into this W&B run; None on all processes but the first."""
+        WandbLogger.__init__(self, experiment=wandb_run)
 
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
         self.attempt(lambda: super(Record, self).log_metrics(metrics, step))
@@ -53,27 +59,32 @@ class Record(WandbLogger):
 class MetricsTable(Logger):
     """metrics.csv of a run: every call of ``log_metrics`` writes a row to the disk.
 
-    Columns are in alphabetical order. A row with a new column rewrites the file atomically.
+    Columns are in alphabetical order. A row with a new column rewrites the file atomically. A trainer has its loggers
+    before the run exists: ``begin`` gives the table its file.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.run, self.file = run, Run(run).metrics_file
+        self.run: Run | None = None
         self.columns: list[str] = []
         self.rows = 0
         """Number of rows in the file."""
 
-    @property
-    def save_dir(self) -> str:
-        return str(self.run.parent.parent)
+    def begin(self, run: Run) -> None:
+        """Write into this run's file."""
+        self.run, self.file = run, run.metrics_file
 
     @property
-    def name(self) -> str:
-        return self.run.parent.name
+    def save_dir(self) -> str | None:
+        return self.run and str(self.run.path.parent.parent)
 
     @property
-    def version(self) -> str:
-        return self.run.name
+    def name(self) -> str | None:
+        return self.run and self.run.path.parent.name
+
+    @property
+    def version(self) -> str | None:
+        return self.run and self.run.path.name
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
         """Do nothing: config.yaml has them."""

@@ -5,10 +5,21 @@ r"""Mean loss and accuracy over an epoch, exact for all batch sizes and numbers 
 The state is four sums, which are added over devices. An update never waits for the device.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics import Metric
+
+
+class Outcome(NamedTuple):
+    """Input of the metric from one batch."""
+
+    losses: Float[Tensor, ""]
+    """Sum of the samples' losses."""
+    scores: Float[Tensor, "batch classes"]
+    labels: Int[Tensor, " batch"]
 
 
 class LossAndAccuracy(Metric):

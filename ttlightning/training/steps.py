@@ -9,7 +9,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
     GradientAccumulationScheduler,
+    LearningRateFinder,
     LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
@@ -30,7 +32,7 @@ STEP_OPTIONS: dict[str, Any] = {"accumulate_grad_batches": 1, "gradient_clip_val
 """Options that change how a step is made, and their values without effect."""
 BATCH_OPTIONS: dict[str, Any] = {"limit_train_batches": 1.0, "val_check_interval": 1.0, "fast_dev_run": False}
 """Options that count batches, and their values without effect."""
-REPLACES_STEPS = (StochasticWeightAveraging, GradientAccumulationScheduler)
+CHANGES_STEPS = (StochasticWeightAveraging, GradientAccumulationScheduler, LearningRateFinder, BatchSizeFinder)
 """Callbacks that change optimizer steps without overriding a hook of steps."""
 
 
@@ -46,11 +48,16 @@ def looks_at_steps(callback: Callback) -> bool:
     """Whether a callback observes single steps; its attribute ``looks_at_steps`` decides if it has one."""
     if (says := getattr(callback, "looks_at_steps", None)) is not None:
         return bool(says)
-    return isinstance(callback, REPLACES_STEPS) or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
+    return isinstance(callback, CHANGES_STEPS) or _overrides(callback, Callback, (*BATCH_HOOKS, *BACKWARD_HOOKS))
 
 
-def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> str | None:
-    """Name of the callback, option, network or data module that observes single steps; None without one."""
+def who_looks_at_steps(
+    trainer: Trainer, module: LightningModule, data: LightningDataModule, base: type[LightningModule]
+) -> str | None:
+    """Name of the callback, option, network or data module that observes single steps; None without one.
+
+    ``base`` is the class whose hooks a network may have without observing steps.
+    """
     for callback in trainer.callbacks:
         if looks_at_steps(callback):
             return type(callback).__name__
@@ -59,21 +66,9 @@ def who_looks_at_steps(trainer: Trainer, module: LightningModule, data: Lightnin
             return f"trainer.{name}"
     if not isinstance(trainer.profiler, PassThroughProfiler):
         return "trainer.profiler"
-    if _overrides(module, LightningModule, MODULE_HOOKS):
+    if _overrides(module, base, MODULE_HOOKS):
         return type(module).__name__
     return type(data).__name__ if _overrides(data, LightningDataModule, DATA_HOOKS) else None
-
-
-def check_that_nothing_needs_the_backward_pass(trainer: Trainer, microbatches: int) -> None:
-    """Raise ``UserError`` if a callback or an option needs Lightning's own backward pass and optimizer step."""
-    needs = [c for c in trainer.callbacks if isinstance(c, REPLACES_STEPS) or _overrides(c, Callback, BACKWARD_HOOKS)]
-    names = [type(callback).__name__ for callback in needs]
-    names += [f"trainer.{name}" for name, harmless in STEP_OPTIONS.items() if getattr(trainer, name) != harmless]
-    if names:
-        raise UserError(
-            f"{names[0]} needs the backward pass that Lightning makes, and data.microbatches is {microbatches}, which "
-            "makes its own: set --data.microbatches 1"
-        )
 
 
 def _overrides(thing: Any, base: type, hooks: tuple[str, ...]) -> bool:

@@ -19,6 +19,7 @@ from ttlightning.system import signals
 from ttlightning.system.paths import expanded
 from ttlightning.training import precision, slurm
 from ttlightning.training.datamodule import PatchDataModule
+from ttlightning.training.faults import refused_in_one_line
 from ttlightning.training.restoring import CheckpointConnector
 from ttlightning.training.steps import steps_of_a_run
 
@@ -52,10 +53,13 @@ class Trainer(LightningTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         slurm.check_variables()
         slurm.check_requeue(kwargs.get("plugins"))
-        with slurm.said_in_one_line(), precision.honoured(self, kwargs.get("precision")):
+        precise = precision.honoured(self, kwargs.get("precision"))
+        with slurm.said_in_one_line(), refused_in_one_line(), precise:
             super().__init__(*args, **kwargs)
         slurm.check_tasks(self.num_devices, self.num_nodes)
         self.run: Run | None = None
+        self.probabilities: torch.Tensor | None = None
+        """what ``predict`` has returned"""
         self._signal_connector = NoSignals(self)
         self._checkpoint_connector = CheckpointConnector(self)
 
@@ -93,6 +97,7 @@ class Trainer(LightningTrainer):
         Args:
             images: a picture (PNG, JPEG), an IDX file, a folder of pictures, or a list of these; default the test set
                 with its labels.
+            dataloaders: batches of another loader instead; their rows have the column index and no label.
             output: file to write, completely or not at all; an existing file is not replaced.
             ckpt_path: checkpoint of the weights.
             weights_only: whether only tensors and plain values are read from the checkpoint.
@@ -107,17 +112,25 @@ class Trainer(LightningTrainer):
         if not output.parent.is_dir():
             raise UserError(f"{output.parent} is not a folder; make it first or name another with --output")
         if images is not None:
+            if datamodule is None:
+                raise UserError("predict reads images for a data module: give one, or a loader of the images alone")
             own = datamodule.take_images(images if isinstance(images, list) else [images])
         parts = super().predict(model, dataloaders, datamodule, True, ckpt_path, weights_only)
+        if not parts or isinstance(parts[0], list):
+            raise UserError("predict writes one file: give it one loader, with at least one batch")
         probabilities, predicted = (torch.cat(part) for part in zip(*parts, strict=True))
-        if images is None:
+        if not isinstance(datamodule, PatchDataModule):
+            source = {"index": range(len(predicted))}
+        elif images is None:
             labels = torch.cat([batch.labels for batch in self.predict_dataloaders]).tolist()
             source = {"index": range(len(labels)), "label": labels}
         else:
             source = dict(zip(("file", "index"), zip(*own.sources, strict=True), strict=True))
         signals.hold("when the predictions are written")
         names = datamodule.spec.names if isinstance(datamodule, PatchDataModule) else ()
+        source = {column: values[: len(predicted)] for column, values in source.items()}  # limit_predict_batches
         content = _table(source, predicted.tolist(), probabilities, names)
+        self.probabilities = probabilities
         _check_that_it_is_free(output)
         try:
             write_whole(output, content)

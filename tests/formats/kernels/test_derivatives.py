@@ -17,7 +17,7 @@ from torch.autograd.forward_ad import dual_level, make_dual, unpack_dual
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-from ttlightning import TensorTrain, UserError
+from ttlightning import HierarchicalTucker, TensorTrain, UserError
 from ttlightning.formats.kernels import derivatives, dispatch
 
 DTYPES = [torch.float32, torch.float64]
@@ -114,10 +114,11 @@ def test_hooks_change_no_bit(kind, sites, dtype, hooks):
 
 
 @pytest.mark.parametrize("hooks", [(torch.Tensor.half, torch.Tensor.float), (lambda t: t, lambda t: t.flatten()[:1])])
+@pytest.mark.parametrize("kind", [TensorTrain, HierarchicalTucker])
 @needs_compiler
-def test_hooks_that_give_back_something_else_are_refused(hooks):
+def test_hooks_that_give_back_something_else_are_refused(kind, hooks):
     """The compiled kernel would read memory that is not there."""
-    format, features = made(TensorTrain, 9, torch.float32)
+    format, features = made(kind, 9, torch.float32)
     with torch.autograd.graph.saved_tensors_hooks(*hooks):
         loss = format(features).sum()
     with pytest.raises(UserError, match="a hook on saved tensors has given back other types, sizes or devices"):

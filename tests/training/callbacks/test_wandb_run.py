@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-from conftest import assert_one_line
+from conftest import assert_one_line, read_wandb
 
 from ttlightning import Classifier
 from ttlightning.formats import CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker, TensorTrain
+from ttlightning.runs.run import Run
 from ttlightning.training.callbacks.wandb_run import LONGEST_TAG, WandbOptions, new_identifier, tags
 
 TRAINER = SimpleNamespace(datamodule=SimpleNamespace(describe=lambda: {"name": "mnist5k"}))
@@ -85,12 +86,56 @@ def test_settings_that_wandb_rejects_are_one_line(command, monkeypatch):
     assert not list(command.folder.glob("runs/*/*"))
 
 
-def test_who_chooses_the_identifier(monkeypatch):
-    monkeypatch.setenv("WANDB_RUN_ID", "r1")
-    monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
+def test_who_chooses_the_identifier(monkeypatch, tmp_path):
+    monkeypatch.setenv("TTLIGHTNING_RUNS", str(tmp_path))
+    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
     assert len({new_identifier() for _ in range(9)}) == 9
-    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    monkeypatch.setenv("WANDB_RUN_ID", "r1")
     assert new_identifier() == "r1"
+    run = Run.create(tmp_path, "debug")
+    run.config_file.write_text("{}")
+    run.provenance_file.write_text(json.dumps({"wandb": "r1"}))
+    with pytest.warns(UserWarning, match="WANDB_RUN_ID is r1, which .*debug/0 records under"):
+        assert new_identifier() != "r1"
+
+
+def test_wandbs_own_variables_and_the_options(monkeypatch):
+    """An option wins over a variable, a variable over the default."""
+    variables = {"PROJECT": "p", "ENTITY": "e", "NAME": "n", "RUN_GROUP": "g", "NOTES": "o", "JOB_TYPE": "j"}
+    for name in variables:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    defaults = {"project": "ttlightning", "entity": None, "name": "eq-0", "group": "eq", "notes": None,
+                "job_type": "fit", "tags": ["t"]}  # fmt: skip
+    assert WandbOptions().labels("eq", "0", ["t"]) == defaults
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    of_variables = {"project": "p", "entity": "e", "name": "n", "group": "g", "notes": "o", "job_type": "j"}
+    assert WandbOptions().labels("eq", "0", ["t"]) == defaults | of_variables
+    options = {"project": "P", "entity": "E", "name": "N", "group": "G", "notes": "O"}
+    assert WandbOptions(**options).labels("eq", "0", ["t"]) == defaults | of_variables | options
+
+
+def test_a_record_has_the_labels_of_options_and_variables(command):
+    """Read back from the offline record, written by the command."""
+    command.environment |= {"WANDB_MODE": "offline", "WANDB_RUN_GROUP": "mine", "WANDB_TAGS": "a, b"}
+    words = ("--config=debug.yaml", "--data.dataset=mnist", "--figures=false")
+    command("fit", *words, "--wandb.name=first", "--wandb.project=digits", "--wandb.notes=a longer text")
+    [log] = (command.folder / "runs/debug/0").glob("wandb/offline-run-*/*.wandb")
+    _, records = read_wandb(log)
+    [record] = [record["run"] for record in records if record["type"] == "run"]
+    assert (record["display_name"], record["project"], record["run_group"], record["notes"]) == (
+        "first", "digits", "mine", "a longer text"
+    )  # fmt: skip
+    assert record["tags"][:3] == ["a", "b", "mnist"]
+
+
+@pytest.mark.parametrize("words", [("--wandb=false",), ("--wandb", "off")])
+def test_one_switch_turns_wandb_off(command, words):
+    command.environment["WANDB_MODE"] = "online"
+    command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false", *words)
+    run = Run(command.folder / "runs/debug/0")
+    assert run.config["wandb"]["mode"] == "disabled"
+    assert not list(run.path.glob("wandb/*run*"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-/* The chain of a tensor train, forwards and backwards, on the vector units of a CPU. See dispatch.py.
+/* The chain of a tensor train and the binary tree of hierarchical Tucker, forwards and backwards, on the vector units of
+   a CPU. See dispatch.py and tree.py.
 
    Compiled on first use (native.py). Plain C with the vector types of GCC and Clang, POSIX threads, nothing else. */
 
@@ -14,7 +15,8 @@
 #error this compiler breaks the rules of floating-point arithmetic (-ffast-math): sums, NaN and inf would be wrong
 #endif
 
-enum { TILE = 6, ROWS = 256, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+enum { TILE = 6, ROWS = 64, SITES_PER_RESCALING = 8, MOST_THREADS = 64 };
+enum { MOST_LEVELS = 32, SAMPLES_AT_ONCE = 256, NUMBERS_AT_ONCE = 4096 };
 enum { KEEP_TWO, KEEP_ALL, KEEP_SEGMENTS };
 
 /* Rows or columns are processed in tiles of nearly equal size, at most TILE. */
@@ -90,16 +92,19 @@ static void in_parallel(share work, void *argument, int parts) {
     EXCHANGE(2, LIST(0, 1, 8, 9, 4, 5, 12, 13), LIST(2, 3, 10, 11, 6, 7, 14, 15))        \
     EXCHANGE(4, LIST(0, 1, 2, 3, 8, 9, 10, 11), LIST(4, 5, 6, 7, 12, 13, 14, 15))
 #define NAME(x) x##_float32
+#define FRACTION 23
 #define FREXP frexpf
 #define LDEXP ldexpf
 #define LARGEST FLT_MAX
 #define RANGE 126
 #include "chain_blocks.h"
 #include "chain_kernel.h"
+#include "tree_kernel.h"
 #undef REAL
 #undef INTEGER
 #undef EXCHANGES
 #undef NAME
+#undef FRACTION
 #undef FREXP
 #undef LDEXP
 #undef LARGEST
@@ -111,9 +116,11 @@ static void in_parallel(share work, void *argument, int parts) {
     EXCHANGE(1, LIST(0, 4, 2, 6), LIST(1, 5, 3, 7))      \
     EXCHANGE(2, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7))
 #define NAME(x) x##_float64
+#define FRACTION 52
 #define FREXP frexp
 #define LDEXP ldexp
 #define LARGEST DBL_MAX
 #define RANGE 1022
 #include "chain_blocks.h"
 #include "chain_kernel.h"
+#include "tree_kernel.h"

@@ -85,16 +85,13 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
     const size_t padded = c->padded;
     if (from == to) return;
-    REAL ones[LANES], *panel = scratch(sizeof(REAL) * LANES * (c->rank > ROWS ? c->rank : ROWS));
+    REAL *panel = scratch(sizeof(REAL) * LANES * (c->rank > ROWS ? c->rank : ROWS));
     REAL *scores = scratch(sizeof(REAL) * c->classes * padded);
-    for (int s = 0; s < LANES; s++) ones[s] = 1;
     for (int k = 0; k < d && !c->replay; k++) {
         REAL *x = c->x + (size_t)k * modes * padded;
         for (int s = from; s < to; s += LANES) {
             const int here = c->batch - s < LANES ? c->batch - s : LANES;
-            NAME(transpose)(c->features + ((size_t)s * d + k) * modes, (size_t)d * modes, x + s, padded, here, modes);
-            for (int i = 0; i < modes; i++)
-                for (int l = here; l < LANES; l++) x[i * padded + s + l] = 0;
+            NAME(gather)(c->features + ((size_t)s * d + k) * modes, (size_t)d * modes, x + s, padded, modes, here);
         }
     }
     for (int k = c->from_site; k < c->to_site; k++) {
@@ -102,17 +99,7 @@ static void NAME(forward_blocks)(void *argument, int part, int parts) {
         const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded;
         const REAL *h = k ? NAME(state)(c, k - 1) : NULL;
         REAL *out = k == d - 1 ? scores : NAME(state)(c, k);
-        const int tiles = tiles_of(right), at_once = left < ROWS ? ROWS / left : 1;
-        for (int i = 0; i < modes; i += at_once)
-            for (int s = from; s < to; s += LANES) {
-                const int here = modes - i < at_once ? modes - i : at_once;
-                NAME(joint)(x + i * padded + s, h ? h + s : ones, panel, here, left, padded);
-                for (int u = 0; u < tiles; u++) {
-                    const int j = tile_start(right, u), tile = tile_start(right, u + 1) - j;
-                    BY_TILE(forward, tile, panel, core + (size_t)i * left * right + j, out + j * padded + s, here * left,
-                            right, padded, i == 0)
-                }
-            }
+        NAME(site)(x, h, core, out, modes, left, right, padded, from, to, panel);
         if (k < d - 1) NAME(rescale)(c, k, out, from, to);
     }
     for (int s = from; s < to && s < c->batch && c->to_site == d; s++) {
@@ -129,81 +116,42 @@ static void NAME(backward_blocks)(void *argument, int part, int parts) {
     const NAME(chain) *c = argument;
     const int modes = c->modes, blocks = c->padded / LANES, d = c->sites;
     const int from = (int)((long)blocks * part / parts) * LANES, to = (int)((long)blocks * (part + 1) / parts) * LANES;
-    const size_t padded = c->padded, widest = c->rank > c->classes ? c->rank : c->classes;
-    REAL ones[LANES], *buffers = scratch(sizeof(REAL) * 2 * widest * LANES), *dx = scratch(sizeof(REAL) * modes * LANES);
-    REAL *row = scratch(sizeof(REAL) * c->classes);
-    for (int s = 0; s < LANES; s++) ones[s] = 1;
-    for (int s = from; s < to; s += LANES) {
-        REAL *p = buffers, *back = buffers + widest * LANES;
-        const int here = c->batch - s < LANES ? c->batch - s : LANES;
-        for (int b = 0; b < c->rank && c->to_site < d; b++)
-            for (int l = 0; l < LANES; l++) p[b * LANES + l] = c->carry[b * padded + s + l];
-        for (int l = 0; l < LANES && c->to_site == d; l++) {
-            memset(row, 0, sizeof(REAL) * c->classes);
-            if (l < here) memcpy(row, c->dscores + (size_t)(s + l) * c->classes, sizeof(REAL) * c->classes);
-            if (l < here && c->plain) NAME(scale)(row, c->classes, c->exponent[s + l]);
-            for (int y = 0; y < c->classes; y++) p[y * LANES + l] = row[y];
-        }
-        for (int k = c->to_site - 1; k >= c->from_site; k--) {
-            const int left = NAME(left)(c, k), right = NAME(right)(c, k);
-            const REAL *core = NAME(core)(c, k), *x = c->x + (size_t)k * modes * padded + s;
-            const REAL *h = k ? NAME(state)(c, k - 1) + s : ones;
-            if (k < d - 1) {
-                const REAL *scale = c->scales + k * padded + s;
-                for (int b = 0; b < right; b++)
-                    for (int l = 0; l < LANES; l++) p[b * LANES + l] *= scale[l];
-            }
-            REAL *adjoint = c->adjoints + ((size_t)(k - c->from_site) * c->batch + s) * c->width;
-            NAME(transpose)(p, LANES, adjoint, c->width, right, here);
-            memset(back, 0, sizeof(REAL) * left * LANES);
-            for (int i = 0; i < modes; i++) {
-                V x0 = LOAD(x + i * padded), x1 = LOAD(x + i * padded + HALF), sum[2] = {0};
-                for (int u = 0; u < tiles_of(left); u++) {
-                    const int a = tile_start(left, u), tile = tile_start(left, u + 1) - a;
-                    BY_TILE(backward, tile, h + (k ? a * padded : 0), p, core + ((size_t)i * left + a) * right, x0, x1,
-                            sum, back + a * LANES, right, padded)
-                }
-                STORE(dx + i * LANES, sum[0]);
-                STORE(dx + i * LANES + HALF, sum[1]);
-            }
-            NAME(transpose)(dx, LANES, c->dfeatures + ((size_t)s * d + k) * modes, (size_t)d * modes, modes, here);
-            REAL *swap = p;
-            p = back;
-            back = swap;
-        }
-        for (int b = 0; b < c->rank && c->from_site > 0; b++)
-            for (int l = 0; l < LANES; l++) c->carry[b * padded + s + l] = p[b * LANES + l];
+    const size_t padded = c->padded, share = to - from, widest = c->rank > c->classes ? c->rank : c->classes;
+    REAL *p = scratch(sizeof(REAL) * share * (2 * widest + modes)), *back = p + share * widest, *dx = back + share * widest;
+    if (c->to_site == d) NAME(start_back)(c->dscores, c->plain ? c->exponent : NULL, p, c->classes, c->batch, from, to);
+    for (int s = from; s < to && c->to_site < d; s++)
+        for (int b = 0; b < c->rank; b++)
+            p[(s - from) / LANES * LANES * c->rank + b * LANES + (s - from) % LANES] = c->carry[b * padded + s];
+    REAL *const memory = p;
+    for (int k = c->to_site - 1; k >= c->from_site; k--) {
+        const int left = NAME(left)(c, k), right = NAME(right)(c, k);
+        NAME(scale_back)(p, k < d - 1 ? c->scales + k * padded : NULL,
+                         c->adjoints + (size_t)(k - c->from_site) * c->batch * c->width, c->width, right, c->batch, from, to);
+        NAME(site_back)(c->x + (size_t)k * modes * padded, k ? NAME(state)(c, k - 1) : NULL, NAME(core)(c, k), p, dx, back,
+                        modes, left, right, padded, from, to);
+        NAME(scatter)(dx, c->dfeatures + (size_t)k * modes, (size_t)d * modes, modes, c->batch, from, to);
+        REAL *swap = p;
+        p = back;
+        back = swap;
     }
-    free(row);
-    free(dx);
-    free(buffers);
+    for (int s = from; s < to && c->from_site > 0; s++)
+        for (int b = 0; b < c->rank; b++)
+            c->carry[b * padded + s] = p[(s - from) / LANES * LANES * c->rank + b * LANES + (s - from) % LANES];
+    free(memory);
 }
 
-/* The gradients of a share of the rows of every core. The order of the sums does not depend on the number of shares. */
+/* The gradients of a share of the rows of every core. */
 static void NAME(gradient_rows)(void *argument, int part, int parts) {
     const NAME(chain) *c = argument;
-    const int modes = c->modes, d = c->sites;
-    const size_t padded = c->padded, width = c->width;
-    REAL *ones = scratch(sizeof(REAL) * padded), *t = scratch(sizeof(REAL) * TILE * padded);
+    const size_t padded = c->padded;
+    REAL *ones = scratch(sizeof(REAL) * (1 + TILE) * padded), *rows = ones + padded;
     for (size_t s = 0; s < padded; s++) ones[s] = 1;
     for (int k = c->from_site; k < c->to_site; k++) {
-        const int left = NAME(left)(c, k), right = NAME(right)(c, k), tiles = tiles_of(left);
-        const REAL *x = c->x + (size_t)k * modes * padded, *h = k ? NAME(state)(c, k - 1) : ones;
-        const REAL *adjoint = c->adjoints + (size_t)(k - c->from_site) * c->batch * width;
-        REAL *gradient = k == 0 ? c->dfirst : k == d - 1 ? c->dlast : c->dinterior + NAME(core_offset)(c, k);
-        const int from = (int)((long)modes * tiles * part / parts), to = (int)((long)modes * tiles * (part + 1) / parts);
-        for (int unit = from; unit < to; unit++) {
-            const int i = unit / tiles, a = tile_start(left, unit % tiles), tile = tile_start(left, unit % tiles + 1) - a;
-            for (int row = 0; row < tile; row++)
-                for (size_t s = 0; s < padded; s++) t[row * padded + s] = x[i * padded + s] * h[(a + row) * padded + s];
-            for (int b = 0; b < right; b += LANES) {
-                const int columns = right - b < LANES ? right - b : LANES;
-                BY_TILE(gradient, tile, t, adjoint + b, gradient + ((size_t)i * left + a) * right + b, c->batch, right,
-                        columns, padded, width)
-            }
-        }
+        REAL *gradient = k == 0 ? c->dfirst : k == c->sites - 1 ? c->dlast : c->dinterior + NAME(core_offset)(c, k);
+        NAME(site_gradient)(c->x + (size_t)k * c->modes * padded, k ? NAME(state)(c, k - 1) : ones,
+                            c->adjoints + (size_t)(k - c->from_site) * c->batch * c->width, gradient, c->modes,
+                            NAME(left)(c, k), NAME(right)(c, k), c->batch, padded, c->width, 1, part, parts, rows);
     }
-    free(t);
     free(ones);
 }
 
@@ -238,14 +186,3 @@ void NAME(chain_backward)(NAME(chain) *c) {
         in_parallel(NAME(gradient_rows), c, c->threads);
     }
 }
-
-#undef LANES
-#undef HALF
-#undef V
-#undef LOAD
-#undef STORE
-#undef FORWARD
-#undef BACKWARD
-#undef GRADIENT
-#undef EXCHANGE
-#undef BY_TILE

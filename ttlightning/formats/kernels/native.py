@@ -116,7 +116,7 @@ def forward(inputs: tuple[Tensor, ...], plain: bool, keep: int) -> tuple[Tensor,
     exponent = torch.empty(0 if plain else len(features), dtype=torch.bool if plain else torch.int32, device="cpu")
     arguments, _contiguous = _arguments(plan, inputs, memory, exponent)
     arguments.scores = scores.data_ptr()
-    arguments.threads = _threads(plan.arithmetic)
+    arguments.threads = threads_for(plan.arithmetic)
     plan.forward(ctypes.byref(arguments))
     return scores, exponent, memory
 
@@ -137,7 +137,7 @@ def backward(
     arguments.adjoints = adjoints.data_ptr() + plan.offset_adjoints
     arguments.replayed = adjoints.data_ptr() + plan.offset_replayed
     arguments.dfeatures, arguments.dfirst, arguments.dinterior, arguments.dlast = (t.data_ptr() for t in slopes)
-    arguments.threads = _threads(2 * plan.arithmetic)
+    arguments.threads = threads_for(2 * plan.arithmetic)
     plan.backward(ctypes.byref(arguments))
     return slopes
 
@@ -188,7 +188,7 @@ def _plan(
     number = dtype.itemsize
     lanes = VECTORS // number
     segment = _segment(sites, keep)
-    padded, width = _up(batch, lanes), _up(max(rank, classes), lanes)
+    padded, width = up(batch, lanes), up(max(rank, classes), lanes)
     # The first site precedes the first segment, and the last site may follow the last segment.
     adjoints = min(sites, 2 * segment + 2) if keep == KEEP_SEGMENTS else sites
     window = segment if keep == KEEP_SEGMENTS else 0
@@ -223,7 +223,7 @@ def _plan(
 def bytes_forward(batch: int, sites: int, mode_size: int, rank: int, dtype: torch.dtype, keep: int) -> int:
     """Size of the forward memory: numbers, and an exponent of four bytes, for each sample."""
     numbers = dtype.itemsize * sum(_columns(sites, mode_size, rank, keep))
-    return _up(batch, VECTORS // dtype.itemsize) * (numbers + 4)
+    return up(batch, VECTORS // dtype.itemsize) * (numbers + 4)
 
 
 def _columns(sites: int, mode_size: int, rank: int, keep: int) -> list[int]:
@@ -238,7 +238,8 @@ def _segment(sites: int, keep: int) -> int:
     return max(2, math.isqrt(sites)) if keep == KEEP_SEGMENTS else sites
 
 
-def _threads(arithmetic: int) -> int:
+def threads_for(arithmetic: int) -> int:
+    """Threads that a pass with so many multiply-adds pays for."""
     return max(1, min(torch.get_num_threads(), arithmetic // ARITHMETIC_PER_THREAD))
 
 
@@ -269,5 +270,6 @@ def kernel() -> ctypes.CDLL | None:
     return None
 
 
-def _up(number: int, multiple: int) -> int:
+def up(number: int, multiple: int) -> int:
+    """The least multiple that is no smaller."""
     return -(-number // multiple) * multiple

@@ -22,7 +22,7 @@ from typing import Final
 from ttlightning.errors import UserError
 
 SOURCES: Final = tuple(
-    Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h")
+    Path(__file__).with_name(name) for name in ("chain_kernel.c", "chain_blocks.h", "chain_kernel.h", "tree_kernel.h")
 )
 OPENMP: Final = "-fopenmp"  # if the compiler has it; otherwise the kernel starts POSIX threads
 FLAGS: Final = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")

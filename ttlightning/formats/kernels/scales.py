@@ -73,8 +73,11 @@ def below_the_largest(
 
 
 def _power_of_two(exponent: Int[Tensor, "*rows"], dtype: torch.dtype) -> Float[Tensor, "*rows 1"]:
-    """2**exponent as a column, written into the exponent bits and clamped to the range of normal numbers."""
-    if is_exporting():
+    """2**exponent as a column, written into the exponent bits and clamped to the range of normal numbers.
+
+    ``torch.func.vmap`` of torch 2.6 to 2.11 cannot reinterpret bits, so its calls look the same numbers up.
+    """
+    if is_exporting() or torch._C._are_functorch_transforms_active():
         return power_of_two_from_table(exponent, dtype).unsqueeze(-1)
     integer, bias, fraction_bits = LAYOUTS[dtype]
     bits = (exponent.to(integer).clamp(1 - bias, bias) + bias) << fraction_bits

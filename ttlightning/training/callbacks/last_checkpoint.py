@@ -36,6 +36,8 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"last_checkpoint.every_n_steps is {every_n_steps}, it must be at least 1, or null")
         self.every_n_steps = every_n_steps
+        self.is_written = True
+        """False with ``trainer.enable_checkpointing false``: the callback still stops a run after a whole step."""
         self._saved_at = 0
         self._begins_epochs: str | None = None
         self._listens = False
@@ -76,12 +78,12 @@ class LastCheckpoint(Checkpoint):
         asked = self._asked_anywhere(trainer)
         self._release()
         if asked:
-            raise Stopped(asked, "after training, with a checkpoint" if run_of(trainer) else "after training")
+            raise Stopped(asked, "after training, with a checkpoint" if self._run_of(trainer) else "after training")
         signals.check()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save again where a callback has changed the weights after the last epoch: the run's are those of its file."""
-        run = run_of(trainer)
+        run = self._run_of(trainer)
         if run is not None and trainer.strategy.broadcast(trainer.is_global_zero and _is_behind(run, pl_module)):
             self._save(trainer)
 
@@ -92,7 +94,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         self._saved_at = trainer.global_step
-        if (run := run_of(trainer)) is not None:
+        if (run := self._run_of(trainer)) is not None:
             trainer.save_checkpoint(run.checkpoint)
 
     def _asked_anywhere(self, trainer: Trainer) -> signal.Signals | None:
@@ -109,7 +111,11 @@ class LastCheckpoint(Checkpoint):
             return
         kept = ", with a checkpoint" if self._begins_epochs is None else ", with that of the last epoch's end, if any"
         where = f"after step {trainer.global_step} of epoch {trainer.current_epoch + 1}"
-        raise Stopped(asked, where + (kept if run_of(trainer) is not None else ""))
+        raise Stopped(asked, where + (kept if self._run_of(trainer) is not None else ""))
+
+    def _run_of(self, trainer: Trainer) -> Run | None:
+        """The run whose checkpoint this is; None if nothing is written."""
+        return run_of(trainer) if self.is_written else None
 
     def _release(self) -> None:
         if self._holds:

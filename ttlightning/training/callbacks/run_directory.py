@@ -1,16 +1,15 @@
 """The run directory of a fit: made once data and network are checked, filled during the run."""
 
-import os
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import wandb
 import yaml
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.loggers import Logger
 
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import Beginning
@@ -54,15 +53,21 @@ class RunDirectory(Callback):
         self.begin, self.hidden = begin or Beginning(), list(hidden)
         self.run: Run | None = None
         self.trusted: list[str] = []
+        self.keeps_checkpoints = True
+        self.searched: dict[str, float | int] = {}
+        """Settings that were searched before the run, and their values."""
+        self.way_on = ""
+        """call that goes on with the run at {}, if no command does"""
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._validated = ""
         """weights_sha256 of the weights that were validated last"""
         self._started: float | None = None
-        self._table: MetricsTable | None = None
+        self._table, self._record = MetricsTable(), Record()
+        self.loggers: list[Logger] = [self._table, self._record]
+        """The run's loggers. The table comes first: Lightning's ModelCheckpoint writes beside its files."""
         self._resumes = False
         self._wandb_run: Any = None
-        self._record: Record | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or trainer.fast_dev_run:
@@ -73,13 +78,13 @@ class RunDirectory(Callback):
         if mistake is not None:  # on every process, so that none waits for the others
             raise UserError(mistake)
         self.run = trainer.run = self.run or Run(path)
-        self._table = MetricsTable(path)
+        self._table.begin(self.run)
         self._resumes = self.run.checkpoint.exists()
         if not self._resumes and trainer.is_global_zero:  # a run that was stopped before its first checkpoint
             self._table.keep(0)
-        self._record = Record(self._wandb_run)
-        # The table comes first: Lightning's ModelCheckpoint writes beside the files of the first logger.
-        trainer.loggers = [self._table, self._record, *trainer.loggers]
+        self._record.begin(self._wandb_run)
+        if self._table not in trainer.loggers:
+            trainer.loggers = [*self.loggers, *trainer.loggers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
@@ -111,13 +116,17 @@ class RunDirectory(Callback):
 
     def how_it_goes_on(self) -> str:
         """What a run that stops now has, and the command that goes on with it."""
+        if not self.keeps_checkpoints:
+            again = command("fit", "--config", self.run.config_file, *option_for(self.trusted).split())
+            return f"{self.run} has no checkpoint, because trainer.enable_checkpointing is false; anew: {again}"
         kept = "its last checkpoint" if self.run.checkpoint.exists() else "no checkpoint yet"
         words = ("fit", "--ckpt_path", self.run.path, *option_for(self.trusted).split())
-        return f"{self.run} has {kept}; it goes on with: {command(*words)}"
+        way_on = self.way_on.format(str(self.run)) if self.way_on else command(*words)
+        return f"{self.run} has {kept}; it goes on with: {way_on}"
 
     def finish_record(self, exit_code: int = 0) -> None:
         """Let W&B's service write what it has, and end."""
-        if self._record is not None:
+        if self._wandb_run is not None:
             self._record.attempt(lambda: wandb.finish(exit_code))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -125,7 +134,7 @@ class RunDirectory(Callback):
         self._collect(trainer)
         checkpoint[CONFIG_KEY] = self.config
         checkpoint[RUN_KEY] = {
-            "rows": self._table.rows if self._table is not None and trainer.is_global_zero else 0,
+            "rows": self._table.rows if trainer.is_global_zero else 0,
             "metrics": dict(self.metrics),
             "seconds": self._elapsed(),
             "validated": self._validated,
@@ -190,9 +199,8 @@ class RunDirectory(Callback):
             with signals.held("when the run directory is made"):
                 self._claim(trainer)
             names = tags(trainer, pl_module, self.wandb.tags)
-            labels = masked(asdict(self.wandb) | {"tags": names, "notes": os.environ.get("WANDB_NOTES")})
-            labels = self._without_secrets(labels) | {"mode": self.mode}
-            self._wandb_run = open_wandb(self.run, self.experiment, yaml.safe_load(self.config), labels, patience)
+            labels = self._without_secrets(masked(self.wandb.labels(self.experiment, self.run.path.name, names)))
+            self._wandb_run = open_wandb(self.run, yaml.safe_load(self.config), labels | {"mode": self.mode}, patience)
             self._say_what_is_hidden()
         except UserError as mistake:
             if self.run is not None and not self.begin.goes_on:  # nothing but what this call has made
@@ -221,7 +229,7 @@ class RunDirectory(Callback):
             changed = {d.name: d.now for d in differences(before, record)}
             record = before | {"resumed": [*before.get("resumed", []), {"argv": record["argv"], "changed": changed}]}
         else:
-            record |= {"wandb": new_identifier()}
+            record |= {"wandb": new_identifier()} | ({"searched": self.searched} if self.searched else {})
         write_json(run.provenance_file, record)
 
     def _check_data(self, dataset: dict[str, Any]) -> None:

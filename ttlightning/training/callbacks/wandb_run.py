@@ -3,6 +3,7 @@
 import math
 import os
 import secrets
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -11,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
-from ttlightning.runs.run import Run
+from ttlightning.runs.run import Run, existing_runs, runs_root
 
 LONGEST_TAG: Final = 64
 """Characters of the longest tag that W&B accepts."""
@@ -35,17 +36,23 @@ class WandbOptions:
     Args:
         mode: offline writes to the run directory only, online needs an account. Default: ``$WANDB_MODE``, else online
             for a run that ``wandb agent`` has started, else offline.
-        project: the project of the run.
-        entity: user or team; by default the account's own.
-        tags: to filter runs by, besides the tags of data set, network and seed.
+        project: the project of the run. Default: ``$WANDB_PROJECT``, else ttlightning.
+        entity: user or team. Default: ``$WANDB_ENTITY``, else the account's own.
+        name: name of the run. Default: ``$WANDB_NAME``, else the experiment and the name of the run directory.
+        group: runs of one group stand together. Default: ``$WANDB_RUN_GROUP``, else the experiment.
+        notes: a longer text. Default: ``$WANDB_NOTES``.
+        tags: to filter runs by, besides ``$WANDB_TAGS`` and the tags of data set, network and seed.
 
     Raises:
         UserError: if a tag is empty or too long.
     """
 
     mode: Literal["offline", "online", "disabled"] | None = None
-    project: str = "ttlightning"
+    project: str | None = None
     entity: str | None = None
+    name: str | None = None
+    group: str | None = None
+    notes: str | None = None
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -54,6 +61,19 @@ class WandbOptions:
                 raise UserError(
                     f"wandb.tags has {tag!r} of {len(tag)} characters, W&B takes 1 to {LONGEST_TAG}; shorten it"
                 )
+
+    def labels(self, experiment: str, run: str, tags: list[str]) -> dict[str, Any]:
+        """Arguments of ``wandb.init``: from the options, else from W&B's variables, else the defaults."""
+        given = os.environ
+        return {
+            "project": self.project or given.get("WANDB_PROJECT") or "ttlightning",
+            "entity": self.entity or given.get("WANDB_ENTITY") or None,
+            "name": self.name or given.get("WANDB_NAME") or f"{experiment}-{run}",
+            "group": self.group or given.get("WANDB_RUN_GROUP") or experiment,
+            "job_type": given.get("WANDB_JOB_TYPE") or "fit",
+            "notes": self.notes or given.get("WANDB_NOTES") or None,
+            "tags": tags,
+        }
 
     def chosen_mode(self) -> str:
         """The mode from the options, ``$WANDB_MODE`` in any case, or a sweep's agent, in this order.
@@ -82,20 +102,34 @@ def init_timeout() -> float:
 
 
 def new_identifier() -> str:
-    """An identifier for a W&B run: the one that a sweep's agent has chosen, else a random one."""
-    given = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    return given or secrets.token_hex(4)
+    """An identifier for a W&B run: ``$WANDB_RUN_ID``, else a random one.
+
+    A variable that a shell keeps would give several runs one record: the second run has a random identifier, with a
+    warning.
+    """
+    given = os.environ.get("WANDB_RUN_ID")
+    if not given:
+        return secrets.token_hex(4)
+    for run in existing_runs(runs_root()):
+        if run.provenance_file.exists() and run.provenance.get("wandb") == given:
+            identifier = secrets.token_hex(4)
+            warnings.warn(
+                f"WANDB_RUN_ID is {given}, which {run} records under; this run records under {identifier}", stacklevel=2
+            )
+            return identifier
+    return given
 
 
 def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[str]:
-    """The user's tags, then the tags of data set, network, sizes and seed, without repetition."""
+    """The user's tags, those of ``$WANDB_TAGS``, then data set, network, sizes and seed, without repetition."""
+    given = [*given, *filter(None, (tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")))]
     format: ScoreTensor = module.format
     sizes = [f"d={format.sites}", f"n={format.mode_size}", f"r={format.rank}", f"seed={module.seed}"]
     own = [trainer.datamodule.describe()["name"], format.name, *filter(None, [format.kind]), *sizes]
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
 
-def open_wandb(run: Run, experiment: str, config: dict[str, Any], labels: dict[str, Any], patience: float) -> Any:
+def open_wandb(run: Run, config: dict[str, Any], labels: dict[str, Any], patience: float) -> Any:
     """Open the W&B run in the run directory, with the complete configuration, filed under the experiment's name.
 
     W&B's own record of machine, user, folders and terminal is left out: it names the home folder, and the provenance
@@ -113,9 +147,6 @@ def open_wandb(run: Run, experiment: str, config: dict[str, Any], labels: dict[s
             dir=str(run.path),
             id=provenance["wandb"],
             resume="allow",
-            name=f"{experiment}-{run.path.name}",
-            group=experiment,
-            job_type="fit",
             config=config | {"provenance": provenance},
             settings=wandb.Settings(console="off", x_disable_meta=True, disable_git=True, init_timeout=patience),
             **labels,
