@@ -40,7 +40,7 @@ def assert_same_scores(program, parts, dtype):
         found, right = program(features), parts(features)
         for a, b in zip(found, right, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
-    huge = features * torch.tensor([1e12 if dtype == torch.float32 else 1e90, 1.0])
+    huge = features * torch.tensor([1e12 if dtype == torch.float32 else 1e90, 1.0], dtype=dtype)
     plain, below = program(huge)
     expected = parts(huge)
     assert expected[0].isinf().any()
