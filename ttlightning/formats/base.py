@@ -5,7 +5,7 @@ score_y(f_1, ..., f_d) = sum over i_1..i_d of  W_y[i_1, ..., i_d] f_1[i_1] ... f
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, NoReturn
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -123,6 +123,10 @@ class ScoreTensor(nn.Module, ABC):
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         """``forward`` without the check of the shape. A format overrides it if exponents cost time."""
         return scale_by_power_of_two(*self.scaled_scores(features))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` asks first; its language has no tensor formats."""
+        raise UserError(f"torch.jit.script cannot compile {self.name}, use torch.export.export or torch.compile")
 
     def parameter_count(self) -> int:
         """Number of trainable numbers of the decomposition."""

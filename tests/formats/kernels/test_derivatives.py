@@ -5,6 +5,8 @@ those of the dense tensor's scores, at d = 128 those of the recurrence as it is 
 """
 
 import copy
+import io
+import pickle
 
 import pytest
 import torch
@@ -198,6 +200,52 @@ def test_transforms_are_the_oracles(main_kind, sites):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
+def test_gradients_of_every_sample_and_network_are_the_oracles(main_kind):
+    """vmap(grad) over samples, and over the parameters of several networks, by functional_call."""
+    format, features = made(main_kind, 4)
+    parameters = {name: p.detach() for name, p in format.named_parameters()}
+    networks = {name: torch.stack([p, -2 * p]) for name, p in parameters.items()}
+
+    def slopes(module, prefix):
+        def loss(parameters, sample):
+            named = {prefix + name: p for name, p in parameters.items()}
+            return loss_of(torch.func.functional_call(module, named, (sample.unsqueeze(0),)))
+
+        of_samples = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))
+        return of_samples(parameters, features.detach()), torch.func.vmap(of_samples, in_dims=(0, None))(
+            networks, features.detach()
+        )
+
+    found, expected = slopes(format, ""), slopes(Dense(format), "format.")
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_torchs_own_checks_of_derivatives(main_kind):
+    """Backward, forward mode, both for batches of directions, and second derivatives, beside finite differences."""
+    format, features = made(main_kind, 4)
+    inputs = tuple(inputs_of(format, features))
+    scores = function_of(format, format)
+    every = ("check_forward_ad", "check_backward_ad", "check_batched_grad", "check_batched_forward_grad")
+    assert torch.autograd.gradcheck(scores, inputs, **dict.fromkeys(every, True))
+    assert torch.autograd.gradgradcheck(scores, inputs)
+
+
+def test_copies_have_the_same_scores(main_kind):
+    """deepcopy, pickle, torch.save, state_dict, the replicas of DataParallel."""
+    format, features = made(main_kind, 4, torch.float32)
+    file = io.BytesIO()
+    torch.save(format, file)
+    file.seek(0)
+    restored = main_kind(format.sites, 2, 2, rank=3)
+    restored.load_state_dict(format.state_dict())
+    replica = format._replicate_for_data_parallel()
+    for name, parameter in format.named_parameters(recurse=False):
+        setattr(replica, name, parameter.clone())
+    copies = copy.deepcopy(format), pickle.loads(pickle.dumps(format)), torch.load(file, weights_only=False)
+    for other in (*copies, restored, replica):
+        assert torch.equal(other(features), format(features))
+
+
 @pytest.mark.parametrize("mode", ["real", "fake", "pre_dispatch"])
 def test_recorded_graphs_compute_the_scores(main_kind, mode):
     """Other inputs run through the graph, not what lay in memory when it was recorded."""
@@ -224,6 +272,8 @@ def test_compiled_exported_and_traced(main_kind):
     torch.testing.assert_close(torch.export.export(format, (x,)).module()(other), expected[0])
     with pytest.raises(UserError, match=r"use torch\.export\.export"):
         torch.jit.trace(format, (x,))
+    with pytest.raises(UserError, match=r"torch\.jit\.script cannot compile .*, use torch\.export\.export"):
+        torch.jit.script(format)
 
 
 def test_tensors_without_memory(main_kind):
