@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,6 @@ def main(args: Sequence[str]) -> int:
     output = options.output or Run(options.source if options.source.is_dir() else file.parent).new_export(options.to)
     check_new_file(output, "--output")
     with signals.importing():  # torch takes a second
-        from ttlightning import __version__
         from ttlightning.networks.deployed import KINDS, Deployed, images_to_check, largest_difference
         from ttlightning.runs.checkpoints import weights_sha256
     network = load(file, trusted)
@@ -39,7 +39,7 @@ def main(args: Sequence[str]) -> int:
         "shape": network.image_shape,
         "format": network.format.name,
         "weights_sha256": weights_sha256(network.state_dict()),
-        "ttlightning": __version__,
+        "ttlightning": version("ttlightning"),
     }
     started = time.perf_counter()
     with Console(stderr=True).status("exporting"), signals.importing():
