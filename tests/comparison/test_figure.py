@@ -12,7 +12,7 @@ from ttlightning.comparison.figure import draw_panel
 def test_epochs_are_counted_in_whole_numbers(epochs):
     figure = Figure()
     axes = figure.subplots()
-    curve = {epoch: (0.5, 0.6, 0.7) for epoch in range(1, epochs + 1)}
+    curve = dict.fromkeys(range(1, epochs + 1), (0.5, 0.6, 0.7))
     draw_panel(axes, [SimpleNamespace(curve=lambda _: curve, records=[1, 2])], "val/acc")
     figure.draw_without_rendering()
     low, high = axes.get_xlim()
