@@ -3,12 +3,10 @@ r"""The LightningModule: the network, its loss, its metrics, its optimizer.
 loss = (1 / B) sum_b  -log softmax(score(x_b))[y_b]     over the global batch of B samples
 """
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,12 +26,12 @@ from ttlightning.training.for_images import ForImages
 from ttlightning.training.from_checkpoint import ClassifierFromCheckpoint
 from ttlightning.training.manual_optimization import make_steps
 from ttlightning.training.metrics import LossAndAccuracy, Outcome
+from ttlightning.training.recorded import Recorded, Stage
+from ttlightning.training.scheduled import Scheduled
 from ttlightning.training.steps import who_looks_at_steps
 
-Stage = Literal["train", "val", "test"]
 
-
-class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
+class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Network, LightningModule):
     r"""A ``Network`` trained by cross-entropy.
 
     Args:
@@ -110,49 +108,6 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
         if self.looks_at_steps is not None:
             self.steps_per_execution = data.steps_per_execution = 1
             self.automatic_optimization = True
-
-    def configure_optimizers(self) -> Any:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = optimizers.make("optimizer", self.optimizer, trained)
-        if self.scheduler is None:
-            return optimizer
-        schedule = optimizers.make_schedule(self.scheduler, optimizer, self.scheduler_interval, self.trainer)
-        entry = {"scheduler": schedule, "interval": self.scheduler_interval}
-        if optimizers.follows_metric(schedule):
-            name = self._metric_of(schedule)
-            if self.automatic_optimization:
-                entry |= {"monitor": name, "strict": False}
-        return {"optimizer": optimizer, "lr_scheduler": entry}
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Advance a schedule of steps or epochs.
-
-        ``on_train_epoch_end`` advances one that follows a metric: here it would be after the epoch's checkpoint.
-        """
-        if not optimizers.follows_metric(scheduler):
-            super().lr_scheduler_step(scheduler, metric)
-
-    def _metric_of(self, schedule: Any) -> str:
-        is_validated = self.trainer.enable_validation
-        if (asks := getattr(self.trainer.datamodule, "has_validation", None)) is not None:
-            is_validated &= asks()
-        name = optimizers.metric_of(schedule, is_validated)
-        optimizers.check_metric(name, is_validated)
-        return name
-
-    @property
-    def lr(self) -> float:
-        """Learning rate of the optimizer, and the peak of a schedule that has one, such as OneCycleLR.
-
-        ``LearningRateFinder`` and ``Tuner.lr_find`` set it.
-        """
-        peak = getattr(self.scheduler, "keywords", {}).get("max_lr")
-        return float(peak) if isinstance(peak, int | float) else optimizers.learning_rate(self.optimizer)
-
-    @lr.setter
-    def lr(self, rate: float) -> None:
-        self.optimizer = optimizers.with_argument(self.optimizer, "lr", rate)
-        self.scheduler = self.scheduler and optimizers.with_argument(self.scheduler, "max_lr", rate)
 
     @property
     def backbone(self) -> nn.Module:
@@ -238,13 +193,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
     def on_train_epoch_end(self) -> None:
         self._check_finite(float(self._log_epoch("train")["train/loss"]))
         values, self._epoch_values = self._epoch_values, {}
-        if self.scheduler is None or self.scheduler_interval != "epoch":
-            return
-        schedule = self.lr_schedulers()
-        if optimizers.follows_metric(schedule):
-            optimizers.follow(schedule, self._metric_of(schedule), values, self.trainer.callback_metrics)
-        elif not self.automatic_optimization:
-            schedule.step()
+        self.end_epoch_of_schedule(values)
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
@@ -278,47 +227,3 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Network, LightningModule):
         lost = ~scores.gather(1, labels.unsqueeze(1)).isfinite()
         self.metrics[f"{stage}_metrics"].update(losses, scores, labels, lost.sum())
         return scores
-
-    def _log_epoch(self, stage: Stage) -> dict[str, Tensor]:
-        """Log an epoch's loss and accuracy, which are the same on every device, and reset them."""
-        metrics = self.metrics[f"{stage}_metrics"]
-        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
-        metrics.reset()
-        if lost := int(values.pop(f"{stage}/lost")):
-            raise Fault(
-                f"{stage}/loss is {float(values[f'{stage}/loss'])}, scores of {lost} samples are out of range by step "
-                f"{self.trainer.global_step}: try a smaller model.optimizer.lr"
-            )
-        if self.trainer.state.fn != TrainerFn.FITTING:  # Lightning prints these values, and reads its step there
-            self.log_dict(values | {"epoch": float(self.current_epoch), "step": float(self.trainer.global_step)})
-            return values
-        if not self.trainer.barebones:
-            # Without epoch and step: every ModelCheckpoint would name its later files by them.
-            self.log_dict(values, logger=False)
-        if not self.trainer.sanity_checking:
-            self._epoch_values |= {name: float(value) for name, value in values.items()}
-            epoch = self.current_epoch if stage == "train" else float(self.current_epoch)
-            self._write({"epoch": epoch} | {name: self._epoch_values[name] for name in values})
-        return values
-
-    def log_step(self, loss: Tensor) -> None:
-        """Log loss and learning rate, every ``trainer.log_every_n_steps`` optimizer steps."""
-        every = self.trainer.log_every_n_steps
-        if not every or self._is_repeated or (self.trainer.global_step + 1) % every:
-            return
-        mean = float(self.trainer.strategy.reduce(loss, reduce_op="mean"))
-        self._check_finite(mean)
-        rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]
-        self._write({"epoch": self.current_epoch, "train/loss_step": mean, "lr": rate})
-
-    def _write(self, values: dict[str, float]) -> None:
-        """Write to the loggers directly: ``self.log`` counts calls, and writes after the epoch's checkpoint."""
-        for logger in self.trainer.loggers:
-            logger.log_metrics(values, step=self.trainer.global_step)
-
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise Fault(
-                f"the training loss is {loss} by step {self.trainer.global_step} of epoch {self.current_epoch + 1}: "
-                "try a smaller model.optimizer.lr"
-            )
