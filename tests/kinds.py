@@ -50,7 +50,7 @@ def restore(weights: dict[str, torch.Tensor], sites: int) -> ScoreTensor:
 
 KERNELS = [
     *((kind, kernel) for kind in CHAINS for kernel in ("native", "torch", "site by site", "segments", "scaled")),
-    *((kind, kernel) for kind in TREES for kernel in ("native", "torch", "scaled")),
+    *((kind, kernel) for kind in TREES for kernel in ("native", "torch")),
     (CanonicalPolyadic, "torch"),
 ]
 """Formats, and the names of the kernels and of their variants that compute them on a CPU."""

@@ -11,6 +11,7 @@ from ttlightning.system.extras import needed_by
 if TYPE_CHECKING:
     from ttlightning.commands.functions import certify as certify
     from ttlightning.commands.functions import compare as compare
+    from ttlightning.commands.functions import export as export
     from ttlightning.commands.functions import fit as fit
     from ttlightning.commands.functions import fit_model as fit_model
     from ttlightning.commands.functions import predict as predict
@@ -38,7 +39,7 @@ FILES: Final = (
         "load": "runs.run",
     }
     | dict.fromkeys(
-        ("fit", "fit_model", "validate", "test", "predict", "rerun", "compare", "certify", "verify"),
+        ("fit", "fit_model", "validate", "test", "predict", "rerun", "compare", "certify", "verify", "export"),
         "commands.functions",
     )
 )

@@ -85,6 +85,12 @@ def test_every_verb_in_a_notebook(folder, command, rerun_in_this_process):
     assert table == command("compare", "runs/debug/0", "runs/debug/1").stdout
     certificate = ttlightning.certify(run, "c.json")
     assert ttlightning.verify("c.json") == certificate["statement"] == ttlightning.certify(run)["statement"]
+    command("export", "runs/debug/0", "--to=pt2", "--output=command.pt2")
+    assert ttlightning.export(run, "pt2", "function.pt2") == Path("function.pt2")
+    sizes = [Path(f"{name}.pt2").stat().st_size for name in ("command", "function")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+    with pytest.raises(UserError, match="to is 'pdf', it must be one of onnx, pt2"):
+        ttlightning.export(run, "pdf", "x.pdf")
     forged = certificate | {"cp_rank_at_least": [bound + 1 for bound in certificate["cp_rank_at_least"]]}
     Path("c.json").write_text(json.dumps(forged))
     with pytest.raises(Rejected, match=r"REJECTED  c\.json"):

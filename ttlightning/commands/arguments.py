@@ -3,16 +3,17 @@
 A checkpoint holds its configuration, and a run directory has it in a file: it is used where no config is named.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ttlightning.commands.configs import find_config
 from ttlightning.errors import UserError
 from ttlightning.runs.beginning import NEWEST
 from ttlightning.runs.checkpoints import CONFIG_KEY, read_checkpoint
 from ttlightning.runs.run import Run, checkpoint_file, runs_of, runs_root
-from ttlightning.runs.trust import ForeignConfig, config_text
+from ttlightning.runs.trust import OPTION, ForeignConfig, config_text
 from ttlightning.system.paths import expanded
 
 OFF: Final = ("false", "off", "no", "0", "disabled")
@@ -71,6 +72,27 @@ def _own_config(source: Path) -> ForeignConfig:
     if CONFIG_KEY not in content:
         raise UserError(f"{source} has no configuration inside; name one with --config")
     return ForeignConfig(content[CONFIG_KEY], source)
+
+
+def words_of(options: Mapping[str, Any] | None, named: Mapping[str, Any], trust: Sequence[str] = ()) -> list[str]:
+    """The options as words of a command; those of ``named`` are left out if they are None."""
+    entries: dict[str, Any] = {}
+    for name, value in (options or {}).items():
+        is_section = isinstance(value, Mapping) and "class_path" not in value and "." not in name
+        entries |= {f"{name}.{key}": part for key, part in value.items()} if is_section else {name: value}
+    entries |= {name: value for name, value in named.items() if value is not None}
+    words = [f"--{name}={_text(name, value)}" for name, value in entries.items()]
+    return words + ([OPTION, ",".join(trust)] if trust else [])
+
+
+def _text(name: str, value: Any) -> str:
+    """A value as the text of an option."""
+    if isinstance(value, str | Path | Run):
+        return str(value)
+    try:
+        return json.dumps(value)
+    except TypeError as fault:
+        raise UserError(f"{name} is {value!r:.60}, which no config.yaml can hold: give plain values") from fault
 
 
 def experiment_name(configs: Sequence[str | Path]) -> str:

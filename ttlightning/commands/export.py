@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 
 from ttlightning.commands.parser import VerbParser, check_new_file
+from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import Run, checkpoint_file, load
 from ttlightning.runs.trust import OPTION, take_trusted
@@ -27,12 +28,20 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
     others, trusted = take_trusted(args)
     options = parser.parse_args(others)
-    file = checkpoint_file(options.source)
-    output = options.output or Run(options.source if options.source.is_dir() else file.parent).new_export(options.to)
+    export(options.source, options.to, options.output, trusted)
+    return 0
+
+
+def export(source: Path, to: str, output: Path | None, trusted: Sequence[str]) -> Path:
+    """Write the network to ``output``, or beside its run, and compare the two; the file's path."""
+    file = checkpoint_file(source)
+    output = output or Run(source if source.is_dir() else file.parent).new_export(to)
     check_new_file(output, "--output")
     with signals.importing():  # torch takes a second
         from ttlightning.networks.deployed import KINDS, Deployed, images_to_check, largest_difference
         from ttlightning.runs.checkpoints import weights_sha256
+    if to not in KINDS:
+        raise UserError(f"to is {to!r}, it must be one of {', '.join(KINDS)}")
     network = load(file, trusted)
     metadata = {
         "classes": network.class_names,
@@ -44,11 +53,11 @@ def main(args: Sequence[str]) -> int:
     started = time.perf_counter()
     with Console(stderr=True).status("exporting"), signals.importing():
         deployed = Deployed(network)
-        made = KINDS[options.to](deployed, metadata)
+        made = KINDS[to](deployed, metadata)
         images = images_to_check(deployed.image_shape)
         difference = largest_difference(network, made.program, images)
     write_whole(output, made.content)
     seconds = time.perf_counter() - started
     print(f"checked      {len(images)} images by {made.reader}: probabilities differ by at most {difference:.1e}")
     print(f"exported     {output} ({len(made.content) / 1000:,.0f} kB, {seconds:.1f} s)")
-    return 0
+    return output

@@ -4,17 +4,17 @@ A mistake is a ``UserError``, a fault a ``Fault``. Ctrl-C is a ``KeyboardInterru
 has begun. Signal handlers, random numbers, threads and settings of torch are afterwards as they were.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import Namespace
 
+from ttlightning.commands.arguments import words_of
 from ttlightning.commands.surroundings import as_it_was
 from ttlightning.errors import UserError
 from ttlightning.runs.run import Run
-from ttlightning.runs.trust import OPTION
+from ttlightning.system.extras import needed_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,7 +87,7 @@ def fit_model(
     from ttlightning.commands.given import fit_given
 
     with as_it_was():
-        return _run_of(fit_given(model, data, _words(options, {"experiment": experiment, "run": run}, trust)))
+        return _run_of(fit_given(model, data, words_of(options, {"experiment": experiment, "run": run}, trust)))
 
 
 def validate(source: Source, options: Options | None = None, *, trust: Sequence[str] = ()) -> dict[str, float]:
@@ -183,6 +183,20 @@ def certify(
     return certificate
 
 
+def export(
+    source: Source, to: Literal["onnx", "pt2"], output: str | Path | None = None, *, trust: Sequence[str] = ()
+) -> Path:
+    """Write a trained network to a file that ONNX runtimes or torch alone run, as the verb does; the file's path.
+
+    Args:
+        output: file to write; default beside the checkpoint's run.
+    """
+    from ttlightning.commands.export import export as write
+
+    with needed_by("ttlightning.export"):
+        return write(Path(source), to, output and Path(output), trust)
+
+
 def verify(file: str | Path, checkpoint: Source | None = None) -> str:
     """The statement of a certificate that holds.
 
@@ -205,31 +219,10 @@ def _called(
     """The command line after it has run a verb."""
     configs = [config] if isinstance(config, str | Path) else config
     words = [word for name in configs for word in ("--config", str(name))]
-    with as_it_was():
+    with as_it_was(), needed_by(f"ttlightning.{verb}"):
         from ttlightning.commands import cli
 
-        return cli.run([verb, *words, *_words(options, named, trust)])
-
-
-def _words(options: Options | None, named: Options, trust: Sequence[str] = ()) -> list[str]:
-    """The options as words of a command; those of ``named`` are left out if they are None."""
-    entries: dict[str, Any] = {}
-    for name, value in (options or {}).items():
-        is_section = isinstance(value, Mapping) and "class_path" not in value and "." not in name
-        entries |= {f"{name}.{key}": part for key, part in value.items()} if is_section else {name: value}
-    entries |= {name: value for name, value in named.items() if value is not None}
-    words = [f"--{name}={_text(name, value)}" for name, value in entries.items()]
-    return words + ([OPTION, ",".join(trust)] if trust else [])
-
-
-def _text(name: str, value: Any) -> str:
-    """A value as the text of an option."""
-    if isinstance(value, str | Path | Run):
-        return str(value)
-    try:
-        return json.dumps(value)
-    except TypeError as fault:
-        raise UserError(f"{name} is {value!r:.60}, which no config.yaml can hold: give plain values") from fault
+        return cli.run([verb, *words, *words_of(options, named, trust)])
 
 
 def _run_of(cli: Any) -> Run | None:

@@ -55,4 +55,4 @@ class ForImages:
             self.take_images(patching, data.spec.shape, data.spec.names, data.spec.unit_pixels)
         else:
             self.steps_per_execution = 1
-            self.automatic_optimization = self.microbatches == 1
+            self.automatic_optimization = True

@@ -1,8 +1,9 @@
 """Which ``trainer.precision`` a tensor format can honour; every other one is refused in one line.
 
 32-true and 64-true: weights and chain in that type. bf16-mixed and 16-mixed: Lightning's autocast computes the feature
-map in half precision, the format computes in float32. Weights in half precision (bf16-true, 16-true) are refused: steps
-of the optimizer below half a unit in the last place of a weight are lost (scripts/precision.py measures the cost).
+map in half precision, the format computes in float32. Weights in half precision (bf16-true, 16-true) are refused: the
+scores would be computed in float32 anyway, steps below half a unit in the last place of a weight are lost, and no
+format became more accurate by more than chance (scripts/precision.py).
 """
 
 import warnings

@@ -78,7 +78,8 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     """The gradients of features, leaves, root and nodes. Saved tensors are read, never written."""
     kept, exponent, scores = others[0].contiguous(), exponent.contiguous(), scores.resolve_neg().contiguous()
-    same = all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
+    same = [t.ndim for t in inputs] == [3, 3, 3] + [4] * (len(inputs) - 3)
+    same = same and all(t.dtype == scores.dtype and t.is_cpu for t in inputs)
     plan = _plan(tuple(t.shape for t in inputs), scores.dtype, True) if same else None
     if plan is None or kept.dtype != torch.uint8 or not kept.is_cpu or kept.numel() != plan.bytes_forward:
         raise UserError("a hook on saved tensors has given back other types, sizes or devices than it was given")
