@@ -129,6 +129,16 @@ def test_a_record_has_the_labels_of_options_and_variables(command):
     assert record["tags"][:3] == ["a", "b", "mnist"]
 
 
+def test_records_of_one_process_in_two_folders(command):
+    """As in a notebook that changes its working directory: W&B's service stays where it was started."""
+    command.environment["WANDB_MODE"] = "offline"
+    for name in ("one", "two"):
+        command.folder = command.folder.with_name(name)
+        command.folder.mkdir()
+        command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--figures=false")
+        assert len(list((command.folder / "runs/debug/0").glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
 @pytest.mark.parametrize("words", [("--wandb=false",), ("--wandb", "off")])
 def test_one_switch_turns_wandb_off(command, words):
     command.environment["WANDB_MODE"] = "online"

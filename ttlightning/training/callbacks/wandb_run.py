@@ -1,10 +1,12 @@
 """Options of Weights & Biases, and the tags and axes that sort and compare runs on its pages."""
 
+import functools
 import math
 import os
 import secrets
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import wandb
@@ -142,9 +144,11 @@ def open_wandb(run: Run, config: dict[str, Any], labels: dict[str, Any], patienc
     """
     provenance = run.provenance
     (run.path / "wandb").mkdir(exist_ok=True)
+    # The service resolves a path in the folder where it was started; a full path would name the home folder.
+    folder = run.path if Path.cwd() == _folder_of_the_service() else run.path.absolute()
     try:
         wandb_run = wandb.init(
-            dir=str(run.path),
+            dir=str(folder),
             id=provenance["wandb"],
             resume="allow",
             config=config | {"provenance": provenance},
@@ -158,6 +162,12 @@ def open_wandb(run: Run, config: dict[str, Any], labels: dict[str, Any], patienc
     for name, axis in AXES.items():
         wandb_run.define_metric(name, step_metric=axis)
     return wandb_run
+
+
+@functools.cache
+def _folder_of_the_service() -> Path:
+    """Working directory of the first call: W&B's service starts there and serves all runs of the process."""
+    return Path.cwd()
 
 
 def _mistake(fault: Exception, mode: str) -> str:
