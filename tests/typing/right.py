@@ -1,5 +1,6 @@
 """A user's program over the public face, which a type checker accepts and whose types it knows."""
 
+from pathlib import Path
 from typing import assert_type
 
 import torch
@@ -21,6 +22,7 @@ from ttlightning import (
 from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.networks.network import Network
 from ttlightning.rank.unfolding import matricization
+from ttlightning.runs.run import Run
 
 KINDS: list[type[ScoreTensor]] = [CanonicalPolyadic, HierarchicalTucker, SharedHierarchicalTucker, TensorTrain]
 
@@ -58,3 +60,20 @@ model = Classifier(data.sites, data.patch_dim, data.classes)
 features = PatchFeatureMap(49, mode_size=17)
 assert_type(features(torch.rand(2, 49)), Tensor)
 assert_type(ttlightning.__version__, str)
+
+
+def commands(images: Tensor) -> None:
+    """The commands as functions."""
+    run = ttlightning.fit("debug.yaml", {"trainer.max_epochs": 1}, experiment="mine")
+    assert_type(run, Run | None)
+    assert run is not None
+    assert_type(ttlightning.fit_model(model, data, experiment="made"), Run | None)
+    assert_type(ttlightning.test(run), dict[str, float])
+    assert_type(ttlightning.validate(run), dict[str, float])
+    assert_type(ttlightning.predict(run, "digits"), Tensor)
+    assert_type(ttlightning.load(run).predict(images), Tensor)
+    assert_type(ttlightning.rerun(run).verdict, str)
+    ttlightning.compare([run])
+    ttlightning.certify(run, "certificate.json")
+    assert_type(ttlightning.verify("certificate.json"), str)
+    assert_type(ttlightning.export(run, "onnx"), Path)

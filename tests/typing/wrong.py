@@ -13,5 +13,5 @@ print(TensorTrain(6, 3, 10)(torch.zeros(2, 6, 3)).nonsense)  # mistake
 PatchDataModule("mnist", order="rows")  # mistake
 Classifier(16, 49)  # mistake
 ttlightning.load(3)  # mistake
-ttlightning.load("runs/eq/0").score_images([1, 2])  # mistake
+ttlightning.load("runs/eq/0").predict(torch.zeros(28, 28), batch_size="2")  # mistake
 print(ttlightning.TensorTree)  # mistake
