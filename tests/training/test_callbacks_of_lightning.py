@@ -268,6 +268,23 @@ def test_a_callback_does_what_it_promises(command, record_property, name):
     check(command)
 
 
+def test_a_rate_that_is_only_suggested_changes_nothing(command):
+    words = with_callback("LearningRateFinder", num_training_steps=40, update_attr="false")
+    shown = command("fit", *SMALL, *words).stdout
+    assert "LearningRateFinder suggests" in shown
+    run = Run(command.folder / "runs/debug/0")
+    assert run.config["model"]["optimizer"]["init_args"]["lr"] == 0.01
+    command("fit", *SMALL)
+    assert command.result("debug/1")["weights_sha256"] == run.result["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", ["LearningRateFinder", "BatchSizeFinder"])
+def test_a_finder_is_for_fit(command, name):
+    run = command.finished(*SMALL)
+    words = ("--trainer.callbacks+=" + name, f"--ckpt_path={run}")
+    assert_one_line(command("test", *words, code=2).stderr, f"{name} searches for training: give it to fit")
+
+
 def test_every_shipped_callback_is_tried():
     assert set(shipped.__all__) - BASES == set(CHECKS)
 

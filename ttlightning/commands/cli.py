@@ -40,12 +40,18 @@ from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 from ttlightning.training.checkpoint_io import with_safe_checkpoints
-from ttlightning.training.checks import begin_at, check_fit, choose_threads, fitting_checkpoint
+from ttlightning.training.checks import (
+    begin_at,
+    check_fit,
+    check_that_no_checkpoint_is_asked_for,
+    choose_threads,
+    fitting_checkpoint,
+)
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.faults import own_exceptions
 from ttlightning.training.quiet import quiet_libraries
-from ttlightning.training.searches import FINDERS, KEYS_OF_FINDERS, WITHOUT_TRAINING, searched, take
+from ttlightning.training.searches import FINDERS, WITHOUT_TRAINING, keys_of, searched, take
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
 
@@ -169,6 +175,10 @@ class CLI(LightningCLI):
         shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
         callbacks = [*given, *([EpochProgress()] if shown else [])]
         if self.subcommand != "fit":
+            if finder := next((c for c in given if isinstance(c, FINDERS)), None):
+                raise UserError(
+                    f"{type(finder).__name__} searches for training: give it to fit, not to {self.subcommand}"
+                )
             kept = [c for c in callbacks if not isinstance(c, Checkpoint)]
             trainer = Trainer(**arguments | {"callbacks": kept})
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, Checkpoint)]
@@ -179,6 +189,7 @@ class CLI(LightningCLI):
             callbacks.append(RunFigures(options.rank_check.sketch_size, options.seed_everything))
         checkpoints = [made.checkpoint, made.last_checkpoint]
         if asked.enable_checkpointing is False:
+            check_that_no_checkpoint_is_asked_for(given, options)
             made.last_checkpoint.is_written = self.run_directory.keeps_checkpoints = False
             del checkpoints[0]
         callbacks += [made.rank_check, *checkpoints]
@@ -191,14 +202,18 @@ class CLI(LightningCLI):
         """Search what finders among the callbacks are for, and put it into the configuration; the other callbacks."""
         entries = options.trainer.callbacks
         pairs = list(zip(given, entries if isinstance(entries, list) else [entries], strict=False))
-        for finder in (callback for callback, _ in pairs if isinstance(callback, FINDERS)):
+        for finder, entry in (pair for pair in pairs if isinstance(pair[0], FINDERS)):
+            name, keys = type(finder).__name__, [key for key in keys_of(finder) if key in options]
             value = searched(finder, Trainer, arguments, self.model, self.datamodule)
+            if not entry.init_args.get("update_attr", True):
+                print(
+                    f"{'searched':<10}  {name} suggests {value:g}; update_attr is false, so it is not used", flush=True
+                )
+                continue
             take(finder, value, self.model, self.datamodule)
-            values = {key: value for key in KEYS_OF_FINDERS[type(finder)] if key in options}
-            for key, found in values.items():
-                options[key] = found
-            self.searched |= values
-            print(f"{'searched':<10}  {', '.join(values)} = {value:g}, by {type(finder).__name__}", flush=True)
+            for key in keys:
+                options[key] = self.searched[key] = value
+            print(f"{'searched':<10}  {', '.join(keys)} = {value:g}, by {name}", flush=True)
         options.trainer.callbacks = [entry for callback, entry in pairs if not isinstance(callback, FINDERS)] or None
         return [callback for callback in given if not isinstance(callback, FINDERS)]
 
@@ -254,7 +269,11 @@ class CLI(LightningCLI):
         print(f"predictions  {self.config.predict.output}")
 
     def after_fit(self) -> None:
-        if self.trainer.interrupted or self.trainer.fast_dev_run or self.trainer.barebones:
+        if self.trainer.interrupted:
+            return
+        if option := next((name for name in WITHOUT_TRAINING if getattr(self.trainer, name)), None):
+            if rank_zero_only.rank == 0:
+                print(f"{'run':<10}  none: with trainer.{option} nothing is written or tested")
             return
         is_validated = self.run_directory.is_validated(self.model)
         if not is_validated and self.datamodule.has_validation() and self.trainer.limit_val_batches:

@@ -1,12 +1,13 @@
 """Checks and settings between the making of trainer, model and data and the first step."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from ttlightning.errors import UserError
@@ -44,6 +45,17 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
             f"checkpoint.{wish} is {checkpoint[wish]}, but nothing is kept beside the last one: add "
             "--checkpoint.save_top_k 1"
         )
+
+
+def check_that_no_checkpoint_is_asked_for(callbacks: Sequence[Callback], options: Any) -> None:
+    """Raise ``UserError`` if checkpoints are asked for beside ``trainer.enable_checkpointing false``."""
+    asked = [f"trainer.callbacks has {type(c).__name__}" for c in callbacks if isinstance(c, ModelCheckpoint)]
+    if options.checkpoint.save_top_k:
+        asked.append(f"checkpoint.save_top_k is {options.checkpoint.save_top_k}")
+    if options.last_checkpoint.every_n_steps is not None:
+        asked.append(f"last_checkpoint.every_n_steps is {options.last_checkpoint.every_n_steps}")
+    if asked:
+        raise UserError(f"trainer.enable_checkpointing is false, but {asked[0]}: leave one of them out")
 
 
 def fitting_checkpoint(file: Path, model: Classifier, datamodule: PatchDataModule) -> dict[str, Any]:

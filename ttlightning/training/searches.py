@@ -72,6 +72,11 @@ def searched(
     return value
 
 
+def keys_of(finder: Callback) -> tuple[str, ...]:
+    """Keys of the configuration that a finder's value goes to."""
+    return next(keys for kind, keys in KEYS_OF_FINDERS.items() if isinstance(finder, kind))
+
+
 def take(finder: Callback, value: float | int, model: Any, data: Any) -> None:
     """Give the value to the network or to the data."""
     if isinstance(finder, BatchSizeFinder):
