@@ -5,7 +5,8 @@
 Reruns; every recipe, in 1 and 2 processes, with 1 and 16 steps in a call, stopped by SIGKILL, SIGTERM and SIGINT in its
 first, its middle and its last epoch and resumed; 1, 2 and 4 processes; other numbers of threads; a disk that fills up,
 and one that is read-only (where this user may mount one); runs started at one moment. Writes the table as Markdown and
-everything behind it as JSON, a section at a time: a stopped script goes on with the next. --quick stops one recipe.
+everything behind it as JSON. A stopped script goes on with the next section, from OUTPUT.partial.json.
+--quick stops one recipe.
 Data: MNIST where it is, else mnist5k, which the stops are tried on.
 """
 
@@ -321,10 +322,10 @@ def report(found: dict[str, Any]) -> str:
 def run_all() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one recipe, stopped")
-    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md; what is there is not tried again")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.json and OUTPUT.md")
     options = parser.parse_args()
-    quick, file = options.quick, options.output.with_suffix(".json") if options.output else None
-    found: dict[str, Any] = read_json(file) if file and file.exists() else {}
+    quick, partial = options.quick, options.output.with_suffix(".partial.json") if options.output else None
+    found: dict[str, Any] = read_json(partial) if partial and partial.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sections: dict[str, Callable[[], Section]] = {
@@ -340,12 +341,13 @@ def run_all() -> None:
                 table, detail = sections[section]()
                 machine = f"{cpu_name()}, torch {torch.__version__}"
                 found[section] = {"machine": machine, "table": table, "detail": detail}
-                if file:
-                    write_json(file, found)
+                if partial:
+                    write_json(partial, found)
     text = report(found)
     print(text)
-    if options.output:
+    if partial:
         options.output.with_suffix(".md").write_text(text + "\n")
+        partial.replace(options.output.with_suffix(".json"))
 
 
 if __name__ == "__main__":
