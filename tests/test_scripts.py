@@ -295,11 +295,11 @@ def test_reproducibility(tmp_path):
     assert {file.name for file in tmp_path.glob("table*")} == {"table.json", "table.md"}
 
 
-def test_reproducibility_goes_on_where_it_was_stopped(tmp_path):
+def test_reproducibility_goes_on_where_it_was_stopped(script, tmp_path):
     """Only from a partial table: a complete one is made anew."""
     section = {"stops": {"machine": "another", "table": [["resume", "as before", 1, "1 of 1"]], "detail": None}}
     (tmp_path / "table.partial.json").write_text(json.dumps(section))
-    said = as_a_process(tmp_path, "reproducibility.py", "--quick", "--output=table")
+    said = script("reproducibility.py", "--quick", "--output=table")
     assert said.splitlines()[-1] == "| resume | as before | 1 | 1 of 1 |"
     assert json.loads((tmp_path / "table.json").read_text()) == section
     assert {file.name for file in tmp_path.glob("table*")} == {"table.json", "table.md"}
