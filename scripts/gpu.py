@@ -84,6 +84,8 @@ def rerun(options: argparse.Namespace) -> Found:
     for kernel in ("torch", "triton"):
         os.environ["TTLIGHTNING_KERNEL"] = kernel
         words = [*words_of_fit(options), "--trainer.max_epochs=2", "--figures=false", f"--experiment={kernel}"]
+        if options.dry_run:
+            words += [f"--trainer.limit_{name}_batches=2" for name in ("train", "val", "test")]
         ttlightning("fit", "--config=debug.yaml" if options.dry_run else "--config=eq.yaml", *words)
         said = ttlightning("rerun", f"runs/{kernel}/0")
         found[kernel] = next(line for line in said.splitlines() if line.startswith("verdict"))
