@@ -1,6 +1,6 @@
 r"""Which matricization has the largest rank? Every balanced partition of up to eight sites, counted.
 
-    python scripts/partitions.py [--sites 4 6 8] [--sizes 3x2,..] [--seeds 2] [--output results/partitions]
+    python scripts/partitions.py [--sites 4 6 8] [--sizes 3x2 ..] [--seeds 2] [--output results/partitions]
 
 A partition puts half of the sites in the rows and half in the columns. For random tensors of every format, the rank of
 each partition over F_p, p = 2^31 - 1, and the minimal cut of the network between the two halves. The count is a lower
@@ -31,6 +31,8 @@ from ttlightning.formats import (
 from ttlightning.system.output import run_script
 
 SIZES = [(n, r) for n in (2, 3, 4) for r in (2, 3, 4)] + [(5, 2)]
+LARGEST_TENSOR = 2**20
+"""Entries of the largest tensor that is counted."""
 FORMATS = {
     "TT, different cores": TensorTrain,
     "TT, equal cores": EqualCoreTensorTrain,
@@ -173,24 +175,32 @@ def ranks(row: dict[str, Any]) -> str:
     return str(most) if least == most else f"{least} to {most}"
 
 
+def size(text: str) -> tuple[int, int]:
+    """n and r from nxr."""
+    n, r = map(int, text.split("x"))
+    return n, r
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sites", type=int, nargs="+", default=[4, 6, 8])
-    parser.add_argument("--sizes", help="n and r, as 3x2,4x4; by default n and r from 2 to 4, and 5x2")
+    parser.add_argument("--sizes", type=size, nargs="+", default=SIZES, help="n and r, as 3x2 4x4")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--output", type=Path, help="write this file with .md and .json")
     options = parser.parse_args()
-    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")] if options.sizes else SIZES
     if options.seeds < 1 or any(sites % 2 or not 2 <= sites <= 8 for sites in options.sites):
         raise UserError("partitions of 2, 4, 6 or 8 sites are counted, for one seed or more")
+    for n, r in options.sizes:
+        if n < 1 or r < 1 or n ** max(options.sites) > LARGEST_TENSOR:
+            raise UserError(f"tensors of mode size {n} and rank {r} have no entries, or more than {LARGEST_TENSOR:,}")
     results = [
         {"format": name, "sites": sites, "mode_size": n, "rank": r, "classes": count(name, sites, n, r, options.seeds)}
         for name in FORMATS
         for sites in options.sites
         if not name.startswith("HT") or not sites & (sites - 1)
-        for n, r in sizes
+        for n, r in options.sizes
     ]
-    n, r = SHOWN
+    most, (n, r) = max(options.sites), SHOWN
     parts = [
         *summary(results),
         "",
@@ -198,9 +208,9 @@ def main() -> None:
         "",
         *([*below_the_cut(results)] or ["- none"]),
         "",
-        f"All partitions of {max(options.sites)} sites at n = {n}, r = {r}, each named by the sites of its rows:",
+        f"All partitions of {most} sites at n = {n}, r = {r}, each named by the sites of its rows:",
         "",
-        *all_partitions(results, max(options.sites)),
+        *all_partitions(results, most),
     ]
     print("\n".join(parts))
     if options.output:
