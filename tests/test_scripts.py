@@ -64,7 +64,39 @@ def module(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_rank_agreement(script):
     said = script("rank_agreement.py", "--entries", "8")
     assert "agree on 240" in said
+    assert re.search(r"(\d+) cases n < r: .* holds in \1\n", said)
+    assert "absorbed ends give 3,693,048,057 of 6,975,757,441, the ends alone 820,677,346" in said
     assert re.search(r"(\d+) cases of other formats: .* agree on \1\n", said)
+
+
+def test_partitions(script, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    said = script("partitions.py", "--sites", "4", "6", "--sizes", "3x2", "2x4", "--seeds=1", "--output=found")
+    assert said == Path("found.md").read_text()
+    assert "| TT, equal cores | 6 | 10 | 7 | 2 of 2 sizes | 1 | 0 of 14 |" in said
+    assert "- none" in said
+    found = json.loads(Path("found.json").read_text())
+    assert len(found) == 16
+    committed = json.loads((ROOT / "results" / "partitions.json").read_text())
+    assert all(each in committed for each in found)
+    tree = next(each["classes"] for each in found if each["format"] == "HT, equal nodes" and each["mode_size"] == 3)
+    assert [(row["rows"], row["partitions"], row["rank"], row["cut"]) for row in tree] == [
+        ("13", 2, 4, 4),
+        ("12", 1, 2, 2),
+    ]
+
+
+def test_partitions_below_their_cut_are_named(monkeypatch):
+    partitions = module("partitions", monkeypatch)
+    row = {"rows": "13", "partitions": 2, "odd_even": True, "cut": 9, "rank": 9, "least_rank": 8}
+    result = {"format": "TT, equal cores", "sites": 4, "mode_size": 3, "rank": 3, "classes": [row]}
+    assert [*partitions.below_the_cut([result])] == [
+        "- TT, equal cores, 4 sites, n = 3, r = 3: 13 has rank 8 to 9, the cut is 9"
+    ]
+    for words in (["--sites=5"], ["--sizes=9x2", "--sites=8"], ["--seeds=0"]):
+        monkeypatch.setattr("sys.argv", ["partitions.py", *words])
+        with pytest.raises(UserError):
+            partitions.main()
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """The staircase against the literal matricization, exactly, and the witnesses of the proof."""
 
+from collections import Counter
+from itertools import combinations, product
+
 import flint
 import numpy as np
 import pytest
@@ -25,6 +28,11 @@ def exact_rank(matrix) -> int:
     """Over the rationals."""
     rows, columns = matrix.shape
     return flint.fmpz_mat(rows, columns, [int(x) for x in matrix.ravel()]).rank()
+
+
+def determinant(matrix) -> int:
+    """Modulo P."""
+    return int(flint.nmod_mat(*matrix.shape, [int(x) for x in matrix.ravel()], P).det())
 
 
 def literal(witness, sites):
@@ -69,14 +77,52 @@ def test_the_open_matricization_is_the_product_of_the_staircase(mode_size, rank,
     whole = whole.reshape(rank * mode_size ** (sites // 2 - 1), -1)
     assert np.array_equal(open_matricization(interior), whole)
 
-    def determinant(matrix):
-        return int(flint.nmod_mat(*matrix.shape, matrix.ravel().tolist(), P).det())
-
-    product = 1
+    expected = 1
     for even, odd in pairs(sites):
         step = pair_matrix(interior[even - 2], interior[odd - 2], multiply)
-        product = product * pow(determinant(step), mode_size ** (sites // 2 - 2), P) % P
-    assert determinant(whole) in (product, P - product)
+        expected = expected * pow(determinant(step), mode_size ** (sites // 2 - 2), P) % P
+    assert determinant(whole) in (expected, P - expected)
+
+
+@pytest.mark.parametrize(("mode_size", "rank", "sites"), [(3, 2, 3), (3, 2, 5), (5, 2, 5), (2, 3, 7)])
+def test_an_odd_open_matricization_ends_in_the_state_matrix(mode_size, rank, sites):
+    """P° = (P°_2k x 1_r) (1 x H), entry by entry; of rank n^(k-1) rank H where the T_m are invertible."""
+    k = sites // 2
+    interior = [hashed((mode_size, rank, rank), P, "odd", site) for site in range(sites - 2)]
+    states = np.eye(rank, dtype=np.int64)
+    for core in interior:
+        states = multiply(states, core.transpose(1, 0, 2).reshape(rank, -1)).reshape(-1, rank)
+    order = [*range(0, sites - 1, 2), sites - 1, *range(1, sites, 2)]
+    whole = states.reshape([rank, *[mode_size] * (sites - 2), rank]).transpose(order)
+    whole = whole.reshape(rank**2 * mode_size ** (k - 1), -1)
+    even = open_matricization(interior[:-1]) if k > 1 else np.eye(rank, dtype=np.int64)
+    h = state_matrix(interior[-1])
+    left = np.kron(even, np.eye(rank, dtype=np.int64))
+    right = np.kron(np.eye(mode_size ** (k - 1), dtype=np.int64), h)
+    assert np.array_equal(multiply(left, right), whole)
+    assert rank_modulo(h, P) == min(mode_size, rank**2)
+    if mode_size <= rank**2:
+        assert rank_modulo(whole, P) == mode_size**k
+
+
+@pytest.mark.parametrize(("mode_size", "rank"), [(3, 2), (4, 3), (7, 3)])
+def test_dependent_slices_are_dependent_rows_of_the_pair_matrix(mode_size, rank):
+    """sum_i x_i G_i = 0 makes sum_i x_i T[(a, i), .] = 0 for every a: rank T <= r (n - 1)."""
+    core = hashed((mode_size, rank, rank), P, "dependent")
+    x = hashed((mode_size,), P, "relation")
+    x[-1] = 1
+    core[-1] = -sum(int(number) * each.astype(object) for number, each in zip(x[:-1], core[:-1], strict=True)) % P
+    step = pair_matrix(core, core, multiply).reshape(rank, mode_size, -1)
+    assert not (np.einsum("i,aij->aj", x.astype(object), step.astype(object)) % P).any()
+    assert rank_modulo(step.reshape(rank * mode_size, -1), P) == rank * (mode_size - 1)
+
+
+@pytest.mark.parametrize(("mode_size", "rank"), [(3, 2), (2, 3), (4, 4)])
+def test_the_pair_matrix_is_the_flow_matrix_of_the_bridge_graph(mode_size, rank):
+    """T = sum_b M_b x N_b with M_b[a, j] = G_j[a, b] and N_b[i, c] = G'_i[b, c]."""
+    core, following = (hashed((mode_size, rank, rank), 101, "bridge", which) for which in (0, 1))
+    flow = sum(np.kron(core[:, :, b].T, following[:, b, :]) for b in range(rank))
+    assert np.array_equal(flow, pair_matrix(core, following))
 
 
 def chain(kind, sites, mode_size, rank, classes=2, seed=0):
@@ -206,8 +252,65 @@ def test_the_graded_witness_is_invertible_and_block_diagonal(rank):
         columns = np.array([(letters[j] + c) % rank for j in range(mode_size) for c in range(rank)])
         assert not step[rows[:, None] != columns[None, :]].any()
         assert all((rows == g).sum() == mode_size and (columns == g).sum() == mode_size for g in range(rank))
-        if mode_size >= rank:
-            assert rank_modulo(state_matrix(interior), P) == mode_size
+        assert rank_modulo(state_matrix(interior), P) == mode_size
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_the_terms_of_the_determinant_of_the_graded_witness(rank):
+    """Items 3 to 5 of the proof: which sets S count, that their monomials differ, and that one of them is given."""
+    z = hashed((rank, rank), P, "z").astype(object)
+    for mode_size in range(1, rank**2 + 1):
+        lengths = [sum(h == x for h, _ in witnesses.graded_slices(mode_size, rank)) for x in range(rank)]
+        s = mode_size // rank
+        for g in range(rank):
+            places = [(a, q) for a in range(rank) for q in range(lengths[(g - a) % rank])]
+            given = {(a, (a + step) % rank) for a in range(rank) for step in range(1, s + 1)}
+            given |= {(a, a) for a in range(rank) if lengths[(g - a) % rank] == s + 1}
+            monomials, chosen = set(), []
+            for pairs_of_s in combinations(product(range(rank), repeat=2), mode_size):
+                middle = [(g - a - c) % rank for a, c in pairs_of_s]
+                along = list(zip(pairs_of_s, middle, strict=True))
+                left = [[(a == at) * z[b, c] * b**q for (a, c), b in along] for at, q in places]
+                right = [[(c == at) * z[a, b] * a**q for at, q in places] for (a, c), b in along]
+                term = determinant(np.array(left) % P) * determinant(np.array(right) % P)
+                counts = all(
+                    sum(pair[side] == x for pair in pairs_of_s) == lengths[(g - x) % rank]
+                    for side, x in product((0, 1), range(rank))
+                )
+                assert bool(term) == counts
+                if counts:
+                    exponents = Counter([(a, b) for (a, _), b in along] + [(b, c) for (_, c), b in along])
+                    monomials.add(frozenset(exponents.items()))
+                    chosen.append(set(pairs_of_s))
+            assert len(monomials) == len(chosen)
+            assert given in chosen
+
+
+ALL_SIZES = [(1, 2), (2, 1), (2, 3), (2, 4), (3, 2), (3, 4), (4, 2), (5, 2), (6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("mode_size", "rank", "sites"), [(n, r, d) for n, r in ALL_SIZES for d in range(2, 8) if n**d <= 2**14]
+)
+def test_the_witness_of_the_theorem_with_its_ends(mode_size, rank, sites):
+    """n < r: the states beyond n are zero; n > r^2: the features beyond r^2 are. T is singular, P keeps its rank."""
+    states = min(mode_size, rank)
+    features = min(mode_size, states**2)
+    core = witnesses.graded(features, states)
+    witness = witnesses.padded(core, mode_size, rank)
+    assert np.array_equal(witness.first[: min(features, states)], np.eye(states, rank, dtype=int))
+    assert np.array_equal(witness.first, witness.last.T)
+    assert exact_rank(literal(witness, sites)) == generic_odd_even_rank(mode_size, rank, sites)
+    interior = witness.interior.astype(object) % P
+    step = pair_matrix(interior, interior, lambda a, b: a @ b % P)
+    full = rank <= mode_size <= rank**2
+    assert (rank_modulo(step, P) == rank * mode_size) is full
+
+
+def test_powers_of_two_can_fail_as_weights_of_the_graded_witness():
+    powers = np.array([[2 ** (3 * x + y) for y in range(3)] for x in range(3)], dtype=object)
+    interior = witnesses.graded(2, 3, powers).interior
+    assert exact_rank(pair_matrix(interior, interior)) == 5
 
 
 def test_kronecker_products_of_witnesses_are_witnesses():

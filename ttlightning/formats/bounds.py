@@ -34,9 +34,9 @@ def generic_odd_even_rank(mode_size: int, rank: int, sites: int) -> int:
 def generic_tree_rank(mode_size: int, rank: int, sites: int) -> int:
     r"""min(n, r)^(d/2): rank of the odd/even matricization of almost every hierarchical Tucker tensor.
 
-    It holds for own and for shared nodes. It is an upper bound because the leaf of an odd site has at most min(n, r)
-    independent states. Diagonal leaves of ones, B[a, b, 1] = [a = b] in the first level and B[1, 1, 1] = 1 alone above
-    reach it, so almost all tensors do ([K18, Table 2]).
+    It holds for own and for shared nodes. No other matricization has a larger rank, because the leaf of a site has at
+    most min(n, r) independent states. Proof: docs/partitions.md; a tensor that reaches it: ``rank/witnesses.tree``.
+    [K18, Table 2] has r^(d/2), n > r.
     """
     return min(mode_size, rank) ** (sites // 2)
 

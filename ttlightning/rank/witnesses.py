@@ -1,8 +1,8 @@
-r"""Witnesses: tensor trains with small integer cores whose odd/even matricization is known.
+r"""Witnesses: tensor trains and trees with small integer cores whose odd/even matricization is known.
 
-One tensor of some rank proves that almost every tensor has at least that rank: the rank is smaller only where certain
-polynomials in the cores vanish, and they do not vanish at the witness. All witnesses have equal cores over the integers
-and at most r states; ``padded`` extends them to a larger size.
+One tensor of some rank R proves that almost every tensor has at least that rank: some minor of size R is a polynomial
+in the cores, and it does not vanish at the witness. All witnesses have equal cores over the integers and at most r
+states; ``padded`` extends a tensor train to a larger size.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ttlightning.errors import UserError
-from ttlightning.formats import EqualCoreTensorTrain
+from ttlightning.formats import EqualCoreTensorTrain, HierarchicalTucker, SharedHierarchicalTucker
 from ttlightning.rank.finite_field import PRIMES, hashed
 
 Integers = NDArray[np.int64]
@@ -86,8 +86,8 @@ def graded(mode_size: int, rank: int, weights: Integers | None = None, shift: in
     where n = r s + t and l_h is s + 1 for t of the h, and s for the others. T falls apart into r blocks of size n.
 
     Args:
-        weights: z, (r, r), integers; hashed by default. Powers of one number fail: all terms of det T are then the
-            same power, and cancel.
+        weights: z, (r, r), integers; hashed by default. Powers of one number can fail: terms of det T are then the
+            same power, and cancel, as at n = 2, r = 3.
         shift: the first h that has s + 1 slices.
     """
     if not 1 <= mode_size <= rank**2:
@@ -128,6 +128,49 @@ def padded(witness: Witness, mode_size: int, rank: int) -> Witness:
     last = np.zeros((rank, mode_size), int)
     first[:n, :r], interior[:n, :r, :r], last[:r, :n] = witness
     return Witness(first, interior, last)
+
+
+class TreeWitness(NamedTuple):
+    """Leaves U[i, a], nodes B[a, b, c] of every level from the leaves up, and the root R[a, b], shared by positions."""
+
+    leaves: Integers
+    """(modes, rank)"""
+    nodes: list[Integers]
+    """(rank, rank, rank) for each level"""
+    root: Integers
+    """(rank, rank)"""
+
+
+def tree(mode_size: int, rank: int, sites: int) -> TreeWitness:
+    """q = min(n, r). W = 1 where i_1 = i_2 <= q, i_3 = i_4 <= q, ..; so the odd/even matricization has rank q^(d/2).
+
+    A leaf keeps the letters up to q. A node above two leaves says by its first state whether they agree, the other
+    nodes multiply the first states of their children. At d = 2 the root compares the leaves.
+    """
+    if sites < 2 or sites & (sites - 1):
+        raise UserError(f"a tree has 2, 4, 8, .. sites, got {sites}")
+    levels = [np.zeros((rank, rank, rank), int) for _ in range(sites.bit_length() - 2)]
+    for level in levels[1:]:
+        level[0, 0, 0] = 1
+    root = np.zeros((rank, rank), int)
+    root[0, 0] = 1
+    if levels:
+        levels[0][:, :, 0] = np.eye(rank, dtype=int)
+    else:
+        root = np.eye(rank, dtype=int)
+    return TreeWitness(np.eye(mode_size, rank, dtype=int), levels, root)
+
+
+def tree_as_format(witness: TreeWitness, sites: int, shared: bool = True) -> HierarchicalTucker:
+    """The tree as a format of one class, in float64, with shared or with own nodes."""
+    kind = SharedHierarchicalTucker if shared else HierarchicalTucker
+    format = kind(sites, len(witness.leaves), 1, len(witness.root)).double()
+    with torch.no_grad():
+        format.leaves.copy_(torch.from_numpy(witness.leaves.astype(float)))
+        for parameter, node in zip(format.nodes, witness.nodes, strict=True):
+            parameter.copy_(torch.from_numpy(node.astype(float)))
+        format.root.copy_(torch.from_numpy(witness.root.astype(float)).unsqueeze(-1))
+    return format
 
 
 def as_format(witness: Witness, sites: int) -> EqualCoreTensorTrain:
