@@ -1,14 +1,15 @@
 r"""Certificates of width against error, for a trained network and given images.
 
-The network is taken in exact arithmetic: x -> f = relu(A (x - m) + b), then the scores, with its weights as they are
-and x the numbers of the patches. A computed feature differs from f by at most d = gamma_{q+3} (|A| (|x| + |m|) + |b|),
-for patches of q numbers. What follows for a score is in ``rank/width/images.py``.
+The network is taken in exact arithmetic: x -> f = sigma(A (x - m) + b), then the scores, with its weights as they are
+and x the numbers of the patches. The features are computed as balls, and rounded to float64 with a bound on the rest.
+What that means for a score, and the rounding of the scores, is in ``rank/width/images.py``.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import torch
+from flint import arb, arb_mat, ctx
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,12 +18,20 @@ from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.limits import out_of_range, refuse, unfit, width_excess
 from ttlightning.rank.statements import heading, width_statement
 from ttlightning.rank.width.curve import width_curve
-from ttlightning.rank.width.images import gamma, mixed_scores, side_by_side, without_common
+from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
 
 PERMILLE = (500, 200, 100, 50, 20, 10)
 """Errors that a certificate has a width for, in thousandths."""
-ACTIVATIONS = ("relu", "identity")
-"""Activations whose values are exact in rational arithmetic."""
+ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
+    "relu": lambda z: z.nonnegative_part(),
+    "gelu": lambda z: z * (1 + (z / arb(2).sqrt()).erf()) / 2,
+    "sigmoid": lambda z: 1 / (1 + (-z).exp()),
+    "tanh": lambda z: z.tanh(),
+    "softplus": lambda z: (1 + z.exp()).log(),
+    "cos": lambda z: z.cos(),
+    "identity": lambda z: z,
+}
+"""Of a ball: a ball that holds the values at all of its numbers."""
 
 
 def width_certificate(
@@ -48,15 +57,15 @@ def width_certificate(
     activation = getattr(features, "activation", type(features).__name__)
     if activation not in ACTIVATIONS or format.roundings() is None:
         raise UserError(
-            f"a width is certified for the package's formats and the activations {' and '.join(ACTIVATIONS)}, "
-            f"not for {format.name} with {activation}"
+            f"a width is certified for the formats and feature maps of this package, not for {format.name} with "
+            f"{activation}"
         )
     weights = dict(network.named_parameters())
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
     refuse(out_of_range(images=images, sites=sites, mode_size=mode_size, rank=rank, classes=format.classes))
     refuse(unfit(weights) or width_excess(weights, images, sites, mode_size, rank, format.classes))
     linear = features.linear
-    found, error = exact_features(patches, linear.weight, linear.bias, network.pixel_mean, activation == "relu")
+    found, error = exact_features(patches, linear.weight, linear.bias, network.pixel_mean, activation)
     if features.constant:
         found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
     curve = width_curve(*side_by_side(without_common(mixed_scores(format, found, error))))
@@ -78,10 +87,19 @@ def exact_features(
     weight: Float[Tensor, "modes patch_dim"],
     bias: Float[Tensor, " modes"],
     pixel_mean: float,
-    rectified: bool,
+    activation: str,
 ) -> tuple[Float[Tensor, "images sites modes"], Float[Tensor, "images sites modes"]]:
-    """Features in float64, and a bound on the distance of each from the exact one."""
-    x, a, b = patches.double(), weight.detach().double(), bias.detach().double()
-    found = (x - pixel_mean) @ a.T + b
-    error = 1.01 * gamma(x.shape[2] + 3) * ((x.abs() + abs(pixel_mean)) @ a.abs().T + b.abs())
-    return (found.relu() if rectified else found), error
+    """Features in float64, and a bound on the distance of each from the exact one; from balls of 128 bits."""
+    before, ctx.prec = ctx.prec, 128
+    try:
+        mean, of_balls = arb(pixel_mean), ACTIVATIONS[activation]
+        rows = arb_mat([[arb(x) - mean for x in row] for row in patches.flatten(0, 1).double().tolist()])
+        products = (rows * arb_mat(weight.detach().double().T.tolist())).tolist()
+        added = [arb(b) for b in bias.detach().double().tolist()]
+        balls = [[of_balls(z + b) for z, b in zip(row, added, strict=True)] for row in products]
+        found = [[float(f.mid()) for f in row] for row in balls]
+        error = [[1.01 * float(f.rad()) + 2.0**-51 * abs(float(f.mid())) for f in row] for row in balls]
+    finally:
+        ctx.prec = before
+    shape = (*patches.shape[:2], len(bias))
+    return torch.tensor(found, dtype=torch.float64).view(shape), torch.tensor(error, dtype=torch.float64).view(shape)

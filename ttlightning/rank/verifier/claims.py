@@ -43,6 +43,7 @@ FIELDS: Final = {
     ),
 }
 """The fields of each kind. A certificate of a network may also have the path of its ``checkpoint``."""
+ACTIVATIONS: Final = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed", "images")
 
 
@@ -155,8 +156,8 @@ def _check_width(content: dict[str, Any]) -> None:
     _check_list("units_at_least", units, len(permille), images)
     if sorted(units) != units:
         raise Rejected("units_at_least must not fall: a smaller error takes no fewer units")
-    if content["activation"] not in ("relu", "identity"):
-        raise Rejected(f"activation is {short(content['activation'])}, it must be relu or identity")
+    if content["activation"] not in ACTIVATIONS:
+        raise Rejected(f"activation is {short(content['activation'])}, it must be one of {', '.join(ACTIVATIONS)}")
     if type(content["constant"]) is not bool:
         raise Rejected(f"constant is {short(content['constant'])}, not true or false")
     if type(content["pixel_mean"]) is not float or not abs(content["pixel_mean"]) <= 2.0**64:

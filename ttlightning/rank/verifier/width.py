@@ -92,9 +92,23 @@ def _features(content: dict[str, Any], weights: dict[str, "Tensor"], pixels: np.
     turned = _matrix(weights["features.linear.weight"]).transpose()
     bias = [arb(float(b)) for b in weights["features.linear.bias"]]
     found = [[z + b for z, b in zip(row, bias, strict=True)] for row in (centred * turned).tolist()]
-    if content["activation"] == "relu":
-        found = [[z.nonnegative_part() for z in row] for row in found]
+    found = [[_activated(z, content["activation"]) for z in row] for row in found]
     return [[*row, arb(1)] for row in found] if content["constant"] else found
+
+
+def _activated(z: arb, activation: str) -> arb:
+    """sigma(z), as torch defines it; gelu is z times the normal distribution function."""
+    if activation == "relu":
+        return z.nonnegative_part()
+    if activation == "gelu":
+        return z * (-z / arb(2).sqrt()).erfc() / 2
+    if activation == "sigmoid":
+        return (1 + (z / 2).tanh()) / 2
+    if activation == "softplus":
+        return z.exp().log1p()
+    if activation == "tanh":
+        return z.tanh()
+    return z.cos() if activation == "cos" else z
 
 
 def _scores(
