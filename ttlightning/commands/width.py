@@ -13,7 +13,7 @@ import torch
 from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.limits import out_of_range
-from ttlightning.rank.verifier.claims import Rejected
+from ttlightning.rank.verifier.claims import Rejected, agree
 from ttlightning.system.extras import needed_by
 
 
@@ -35,6 +35,7 @@ def prepare_width(
         trusted: classes that the checkpoint may name, as in ``--trust``.
     """
     from ttlightning.commands.parser import check_new_file
+    from ttlightning.networks.features import PatchFeatureMap
     from ttlightning.rank.certificates.width import width_certificate
     from ttlightning.runs.checkpoints import weights_sha256
     from ttlightning.runs.trained_networks import read_network
@@ -44,6 +45,8 @@ def prepare_width(
     beside = images_beside(output)
     check_new_file(beside, "--output")
     network = read_network(checkpoint, trusted)
+    if type(network.features) is not PatchFeatureMap:
+        raise UserError(f"a width is certified for PatchFeatureMap, {checkpoint} has {type(network.features).__name__}")
     patches = _of_files(network, given) if given else _of_test_set(checkpoint, images, trusted)
     if len(patches) < images:
         raise UserError(f"--width is {images}, there are {len(patches)} images")
@@ -62,8 +65,10 @@ def prepare_width(
 
 def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
     """Count a certificate of width again; ``Rejected`` or ``UserError`` as ``verify``."""
+    from ttlightning.networks.features import PatchFeatureMap
     from ttlightning.rank.verifier.width import verify_width
     from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
+    from ttlightning.runs.trained_networks import read_network
 
     beside = images_beside(file)
     most = 4 * content["images"] * content["sites"] * 2**20
@@ -73,6 +78,12 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
     except OSError as fault:
         raise UserError(f"its images {beside} cannot be read: {fault.strerror}") from fault
     state = read_checkpoint(checkpoint)["state_dict"]
+    network = read_network(checkpoint)
+    if not isinstance(network.features, PatchFeatureMap):
+        raise UserError(f"the features of {checkpoint} are not counted here")
+    agree("activation", content, network.features.activation)
+    agree("constant", content, network.features.constant)
+    agree("pixel_mean", content, network.pixel_mean)
     try:
         verify_width(content, state, weights_sha256(state), numbers)
     except MemoryError as fault:

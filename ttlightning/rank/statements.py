@@ -41,15 +41,25 @@ def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None
     ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
 
 
-def width_statement(permille: Sequence[int], units: Sequence[int], images: int) -> str:
-    """``permille``: errors in thousandths; ``units``: for each of them."""
+def width_statement(
+    permille: Sequence[int], units: Sequence[int], images: int, activation: str, pixel_mean: float
+) -> str:
+    """What holds for a network in exact arithmetic on given images.
+
+    Args:
+        permille: errors in thousandths.
+        units: for each of them.
+        images: K.
+        activation: of the feature map.
+        pixel_mean: what the feature map subtracts.
+    """
     each = ", ".join(f"{count} for {error / 10:g} %" for error, count in zip(permille, units, strict=True))
     return (
         f"Every shallow network, whatever its features, that stays within an error of the scores of the network with "
-        f"these weights on the {images} x {images} images that take the odd patches of one of {images} images and the "
-        f"even patches of another has at least so many hidden units: {each}. The error is the root mean square over "
-        "these images and the classes, as a fraction of that of the scores, which are taken minus their mean over the "
-        "classes."
+        f"these weights and the features {activation}(A (x - {pixel_mean!r}) + b), in exact arithmetic, on the "
+        f"{images} x {images} images that take the odd patches of one of {images} images and the even patches of "
+        f"another, has at least so many hidden units: {each}. The error is the root mean square over these images and "
+        "the classes, as a fraction of that of the scores, which are taken minus their mean over the classes."
     )
 
 

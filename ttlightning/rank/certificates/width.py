@@ -54,11 +54,11 @@ def width_certificate(
         UserError: if the network's arithmetic has no error bound, or a size is outside the table of ``limits.py``.
     """
     format, features, images = network.format, network.features, len(patches)
-    activation = getattr(features, "activation", type(features).__name__)
+    activation = getattr(features, "activation", None)
     if activation not in ACTIVATIONS or format.roundings() is None:
         raise UserError(
-            f"a width is certified for the formats and feature maps of this package, not for {format.name} with "
-            f"{activation}"
+            "a width is certified for the formats and the feature map of this package, not for "
+            f"{format.name} with {type(features).__name__}"
         )
     weights = dict(network.named_parameters())
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
@@ -70,7 +70,9 @@ def width_certificate(
         found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
     curve = width_curve(*side_by_side(without_common(mixed_scores(format, found, error))))
     units = [curve.width(each / 1000) for each in permille]
-    return heading("width", width_statement(permille, units, images), mode_size, rank, sites) | {
+    return heading(
+        "width", width_statement(permille, units, images, activation, network.pixel_mean), mode_size, rank, sites
+    ) | {
         "weights_sha256": sha256,
         "images": images,
         "images_sha256": images_sha256,

@@ -162,7 +162,11 @@ def _check_width(content: dict[str, Any]) -> None:
         raise Rejected(f"constant is {short(content['constant'])}, not true or false")
     if type(content["pixel_mean"]) is not float or not abs(content["pixel_mean"]) <= 2.0**64:
         raise Rejected(f"pixel_mean is {short(content['pixel_mean'])}, not a number of at most 2^64")
-    agree("statement", content, width_statement(permille, units, images))
+    agree(
+        "statement",
+        content,
+        width_statement(permille, units, images, content["activation"], content["pixel_mean"]),
+    )
 
 
 def closed_form(n: int, r: int, d: int) -> int:
