@@ -13,44 +13,51 @@ Found = dict[str, Any]
 
 def table(found: Found) -> str:
     """A line for every network, then one for every imitator."""
-    points, size = found["points"].values(), found["settings"]["images"]
-    lines = [
-        f"Units of a shallow network that stays within an error (root mean square, relative) of the scores on {size} x "
-        f"{size} mixed test images, at least. B, C: effective rank of the class tensors, the smallest and the largest, "
-        "plain and weighted by the data.",
-        "",
-        "| data | cores | r | state | test % | exact | 50 % | 30 % | 10 % | 3 % | 1 % | B | C | weights | data SHA-256 |",
-        "|---" * 15 + "|",
+    points, size = list(found["points"].values()), found["settings"]["images"]
+    first = [
+        "data", "cores", "r", "state", "test %", "exact", "50 %", "30 %", "10 %", "3 %", "1 %", "B", "C", "weights",
+        "data SHA-256",
+    ]  # fmt: skip
+    second = [
+        "data", "cores", "r", "state", "R", "bound, mixed", "mixed: error on mixed", "on real", "test %",
+        "real: error on mixed", "on real", "test %", "weights",
+    ]  # fmt: skip
+    return (
+        f"At least so many units has a shallow network that stays within an error (root mean square, relative) of the "
+        f"scores on {size} x {size} mixed test images. B, C: effective ranks, the smallest and the largest of the "
+        "class tensors and that of all classes side by side; B plain, C weighted by the data.\n\n"
+        + _markdown(first, [_network(p) for p in points])
+        + "\n\nImitators: shallow networks of R units that were trained on the scores of mixed, and of real, training "
+        "images. Errors on test images; the bound is that for the mixed ones.\n\n"
+        + _markdown(second, [_imitator(p, *each) for p in points for each in p["imitators"].items()])
+        + "\n"
+    )
+
+
+def _markdown(titles: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in [titles, ["---"] * len(titles), *rows])
+
+
+def _network(p: Found) -> list[str]:
+    exact = "" if p["certified"] is None else in_figures(p["certified"])
+    ranks = [_span(p[name]) for name in ("effective_rank", "effective_rank_on_data")]
+    hashes = [p["weights_sha256"][:12], p["data_sha256"][:12]]
+    return [*_name(p), f"{100 * p['test_acc']:.2f}", exact, *map(str, p["width"].values()), *ranks, *hashes]
+
+
+def _imitator(p: Found, units: str, kinds: Found) -> list[str]:
+    both = [kinds["mixed"], kinds["real"]]
+    cells = [
+        text
+        for k in both
+        for text in (f"{k['error_on_mixed']:.3f}", f"{k['error_on_real']:.3f}", f"{100 * k['test_acc']:.2f}")
     ]
-    for p in points:
-        exact = "" if p["certified"] is None else in_figures(p["certified"])
-        widths = " | ".join(str(width) for width in p["width"].values())
-        lines.append(
-            f"| {p['data']} | {p['cores']} | {p['rank']} | {p['state']} | {100 * p['test_acc']:.2f} | {exact} | {widths} "
-            f"| {_span(p['effective_rank'])} | {_span(p['effective_rank_on_data'])} | {p['weights_sha256'][:12]} | "
-            f"{p['data_sha256'][:12]} |"
-        )
-    lines += [
-        "",
-        "Imitators: error of a shallow network of R units that was trained on the scores of mixed or of real training "
-        "images, measured on test images; beside it the bound for mixed images.",
-        "",
-        "| data | cores | r | state | R | bound, mixed | trained on mixed: mixed | real | test % | trained on real: mixed | "
-        "real | test % | weights |",
-        "|---" * 13 + "|",
-    ]
-    for p in points:
-        for units, kinds in p["imitators"].items():
-            cells = [
-                f"{k['error_on_mixed']:.3f} | {k['error_on_real']:.3f} | {100 * k['test_acc']:.2f}"
-                for k in (kinds["mixed"], kinds["real"])
-            ]
-            hashes = ", ".join(k["weights_sha256"][:12] for k in kinds.values())
-            lines.append(
-                f"| {p['data']} | {p['cores']} | {p['rank']} | {p['state']} | {units} | {bound_at(p, int(units)):.3f} | "
-                f"{' | '.join(cells)} | {hashes} |"
-            )
-    return "\n".join(lines) + "\n"
+    hashes = ", ".join(k["weights_sha256"][:12] for k in both)
+    return [*_name(p), units, f"{bound_at(p, int(units)):.3f}", *cells, hashes]
+
+
+def _name(p: Found) -> list[str]:
+    return [p["data"], p["cores"], str(p["rank"]), p["state"]]
 
 
 def bound_at(point: Found, units: int) -> float:
@@ -121,5 +128,5 @@ def _width_and_accuracy(panel: plt.Axes, points: list[Found]) -> None:
 def _span(values: list[float] | None) -> str:
     if values is None:
         return ""
-    low, high = min(values), max(values)
-    return f"{low:.3g} to {high:.3g}"
+    *classes, together = values
+    return f"{min(classes):.3g} to {max(classes):.3g}; {together:.3g}"
