@@ -5,8 +5,9 @@ score_y(f_1, ..., f_d) = sum over i_1..i_d of  W_y[i_1, ..., i_d] f_1[i_1] ... f
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import ClassVar, Final, NamedTuple, NoReturn
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -14,6 +15,10 @@ from ttlightning.errors import UserError
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.scales import scale_by_power_of_two
 from ttlightning.formats.modular import Field, Residues
+from ttlightning.formats.moments import chain_moments
+
+NUMBERS_AT_ONCE: Final = 4_000_000
+"""Features of a grid in memory at once, 32 MB in float64."""
 
 
 class StaircaseCores(NamedTuple):
@@ -75,6 +80,43 @@ class ScoreTensor(nn.Module, ABC):
 
         The mantissa is differentiable any number of times; the exponent is a constant.
         """
+
+    def scaled_scores_on_grid(
+        self, rows: Float[Tensor, "rows odd modes"], columns: Float[Tensor, "columns even modes"]
+    ) -> tuple[Float[Tensor, "rows columns classes"], Int[Tensor, "rows columns"]]:
+        """Mantissa and exponent of the scores at the odd sites of every row and the even sites of every column.
+
+        Sites are counted from 1. A format overrides it if it can share work between the pairs.
+        """
+        mantissas, exponents = [], []
+        for chunk in rows.split(max(1, NUMBERS_AT_ONCE // (len(columns) * self.sites * self.mode_size))):
+            features = columns.new_empty(len(chunk), len(columns), self.sites, self.mode_size)
+            features[:, :, 0::2] = chunk.unsqueeze(1)
+            features[:, :, 1::2] = columns.unsqueeze(0)
+            mantissa, exponent = self.scaled_scores(features.flatten(0, 1))
+            mantissas.append(mantissa.view(len(chunk), len(columns), self.classes))
+            exponents.append(exponent.view(len(chunk), len(columns)))
+        return torch.cat(mantissas), torch.cat(exponents)
+
+    def roundings(self) -> int | None:
+        """The most roundings that a term of a score passes through, for a proven error bound; None: not known.
+
+        For a format whose scores are sums of products of its parameters and features, each term with the coefficient 1.
+        """
+        return None
+
+    def spectral_moments(
+        self, metrics: Float[Tensor, "sites modes modes"]
+    ) -> tuple[Float[Tensor, " classes_and_all"], Float[Tensor, " classes_and_all"]] | None:
+        """tr(P P^T) and tr((P P^T)^2) of the odd/even matricization P of every class, and of all classes side by side.
+
+        Each with an arbitrary common scale c: the traces are times c and c^2. None: the format has no formula.
+
+        Args:
+            metrics: M_k, positive semidefinite; site k of the tensor is multiplied by M_k^(1/2).
+        """
+        cores = self.cores()
+        return None if cores is None else chain_moments(cores, metrics)
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from ttlightning.formats.initialization import gaussian
 from ttlightning.formats.kernels.derivatives import contract, gradients, in_full_precision
 from ttlightning.formats.kernels.scales import split_off_scales
 from ttlightning.formats.modular import Field, Residues, in_order_of_sites, multiply_in_pieces
+from ttlightning.formats.moments import Moments, sum_moments
 
 
 class CanonicalPolyadic(ScoreTensor):
@@ -77,6 +78,12 @@ class CanonicalPolyadic(ScoreTensor):
 
     def generic_rank(self) -> int:
         return generic_canonical_rank(self.mode_size, self.rank, self.sites)
+
+    def roundings(self) -> int:
+        return self.sites * (self.mode_size + 1) + self.rank
+
+    def spectral_moments(self, metrics: Float[Tensor, "sites modes modes"]) -> Moments:
+        return sum_moments(self.factors, self.weights, metrics)
 
     def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
         """U diag(c_y) V^T: U has the units' products over the odd sites, V those over the even sites."""

@@ -21,6 +21,7 @@ from ttlightning.formats.initialization import gaussian
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.tree import tree_scores, tree_values
 from ttlightning.formats.modular import Field, Residues, multiply_in_pieces
+from ttlightning.formats.moments import Moments, tree_moments
 
 
 class HierarchicalTucker(ScoreTensor):
@@ -95,6 +96,12 @@ class HierarchicalTucker(ScoreTensor):
 
     def generic_rank(self) -> int:
         return generic_tree_rank(self.mode_size, self.rank, self.sites)
+
+    def roundings(self) -> int:
+        return self.sites * self.mode_size + (self.sites - 1) * (self.rank**2 + 2)
+
+    def spectral_moments(self, metrics: Float[Tensor, "sites modes modes"]) -> Moments:
+        return tree_moments(self.leaves.expand(self.sites, -1, -1), list(self.nodes), self.root, metrics)
 
     def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
         """From the leaves to the root: a node joins every row of its left child with every row of its right child."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttlightning.formats.base import ScoreTensor, StaircaseCores, require_at_least
 from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
+from ttlightning.formats.grids import chain_on_grid
 from ttlightning.formats.initialization import INITIALIZATIONS
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.dispatch import chain_scores as scaled_chain_scores
@@ -94,6 +95,14 @@ class TensorTrain(ScoreTensor):
 
     def staircase_cores(self) -> StaircaseCores:
         return StaircaseCores(self.first, self.interior, self.last)
+
+    def roundings(self) -> int:
+        return self.sites * (self.mode_size * self.rank + self.mode_size + self.rank)
+
+    def scaled_scores_on_grid(
+        self, rows: Float[Tensor, "rows odd modes"], columns: Float[Tensor, "columns even modes"]
+    ) -> tuple[Float[Tensor, "rows columns classes"], Int[Tensor, "rows columns"]]:
+        return chain_on_grid(rows, columns, self.first, self.interior, self.last)
 
     def exact_scores(self, vectors: Sequence[Residues], field: Field) -> Iterable[Residues]:
         """Sum each core over the modes with the site's feature vectors, then multiply from left to right."""

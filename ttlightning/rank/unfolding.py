@@ -11,14 +11,12 @@ from itertools import product
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.rank.in_float64 import in_float64
 
-NUMBERS_AT_ONCE = 4_000_000
-"""Features in memory at once, 32 MB in float64."""
 LARGEST_MATRICIZATION = 100_000_000
 """Entries of the largest complete matricization, all classes, 800 MB in float64."""
 
@@ -78,41 +76,13 @@ def _on_sphere(
     return gaussian / gaussian.norm(dim=2, keepdim=True) * mode_size**0.5
 
 
-class _Scaled(nn.Module):
-    """A format's scaled scores as a module's forward, for ``functional_call`` with float64 weights.
-
-    A copy of the format is no substitute, because hooks of a profiler or a user cannot be copied.
-    """
-
-    def __init__(self, format: ScoreTensor) -> None:
-        super().__init__()
-        self.format = format
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.format.scaled_scores(features)
-
-
-@torch.no_grad()
 def _scores_on_grid(
     format: ScoreTensor,
     rows: Float[Tensor, "rows odd modes"],
     columns: Float[Tensor, "columns even modes"],
     common_scale: bool = True,
 ) -> Float[Tensor, "classes rows columns"]:
-    """Scores at the features of every row (odd sites) interleaved with those of every column (even sites)."""
-    exact = _Scaled(format)
-    tensors = {**dict(exact.named_parameters()), **dict(exact.named_buffers())}
-    tensors = {name: tensor.detach().to(device="cpu", dtype=torch.float64) for name, tensor in tensors.items()}
-    per_chunk = max(1, NUMBERS_AT_ONCE // (len(columns) * format.sites * format.mode_size))
-    parts = []
-    for chunk in rows.split(per_chunk):
-        features = columns.new_empty(len(chunk), len(columns), format.sites, format.mode_size)
-        features[:, :, 0::2] = chunk.unsqueeze(1)
-        features[:, :, 1::2] = columns.unsqueeze(0)
-        parts.append(functional_call(exact, tensors, (features.flatten(0, 1),)))
-    mantissa = torch.cat([m for m, _ in parts])
-    exponent = torch.cat([e for _, e in parts])
+    mantissa, exponent = in_float64(format, "scaled_scores_on_grid", rows, columns)
     if common_scale:
         exponent = exponent - exponent.max()
-    scores = torch.ldexp(mantissa, exponent.unsqueeze(1).expand_as(mantissa))
-    return scores.T.reshape(format.classes, len(rows), len(columns))
+    return torch.ldexp(mantissa, exponent.unsqueeze(2)).permute(2, 0, 1)

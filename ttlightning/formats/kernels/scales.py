@@ -33,7 +33,7 @@ def scales_of(values: Tensor, dim: int | tuple[int, ...]) -> tuple[Tensor, Tenso
     return fraction.div_(largest), exponents
 
 
-def split_off_scales(values: Tensor, dim: int = 1) -> tuple[Tensor, Tensor]:
+def split_off_scales(values: Tensor, dim: int | tuple[int, ...] = 1) -> tuple[Tensor, Tensor]:
     """Multiply in place by ``scales_of``; return the factors and the exponents that they undo."""
     scales, exponents = scales_of(values, dim)
     values.mul_(scales)

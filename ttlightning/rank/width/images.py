@@ -1,0 +1,81 @@
+r"""Scores on mixed images: the odd patches of one image with the even patches of another one.
+
+    S_y[i, j] = score of class y at the odd sites of image i and the even sites of image j
+
+A shallow network of R units has such matrices of rank at most R, whatever its feature maps are. Units are shared by the
+classes, so its K x (K C) matrix of all classes has rank at most R too.
+
+Rounding. A score is a sum of products of parameters and features. A term passes through at most m roundings, so a
+computed score differs from the exact one by at most gamma_m |S|, gamma_m = m u / (1 - m u), u = 2^-53, where |S| is the
+score of the absolute values of all parameters and features [Higham 2002, Sec. 3.1].
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttlightning.formats import ScoreTensor
+from ttlightning.rank.in_float64 import in_float64
+
+UNIT_ROUNDOFF = 2.0**-53
+
+
+class MixedScores(NamedTuple):
+    """Scores on K^2 mixed images, all divided by one power of two."""
+
+    scores: Float[Tensor, "classes images images"]
+    error: Float[Tensor, " classes"] | None
+    """Proven bound on the Frobenius norm of each class's rounding errors; None: the format's arithmetic is unknown."""
+
+
+def mixed_scores(
+    format: ScoreTensor, features: Float[Tensor, "images sites modes"], proven: bool = True
+) -> MixedScores:
+    """S_y of all classes, in float64.
+
+    Args:
+        format: the weight tensors.
+        features: of the images, as numbers without error: ``network.embed(patches)``.
+        proven: whether to bound the rounding errors too, which takes as long again.
+    """
+    rows, columns = features[:, 0::2], features[:, 1::2]
+    scores, scale = _common(*in_float64(format, "scaled_scores_on_grid", rows, columns))
+    roundings = format.roundings()
+    if not proven or roundings is None:
+        return MixedScores(scores, None)
+    size, its_scale = _common(*in_float64(format, "scaled_scores_on_grid", rows, columns, absolute=True))
+    norms = torch.ldexp(size.flatten(1).norm(dim=1), torch.tensor(its_scale - scale))
+    del size
+    tiny = torch.finfo(torch.float64).tiny * len(features)  # scores that the common scale takes out of range
+    return MixedScores(scores, 1.01 * gamma(roundings) * norms + tiny)
+
+
+def gamma(roundings: int) -> float:
+    """The relative error of so many roundings, m u / (1 - m u)."""
+    return roundings * UNIT_ROUNDOFF / (1 - roundings * UNIT_ROUNDOFF)
+
+
+def without_common(mixed: MixedScores) -> MixedScores:
+    """Minus the mean over the classes: a function that is common to all classes changes no decision and no softmax."""
+    scores, error = mixed
+    if error is not None:
+        size = scores.flatten(1).norm(dim=1)
+        mean = error.mean() + size.mean()  # of the mean over the classes, a bound
+        error = error + error.mean() + 1.01 * gamma(len(scores) + 2) * (size + mean)
+    return MixedScores(scores - scores.mean(0, keepdim=True), error)
+
+
+def side_by_side(mixed: MixedScores) -> tuple[Float[Tensor, "images columns"], float | None]:
+    """The K x (K C) matrix of all classes, and the bound on the Frobenius norm of its errors."""
+    scores, error = mixed
+    together = scores.permute(1, 0, 2).reshape(scores.shape[1], -1)
+    return together, None if error is None else 1.01 * float(error.norm())
+
+
+def _common(mantissa: Tensor, exponent: Tensor) -> tuple[Float[Tensor, "classes images images"], int]:
+    """The scores over one power of two, and its exponent."""
+    sizes = torch.frexp(mantissa.abs().amax(2)).exponent + exponent
+    scale = int(sizes.max())
+    return torch.ldexp(mantissa, (exponent - scale).unsqueeze(2)).permute(2, 0, 1), scale
