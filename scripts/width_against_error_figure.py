@@ -16,7 +16,7 @@ def table(found: Found) -> str:
     points, size = list(found["points"].values()), found["settings"]["images"]
     first = [
         "data", "cores", "r", "state", "test %", "exact", "50 %", "30 %", "10 %", "3 %", "1 %", "B", "C", "weights",
-        "data SHA-256",
+        "data SHA-256", "bound",
     ]  # fmt: skip
     second = [
         "data", "cores", "r", "state", "R", "bound, mixed", "mixed: error on mixed", "on real", "test %",
@@ -41,8 +41,8 @@ def _markdown(titles: list[str], rows: list[list[str]]) -> str:
 def _network(p: Found) -> list[str]:
     exact = "" if p["certified"] is None else in_figures(p["certified"])
     ranks = [_span(p[name]) for name in ("effective_rank", "effective_rank_on_data")]
-    hashes = [p["weights_sha256"][:12], p["data_sha256"][:12]]
-    return [*_name(p), f"{100 * p['test_acc']:.2f}", exact, *map(str, p["width"].values()), *ranks, *hashes]
+    last = [p["weights_sha256"][:12], p["data_sha256"][:12], "proven" if p["proven"] else "measured"]
+    return [*_name(p), f"{100 * p['test_acc']:.2f}", exact, *map(str, p["width"].values()), *ranks, *last]
 
 
 def _imitator(p: Found, units: str, kinds: Found) -> list[str]:

@@ -13,6 +13,7 @@ from conftest import assert_one_line, read_wandb
 from ttlightning.comparison.records import settings
 from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import compare
+from ttlightning.comparison.tables import NOTHING
 from ttlightning.errors import UserError
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--wandb.mode=offline")
@@ -157,7 +158,7 @@ def test_files_hold_what_is_printed(command):
     [line] = table_of(done.stdout)
     assert line == {
         "name": "eq", "seeds": "2", "parameters": "1,234", "train %": "80.00 ± 0.00", "val %": "70.00 ± 0.00",
-        "test %": "60.00 ± 127.06", "CP-rank ≥": "12", "10 % ≥": "8", "1 % ≥": "–",
+        "test %": "60.00 ± 127.06", "CP-rank ≥": "12", "10 % ≥": "8", "1 % ≥": NOTHING,
             "seconds": "3.0",
     }  # fmt: skip
 
