@@ -43,6 +43,7 @@ def centred(scores: Float[Tensor, "*batch classes"]) -> Float[Tensor, "*batch cl
     return scores - scores.mean(-1, keepdim=True)
 
 
+@torch.no_grad()
 def relative_error(scores: Tensor, target: Tensor) -> float:
     """Root mean square of the difference over that of the target, both centred over the classes, the last axis."""
     target = centred(target.double())

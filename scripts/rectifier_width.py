@@ -9,9 +9,9 @@ A tensor train and the generalized one with xi(x, y) = max(x, y, 0) [Khrulkov, H
     rectifiers    h_k[b] = sum_{i,a} G_k[i, a, b] max(f_i(x_k), h_{k-1}[a], 0)
 
 The second is not linear in f(x_k). It has no weight tensor, so no CP-rank, no matricization and no certificate: it is
-no ``ScoreTensor``. It has grid tensors, the scores at chosen templates. Mixed images are such templates, and the bound of
-rank/width/curve.py asks nothing of the network that is imitated: no sum of R products of any functions of the odd and
-of the even patches comes nearer. (A sum of R rectified units is another class, which no rank bounds.)
+no ``ScoreTensor``. It has grid tensors, the scores at chosen templates. Mixed images are such templates, and the bound
+of rank/width/curve.py asks nothing of the network that is imitated: no sum of R products of any functions of the odd
+and of the even patches comes nearer. A sum of R rectified units is another class, which no rank bounds.
 
 Both are trained here by the same loop, for equal and for different cores: Adam, batch 64, learning rate 2e-3. Every
 network is saved in OUTPUT.json, and a stopped script goes on behind the last one. Writes OUTPUT.json, .md, .png.
