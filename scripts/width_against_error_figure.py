@@ -1,5 +1,7 @@
 """Table and figure of scripts/width_against_error.py."""
 
+import math
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ def table(found: Found) -> str:
         f"scores on {size} x {size} mixed test images. B, C: effective ranks, the smallest and the largest of the "
         "class tensors and that of all classes side by side; B plain, C weighted by the data.\n\n"
         + _markdown(first, [_network(p) for p in points])
+        + "\n\n"
+        + _does_accuracy_follow(points)
         + "\n\nImitators: shallow networks of R units that were trained on the scores of mixed, and of real, training "
         "images. Errors on test images; the bound is that for the mixed ones.\n\n"
         + _markdown(second, [_imitator(p, *each) for p in points for each in p["imitators"].items()])
@@ -58,6 +62,32 @@ def _imitator(p: Found, units: str, kinds: Found) -> list[str]:
 
 def _name(p: Found) -> list[str]:
     return [p["data"], p["cores"], str(p["rank"]), p["state"]]
+
+
+def _does_accuracy_follow(points: list[Found]) -> str:
+    """Rank correlations of test accuracy with width and with exact rank, over the networks after one epoch or more."""
+    lines = []
+    for name in dict.fromkeys(p["data"] for p in points):
+        mine = [p for p in points if p["data"] == name and p["certified"] is not None]
+        accuracy = [p["test_acc"] for p in mine]
+        with_width = rank_correlation(accuracy, [p["width"]["0.1"] for p in mine])
+        with_rank = rank_correlation(accuracy, [p["certified"] for p in mine])
+        lines.append(
+            f"{name}: over {len(mine)} networks after one epoch or more, Spearman's correlation of test accuracy is "
+            f"{with_width:.2f} with the width at 10 %, {with_rank:.2f} with the certified rank.  "
+        )
+    return "\n".join(lines)
+
+
+def rank_correlation(first: list[float], second: list[float]) -> float:
+    """Pearson's correlation of the ranks, equal values with their mean rank; nan if a list has one value only."""
+    ranks = []
+    for values in (first, second):
+        ordered = sorted(values)
+        ranks.append([ordered.index(v) + (ordered.count(v) - 1) / 2 for v in values])
+    if min(len(set(r)) for r in ranks) < 2:
+        return math.nan
+    return statistics.correlation(*ranks)
 
 
 def bound_at(point: Found, units: int) -> float:

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import runpy
@@ -14,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from ttlightning import CanonicalPolyadic, HierarchicalTucker
 from ttlightning.commands.studies import Job, Outcome
@@ -212,6 +214,15 @@ def test_width_against_error(script, tmp_path):
     written = (tmp_path / "width.json").stat().st_mtime_ns
     assert script("width_against_error.py", *words) == said
     assert (tmp_path / "width.json").stat().st_mtime_ns == written
+
+
+def test_rank_correlation(monkeypatch):
+    """Spearman's, as SciPy has it, also with ties; without spread there is none."""
+    figure = module("width_against_error_figure", monkeypatch)
+    first, second = [0.1, 0.5, 0.5, 0.9, 0.2], [3, 40, 7, 40, 2]
+    assert figure.rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    assert figure.rank_correlation(first, [0.1, 5, 5, 70, 0.2]) == pytest.approx(1)
+    assert math.isnan(figure.rank_correlation(first, [1] * 5))
 
 
 def test_imitators_see_mixed_images(monkeypatch):
