@@ -27,6 +27,8 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--rank", type=int | None, help="r")
     parser.add_argument("--sites", type=int | None, help="d")
     parser.add_argument("--sampled", type=int | None, help="K: from K x K scores instead of the staircase")
+    parser.add_argument("--width", type=int | None, help="K: the width within an error of the scores on K x K images")
+    parser.add_argument("--images", type=list[Path], default=[], help="pictures for --width, not the run's test set")
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
     parser.add_argument("--output", type=Path | None, help="file to write")
     parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
@@ -51,8 +53,9 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     if options.source is None:
         if None in sizes:
             raise UserError("certify needs a run directory or a checkpoint, or all of --mode_size, --rank and --sites")
-        if options.sampled is not None:
-            raise UserError("--sampled is for a trained network: name a run directory or a checkpoint")
+        for name in ("sampled", "width"):
+            if getattr(options, name) is not None:
+                raise UserError(f"--{name} is for a trained network: name a run directory or a checkpoint")
         n, r, d = sizes
         output = options.output or Path(f"generic-n{n}-r{r}-d{d}.json")
         return output, lambda: generic_certificate(n, r, d, options.seed)
@@ -61,12 +64,16 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     with signals.importing():  # torch, which a generic certificate does without
         from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
+    run = Run(options.source if options.source.is_dir() else file.parent)
+    if options.width is None and options.images:
+        raise UserError("--images is for --width")
+    if options.width is not None:
+        return _prepare_width(options, file, run, trusted)
     format, sha256 = read_format(file, trusted)
     if options.sampled is None and format.staircase_cores() is None:
         raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
-    run = Run(options.source if options.source.is_dir() else file.parent)
-    output = options.output or run.new_certificate_file(options.sampled)
-    origin = {"checkpoint": Path(os.path.relpath(file, output.parent)).as_posix()}
+    output = options.output or run.new_certificate_file("sampled", options.sampled)
+    origin = _origin(file, output)
 
     def make() -> Certificate:
         if options.sampled is None:
@@ -75,3 +82,19 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         return sampled_certificate(format, sha256, options.sampled, options.seed, workers=workers) | origin
 
     return output, make
+
+
+def _prepare_width(
+    options: Any, file: Path, run: Run, trusted: Sequence[str]
+) -> tuple[Path, Callable[[], Certificate]]:
+    if options.sampled is not None:
+        raise UserError("--sampled and --width are two kinds of certificates: choose one")
+    with signals.importing():
+        from ttlightning.commands.width import prepare_width
+    output = options.output or run.new_certificate_file("width", options.width)
+    count = prepare_width(file, options.width, options.images, output, trusted)
+    return output, lambda: count() | _origin(file, output)
+
+
+def _origin(checkpoint: Path, output: Path) -> Certificate:
+    return {"checkpoint": Path(os.path.relpath(checkpoint, output.parent)).as_posix()}

@@ -160,6 +160,8 @@ def certify(
     output: str | Path | None = None,
     *,
     sampled: int | None = None,
+    width: int | None = None,
+    images: Sequence[str | Path] = (),
     seed: int = 0,
     trust: Sequence[str] = (),
 ) -> "Certificate":
@@ -167,13 +169,18 @@ def certify(
 
     Args:
         sampled: K, from K x K scores instead of the staircase.
+        width: K, the width within an error of the scores on K x K mixed images; it needs ``output``.
+        images: pictures for ``width``, in place of the run's test set.
         seed: seed of the sampled features.
     """
     from ttlightning.commands.certify import prepare
     from ttlightning.commands.parser import check_new_file
     from ttlightning.rank.certificates.files import write_certificate
 
+    if width is not None and output is None:
+        raise UserError("a certificate of width is written beside its images: name a file as output")
     asked = dict.fromkeys(("mode_size", "rank", "sites")) | {"sampled": sampled, "seed": seed}
+    asked |= {"width": width, "images": [Path(image) for image in images]}
     file, make = prepare(Namespace(source=Path(source), output=output and Path(output), **asked), trust)
     if output is not None:
         check_new_file(file, "output")

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,9 +14,6 @@ from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certif
 from ttlightning.rank.verifier.verification import verify
 from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
-
-if TYPE_CHECKING:
-    from ttlightning.runs.trained_formats import TrainedFormat
 
 
 def main(args: Sequence[str]) -> int:
@@ -43,13 +40,9 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
     try:
         content = read_certificate(file)
         check_claims(content)
-        network = find_network(content, file, checkpoint)
+        source = None if content["kind"] == "generic" else find_checkpoint(content, file, checkpoint)
         with Console(stderr=True).status(escape(_plain(f"counting {file.name}"))):
-            if network is None:
-                verify(content)
-            else:
-                format, sha256 = network
-                verify(content, dict(format.named_parameters()), sha256, format.sites)
+            count(content, file, source)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")
     except UserError as why:
@@ -57,22 +50,32 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
     return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
-def find_network(content: dict[str, object], file: Path, given: Path | None) -> "TrainedFormat | None":
-    """The network of a certificate: ``given``, or at the path in the certificate; None for a generic certificate."""
-    if content["kind"] == "generic":
-        return None
+def count(content: dict[str, Any], file: Path, checkpoint: Path | None) -> None:
+    """Count the claims again; ``checkpoint`` is that of the network, None for a generic certificate."""
+    if checkpoint is None:
+        verify(content)
+        return
+    with signals.importing():  # torch, which a generic certificate does without
+        from ttlightning.commands.width import check_width
+        from ttlightning.runs.trained_formats import read_format
+    if content["kind"] == "width":
+        check_width(content, file, checkpoint)
+    else:
+        format, sha256 = read_format(checkpoint)
+        verify(content, dict(format.named_parameters()), sha256, format.sites)
+
+
+def find_checkpoint(content: dict[str, Any], file: Path, given: Path | None) -> Path:
+    """The checkpoint of a certificate's network: ``given``, or the path in the certificate."""
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
-    with signals.importing():  # torch, which a generic certificate does without
-        from ttlightning.runs.trained_formats import read_format
     path = file.parent / str(content["checkpoint"]) if given is None else given
     try:
         if given is None and not path.exists():
             raise UserError(f"it is for the checkpoint {path}, which is not there; name it with --checkpoint")
-        checkpoint = checkpoint_file(path)
+        return checkpoint_file(path)
     except (OSError, RuntimeError) as fault:  # a name too long, a folder without permission, an unknown user
         raise UserError(f"the checkpoint {path} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
-    return read_format(checkpoint)
 
 
 def _plain(line: str) -> str:

@@ -14,7 +14,7 @@ from ttlightning.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST: Final = {"mode_size": 1, "rank": 1, "sites": 2, "classes": 1, "size": 1, "seed": 0}
+LEAST: Final = {"mode_size": 1, "rank": 1, "sites": 2, "classes": 1, "size": 1, "seed": 0, "images": 2}
 LARGEST: Final = {
     "mode_size": 100_000,
     "rank": 100_000,
@@ -22,10 +22,12 @@ LARGEST: Final = {
     "classes": 100_000,
     "size": 4096,
     "seed": 2**63 - 1,
+    "images": 1024,
 }
 WEIGHT_TYPES: Final = ("float16", "bfloat16", "float32", "float64")
 """Types of weights that have an exact image modulo a prime."""
 MOST_PRIMES: Final = 8
+MOST_WIDTHS: Final = 20
 LARGEST_PRIME: Final = 2**64
 SMALL_PRIME: Final = 2**31
 """Below it, a product of two residues fits 64 bits; sampled certificates use only such primes."""
@@ -48,6 +50,8 @@ LARGE_PRIME: Final = 40
 """Factor on the time of an elimination if the prime is not below ``SMALL_PRIME``."""
 COLUMN: Final = 50_000
 """Steps of one column of an elimination, at least."""
+BALL: Final = 100
+"""Steps to multiply and add two balls."""
 EXACT_IMAGE: Final = 2000
 """Steps of one weight's image modulo a prime."""
 
@@ -152,6 +156,25 @@ def sample_excess(
     vectors = PYTHON * (sum(counts) * mode_size * width + max(counts) * numbers)
     scores = size**2 * (classes * (size + 10 * rank) + joins)
     return _too_much(len(primes) * (scores + vectors + EXACT_IMAGE * numbers))
+
+
+def width_excess(
+    weights: Mapping[str, "Tensor"], images: int, sites: int, mode_size: int, rank: int, classes: int
+) -> str | None:
+    """Why a width is too much to count; None if it is not.
+
+    Args:
+        weights: the parameters of the network, by name.
+        images: K.
+        sites: d.
+        mode_size: n.
+        rank: r.
+        classes: C.
+    """
+    pair = sites * (rank**3 if "format.leaves" in weights else rank**2) + classes * rank**2
+    features = images * sites * mode_size * (rank**2 + weights["features.linear.weight"].shape[1])
+    algebra = images**3 * (classes + 6)
+    return _too_much(BALL * (images**2 * pair + features + algebra))
 
 
 def _too_much(work: int) -> str | None:

@@ -8,7 +8,7 @@ from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 TITLE: Final = "ttlightning rank certificate"
 VERSION: Final = 2
 """Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``."""
-KINDS: Final = ("generic", "checkpoint", "sampled")
+KINDS: Final = ("generic", "checkpoint", "sampled", "width")
 
 
 def heading(kind: str, statement: str, mode_size: int, rank: int, sites: int) -> dict[str, Any]:
@@ -39,6 +39,18 @@ def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None
         f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
         f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
     ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
+
+
+def width_statement(permille: Sequence[int], units: Sequence[int], images: int) -> str:
+    """``permille``: errors in thousandths; ``units``: for each of them."""
+    each = ", ".join(f"{count} for {error / 10:g} %" for error, count in zip(permille, units, strict=True))
+    return (
+        f"Every shallow network, whatever its features, that stays within an error of the scores of the network with "
+        f"these weights on the {images} x {images} images that take the odd patches of one of {images} images and the "
+        f"even patches of another has at least so many hidden units: {each}. The error is the root mean square over "
+        "these images and the classes, as a fraction of that of the scores, which are taken minus their mean over the "
+        "classes."
+    )
 
 
 def _number(bound: int) -> str:

@@ -149,9 +149,9 @@ class Run:
         except (OSError, csv.Error, UnicodeDecodeError) as fault:
             raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
 
-    def new_certificate_file(self, sampled: int | None) -> Path:
-        """Default output of ``certify``, by the staircase or from a sample of scores: beside the rank checks."""
-        name = self.certificate_file.name if sampled is None else f"certificate-sampled-{sampled}.json"
+    def new_certificate_file(self, kind: str, size: int | None) -> Path:
+        """Default output of ``certify``, by the staircase or of a kind with a size: beside the rank checks."""
+        name = self.certificate_file.name if size is None else f"certificate-{kind}-{size}.json"
         return (self.certificate_file.parent if self.certificate_file.parent.is_dir() else self.path) / name
 
     def new_export(self, kind: str) -> Path:

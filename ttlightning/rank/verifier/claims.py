@@ -16,21 +16,35 @@ from ttlightning.rank.limits import (
     LARGEST_FILE,
     LARGEST_PRIME,
     MOST_PRIMES,
+    MOST_WIDTHS,
     out_of_range,
     staircase_excess,
     stated,
 )
-from ttlightning.rank.statements import KINDS, TITLE, VERSION, checkpoint_statement, generic_statement
+from ttlightning.rank.statements import (
+    KINDS,
+    TITLE,
+    VERSION,
+    checkpoint_statement,
+    generic_statement,
+    width_statement,
+)
 from ttlightning.rank.verifier.arithmetic import is_prime
 
-HEAD: Final = ("certificate", "version", "kind", "statement", "mode_size", "rank", "sites", "primes", "ranks")
+HEAD: Final = ("certificate", "version", "kind", "statement", "mode_size", "rank", "sites")
+COUNTED: Final = (*HEAD, "primes", "ranks", "cp_rank_at_least")
 FIELDS: Final = {
-    "generic": (*HEAD, "seed", "cp_rank_at_least"),
-    "checkpoint": (*HEAD, "weights_sha256", "slices", "cp_rank_at_least"),
-    "sampled": (*HEAD, "weights_sha256", "size", "seed", "cp_rank_at_least"),
+    "generic": (*COUNTED, "seed"),
+    "checkpoint": (*COUNTED, "weights_sha256", "slices"),
+    "sampled": (*COUNTED, "weights_sha256", "size", "seed"),
+    "width": (
+        *(*HEAD, "weights_sha256", "images", "images_sha256", "activation", "constant", "pixel_mean"),
+        *("permille", "units_at_least"),
+    ),
 }
 """The fields of each kind. A certificate of a network may also have the path of its ``checkpoint``."""
-SIZES: Final = ("mode_size", "rank", "sites", "size", "seed")
+ACTIVATIONS: Final = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
+SIZES: Final = ("mode_size", "rank", "sites", "size", "seed", "images")
 
 
 class Rejected(Exception):
@@ -81,12 +95,15 @@ def check_claims(content: dict[str, Any]) -> None:
         if name in content:
             _check_integer(name, content[name])
             _reject(out_of_range(**{name: content[name]}))
-    _check_primes(content["primes"])
-    for name in ("statement", "weights_sha256", "checkpoint"):
+    for name in ("statement", "weights_sha256", "images_sha256", "activation", "checkpoint"):
         if name in content and type(content[name]) is not str:
             raise Rejected(f"{name} is {short(content[name])}, not a text")
     if "checkpoint" in content:
         _check_path(content["checkpoint"])
+    if kind == "width":
+        _check_width(content)
+        return
+    _check_primes(content["primes"])
     _check_bounds(content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
 
@@ -127,6 +144,25 @@ def _check_sampled(content: dict[str, Any]) -> None:
     for of_prime in ranks:
         _check_list("ranks", of_prime, classes, size)
     agree("cp_rank_at_least", content, [max(of_class) for of_class in zip(*ranks, strict=True)])
+
+
+def _check_width(content: dict[str, Any]) -> None:
+    permille, units, images = (content[name] for name in ("permille", "units_at_least", "images"))
+    if type(permille) is not list or not 1 <= len(permille) <= MOST_WIDTHS:
+        raise Rejected(f"permille must be a list of one to {MOST_WIDTHS}")
+    _check_list("permille", permille, len(permille), 999)
+    if 0 in permille or sorted({*permille}, reverse=True) != permille:
+        raise Rejected("permille must fall, and be above 0")
+    _check_list("units_at_least", units, len(permille), images)
+    if sorted(units) != units:
+        raise Rejected("units_at_least must not fall: a smaller error takes no fewer units")
+    if content["activation"] not in ACTIVATIONS:
+        raise Rejected(f"activation is {short(content['activation'])}, it must be one of {', '.join(ACTIVATIONS)}")
+    if type(content["constant"]) is not bool:
+        raise Rejected(f"constant is {short(content['constant'])}, not true or false")
+    if type(content["pixel_mean"]) is not float or not abs(content["pixel_mean"]) <= 2.0**64:
+        raise Rejected(f"pixel_mean is {short(content['pixel_mean'])}, not a number of at most 2^64")
+    agree("statement", content, width_statement(permille, units, images))
 
 
 def closed_form(n: int, r: int, d: int) -> int:

@@ -7,7 +7,8 @@ classes, so its K x (K C) matrix of all classes has rank at most R too.
 
 Rounding. A score is a sum of products of parameters and features. A term passes through at most m roundings, so a
 computed score differs from the exact one by at most gamma_m |S|, gamma_m = m u / (1 - m u), u = 2^-53, where |S| is the
-score of the absolute values of all parameters and features [Higham 2002, Sec. 3.1].
+score of the absolute values of all parameters and features [Higham 2002, Sec. 3.1]. Features f that are known up to d
+move it by at most |S|(|f| + d) - |S|(|f|).
 """
 
 from typing import NamedTuple
@@ -31,25 +32,35 @@ class MixedScores(NamedTuple):
 
 
 def mixed_scores(
-    format: ScoreTensor, features: Float[Tensor, "images sites modes"], proven: bool = True
+    format: ScoreTensor,
+    features: Float[Tensor, "images sites modes"],
+    feature_error: Float[Tensor, "images sites modes"] | None = None,
+    proven: bool = True,
 ) -> MixedScores:
     """S_y of all classes, in float64.
 
     Args:
         format: the weight tensors.
-        features: of the images, as numbers without error: ``network.embed(patches)``.
-        proven: whether to bound the rounding errors too, which takes as long again.
+        features: of the images.
+        feature_error: bounds on the distances of the features from the exact ones; None: they are exact.
+        proven: whether to bound the errors too, which takes as long again.
     """
-    rows, columns = features[:, 0::2], features[:, 1::2]
-    scores, scale = _common(*in_float64(format, "scaled_scores_on_grid", rows, columns))
+    scores, scale = _on_grid(format, features, absolute=False)
     roundings = format.roundings()
     if not proven or roundings is None:
         return MixedScores(scores, None)
-    size, its_scale = _common(*in_float64(format, "scaled_scores_on_grid", rows, columns, absolute=True))
-    norms = torch.ldexp(size.flatten(1).norm(dim=1), torch.tensor(its_scale - scale))
-    del size
+
+    def size(of: Tensor) -> Tensor:
+        sizes, its_scale = _on_grid(format, of, absolute=True)
+        return torch.ldexp(sizes, torch.tensor(its_scale - scale))
+
+    sizes = size(features)
+    error = 1.01 * gamma(roundings) * sizes.flatten(1).norm(dim=1)
+    if feature_error is not None:
+        moved = size(features.double().abs() + feature_error)
+        error += 1.01 * ((moved - sizes).flatten(1).norm(dim=1) + 2 * gamma(roundings) * moved.flatten(1).norm(dim=1))
     tiny = torch.finfo(torch.float64).tiny * len(features)  # scores that the common scale takes out of range
-    return MixedScores(scores, 1.01 * gamma(roundings) * norms + tiny)
+    return MixedScores(scores, error + tiny)
 
 
 def gamma(roundings: int) -> float:
@@ -74,8 +85,12 @@ def side_by_side(mixed: MixedScores) -> tuple[Float[Tensor, "images columns"], f
     return together, None if error is None else 1.01 * float(error.norm())
 
 
-def _common(mantissa: Tensor, exponent: Tensor) -> tuple[Float[Tensor, "classes images images"], int]:
+def _on_grid(
+    format: ScoreTensor, features: Float[Tensor, "images sites modes"], absolute: bool
+) -> tuple[Float[Tensor, "classes images images"], int]:
     """The scores over one power of two, and its exponent."""
+    rows, columns = features[:, 0::2], features[:, 1::2]
+    mantissa, exponent = in_float64(format, "scaled_scores_on_grid", rows, columns, absolute=absolute)
     sizes = torch.frexp(mantissa.abs().amax(2)).exponent + exponent
     scale = int(sizes.max())
     return torch.ldexp(mantissa, (exponent - scale).unsqueeze(2)).permute(2, 0, 1), scale
