@@ -38,6 +38,7 @@ def record(test=0.9, seed=0, place="", sha=None, data="mnist", data_sha="d", fal
         parameters=100,
         weights_sha256=sha or f"{whole['model']}{seed}{test}",
         certified=certified,
+        widths={},
         seconds=2.0,
         commit=None,
         date=None,
@@ -59,7 +60,7 @@ def write_run(folder: Path, test=0.9, seed=0, sha=None, data="mnist", data_sha="
         "parameters": 1234,
         "weights_sha256": sha or f"{folder}".rjust(64, "0"),
         "seconds": 3.0,
-        "rank": {"certified": [20, 12, 20]},
+        "rank": {"certified": [20, 12, 20], "width_images": 64, "width_10_percent": 7 + 2 * seed},
     }
     (folder / "result.json").write_text(json.dumps(result))
     rows = "0,,0.5,\n0,1.5,,\n1,,0.7,\n1,0.9,,\n2,,,0.9\n"

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import runpy
@@ -14,10 +15,13 @@ from types import ModuleType
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
-from ttlightning import HierarchicalTucker
+from ttlightning import CanonicalPolyadic, HierarchicalTucker
 from ttlightning.commands.studies import Job, Outcome
 from ttlightning.errors import UserError
+from ttlightning.networks.features import PatchFeatureMap
+from ttlightning.networks.network import Network
 from ttlightning.rank.verifier.verification import read_certificate, verify
 from ttlightning.runs.run import Run
 from ttlightning.runs.trained_formats import read_format
@@ -187,6 +191,86 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
         runs.append(Run(tmp_path / str(number)))
     [row] = sweep.collect(points, runs)
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
+
+
+@pytest.mark.slow
+def test_width_against_error(script, tmp_path):
+    """No imitator is below the bound on mixed images; once more, and nothing is made again."""
+    words = ("--quick", "--jobs=2", "--output=width")
+    said = script("width_against_error.py", *words)
+    assert said == (tmp_path / "width.md").read_text()
+    found = json.loads((tmp_path / "width.json").read_text())
+    states = {(p["cores"], p["state"]) for p in found["points"].values()}
+    assert states == {(c, s) for c in ("equal", "different") for s in ("epoch 1", "epoch 0", "Gaussian cores")}
+    for point in found["points"].values():
+        assert len(point["bound"]) == 65
+        assert point["bound"] == sorted(point["bound"], reverse=True)
+        for units, kinds in point["imitators"].items():
+            assert all(kind["error_on_mixed"] >= point["bound"][int(units)] > 0 for kind in kinds.values())
+    trained = {p["weights_sha256"] for p in found["points"].values() if p["state"] == "epoch 1"}
+    results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
+    assert trained == {result["weights_sha256"] for result in results}
+    assert (tmp_path / "width.png").stat().st_size > 10_000
+    written = (tmp_path / "width.json").stat().st_mtime_ns
+    assert script("width_against_error.py", *words) == said
+    assert (tmp_path / "width.json").stat().st_mtime_ns == written
+
+
+def test_rank_correlation(monkeypatch):
+    """Spearman's, as SciPy has it, also with ties; without spread there is none."""
+    figure = module("width_against_error_figure", monkeypatch)
+    first, second = [0.1, 0.5, 0.5, 0.9, 0.2], [3, 40, 7, 40, 2]
+    assert figure.rank_correlation(first, second) == pytest.approx(spearmanr(first, second).statistic)
+    assert figure.rank_correlation(first, [0.1, 5, 5, 70, 0.2]) == pytest.approx(1)
+    assert math.isnan(figure.rank_correlation(first, [1] * 5))
+
+
+def test_imitators_see_mixed_images(monkeypatch):
+    """A grid of scores is that of the single mixed images, and training on it comes near a network that it can be."""
+    imitation = module("imitation", monkeypatch)
+    patches = torch.rand(12, 6, 5)
+    like = imitation.shallow_network(Network(PatchFeatureMap(5, 4), CanonicalPolyadic(6, 4, 3)), patches, 2, 4, seed=1)
+    grid = imitation.grid_scores(like, patches, patches).detach()
+    mixed = patches[:, None].repeat(1, 12, 1, 1)
+    mixed[:, :, 1::2] = patches[None, :, 1::2]
+    assert torch.allclose(grid, like(mixed.flatten(0, 1)).view(12, 12, 3), rtol=1e-4, atol=1e-6)
+    student = imitation.shallow_network(like, patches, 4, 4, seed=2)
+    before = imitation.relative_error(imitation.grid_scores(student, patches, patches), 100 * grid)
+    recipe = imitation.Recipe(steps=200, side=12, rate=1e-2, mode_size=4)
+    imitation.imitate_mixed(student, patches, 100 * grid, recipe, seed=0)
+    after = imitation.relative_error(imitation.grid_scores(student, patches, patches), 100 * grid)
+    assert after < 0.3 < 0.9 < before
+
+
+@pytest.mark.slow
+def test_rectifier_width(script, tmp_path):
+    said = script("rectifier_width.py", "--quick", "--output=rectifiers")
+    assert said.count("| rectifiers, ") == said.count("| products, ") == 4
+    networks = json.loads((tmp_path / "rectifiers.json").read_text())["networks"]
+    points = [point for study in networks.values() for point in study["epochs"]]
+    assert len({point["weights_sha256"] for point in points}) == 8
+    assert all(point["bound"][0] > 0.99 and point["bound"][-1] < 1e-3 for point in points)
+    assert script("rectifier_width.py", "--quick", "--output=rectifiers") == said
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_rectifier_train_is_its_formula(monkeypatch, equal):
+    """Entry by entry; not linear in a site's features; mixed images take odd patches from their row."""
+    rectifiers = module("rectifier_width", monkeypatch)
+    network = rectifiers.RectifierTrain(sites=3, mode_size=2, classes=2, rank=2, equal=equal).double()
+    features = torch.randn(1, 3, 2, dtype=torch.float64)
+    state = [0.0, 0.0]
+    for site in range(3):
+        core = network.cores[0 if equal else site]
+        state = [
+            sum(core[i, a, b] * max(features[0, site, i], state[a], 0) for i in range(2) for a in range(2))
+            for b in range(2)
+        ]
+    expected = [sum(state[a] * network.last[a, y] for a in range(2)) for y in range(2)]
+    assert network(features)[0].tolist() == pytest.approx([float(score) for score in expected])
+    patches = torch.randn(3, 3, 2, dtype=torch.float64)
+    scores = rectifiers.scores_on_mixed(network, patches)
+    assert torch.allclose(scores[1, 2], network(torch.stack([patches[1, 0], patches[2, 1], patches[1, 2]])[None])[0])
 
 
 @pytest.mark.slow

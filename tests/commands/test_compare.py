@@ -13,6 +13,7 @@ from conftest import assert_one_line, read_wandb
 from ttlightning.comparison.records import settings
 from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import compare
+from ttlightning.comparison.tables import NOTHING
 from ttlightning.errors import UserError
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--wandb.mode=offline")
@@ -152,11 +153,13 @@ def test_files_hold_what_is_printed(command):
     [row] = csv.DictReader((command.folder / "a.csv").open())
     assert float(row["test/acc interval"]) == pytest.approx(12.706205 * 0.1, rel=1e-6)
     assert (row["label"], row["seeds"], row["certified"], row["notes"]) == ("eq", "2", "12", "")
+    assert (row["width_10_percent"], row["width_1_percent"]) == ("8.0", "")
     assert (command.folder / "a.png").read_bytes()[:4] == b"\x89PNG"
     [line] = table_of(done.stdout)
     assert line == {
         "name": "eq", "seeds": "2", "parameters": "1,234", "train %": "80.00 ± 0.00", "val %": "70.00 ± 0.00",
-        "test %": "60.00 ± 127.06", "CP-rank ≥": "12", "seconds": "3.0",
+        "test %": "60.00 ± 127.06", "CP-rank ≥": "12", "10 % ≥": "8", "1 % ≥": NOTHING,
+            "seconds": "3.0",
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Curves of a comparison: validation accuracy and training loss after every epoch, mean and range of each group."""
+"""Curves of a comparison: accuracy, loss, width and rank after every epoch, mean and range of each group."""
 
 import io
 import math
@@ -16,7 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from ttlightning.comparison.statistics import Comparison, Group
 from ttlightning.errors import UserError
 
-PANELS: Final = {"val/acc": ("validation accuracy, %", 100), "train/loss": ("training loss", 1)}
+PANELS: Final = {
+    "val/acc": ("validation accuracy, %", 100),
+    "train/loss": ("training loss", 1),
+    "rank/width_10_percent": ("shallow units for an error of 10 %, at least", 1),
+    "rank/certified": ("certified CP-rank", 1),
+}
+LOGARITHMIC: Final = ("rank/width_10_percent", "rank/certified")
 """Curve: title of its panel, and the factor of its values."""
 COLOURS: Final = ("#2a78d6", "#d9660f", "#17936a", "#7a52c7", "#d63f8c", "#a87a00", "#c63a33", "#1591a5")
 DASHES: Final = ("-", "--", ":")
@@ -48,11 +54,16 @@ def figure_file(comparison: Comparison, suffix: str) -> bytes:
     lines = len(comparison.groups)
     with matplotlib.rc_context(RC):
         labels = [group.label for group in comparison.groups]
-        columns = max(1, round(60 * len(names) / (8 + max(map(len, labels)))))
-        size = (4.6 * len(names), 3.3 + 0.18 * math.ceil(lines / columns))
+        across = min(2, len(names))
+        down = math.ceil(len(names) / across)
+        columns = max(1, round(60 * across / (8 + max(map(len, labels)))))
+        size = (4.6 * across, 3.3 * down + 0.18 * math.ceil(lines / columns))
         figure = Figure(figsize=size, layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        places = figure.subplots(down, across, squeeze=False).flat
+        for axes, name in zip(places, names, strict=False):
             draw_panel(axes, comparison.groups, name)
+        for axes in places:  # a row that is not full
+            axes.set_axis_off()
         handles = [Line2D([], [], **style(index)) for index in range(lines)]
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
         content = io.BytesIO()
@@ -89,6 +100,8 @@ def draw_panel(axes: Axes, groups: Sequence[Group], name: str) -> None:
         if len(group.records) > 1:
             axes.fill_between(epochs, low, high, color=style(index)["color"], alpha=0.16, linewidth=0)
     axes.set_title(title, loc="left", fontsize=10, color=INK)
+    if name in LOGARITHMIC:
+        axes.set_yscale("log")
     axes.set_xlabel("epoch", color=INK)
     low, high = axes.get_xlim()
     if high - low < 1:  # one epoch: no ticks between whole numbers

@@ -8,8 +8,10 @@ from ttlightning.runs import identity
 from ttlightning.runs.identity import SAME_GROUP
 
 ACCURACIES: Final = ("train/acc", "val/acc", "test/acc")
-CURVES: Final = ("val/acc", "train/loss")
+CURVES: Final = ("val/acc", "train/loss", "rank/width_10_percent", "rank/certified")
 """Logged values that are kept for every epoch."""
+WIDTHS: Final = ("width_10_percent", "width_1_percent")
+"""Entries of a rank check: units that a shallow network needs to stay within 10 % and 1 % of the scores."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Record:
     weights_sha256: str
     certified: int | None
     """certified lower bound on the CP-rank, the smallest over the classes"""
+    widths: Mapping[str, tuple[int, int]]
+    """name in ``WIDTHS``: units, and the number of images whose mixtures they were seen on"""
     seconds: float | None
     commit: str | None
     date: str | None
     curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
-    """name in ``CURVES``: value after each epoch, counted from 1"""
+    """name in ``CURVES``: value after each epoch, counted from 1; 0 is before training"""
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

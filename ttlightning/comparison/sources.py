@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ttlightning.comparison.records import ACCURACIES, CURVES, Record
+from ttlightning.comparison.records import ACCURACIES, CURVES, WIDTHS, Record
 from ttlightning.errors import UserError
 from ttlightning.runs.masking import scrub
 from ttlightning.runs.run import Run, is_run
@@ -95,11 +95,12 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
             others.append(place)
             continue
         provenance, exact = config["provenance"], summary.get("rank/certified_exact")
+        rank = {name: summary[f"rank/{name}"] for name in ("width_images", *WIDTHS) if f"rank/{name}" in summary}
         result = {
             "experiment": config.get("experiment"),
             "seed": config.get("seed_everything"),
             "metrics": summary,
-            "rank": {} if exact is None else {"certified": [exact]},
+            "rank": rank | ({} if exact is None else {"certified": [exact]}),
             **{name: summary.get(name) for name in ("parameters", "weights_sha256", "seconds")},
         }
         records.append(_record(place, config, provenance, result, rows))
@@ -136,7 +137,8 @@ def _record(
             raise ValueError(f"{wrong} is {metrics[wrong]}")
         dataset = str(result.get("dataset", provenance["dataset"]["name"]))
         started, git = provenance.get("started"), provenance.get("git")
-        certified, seconds = result["rank"].get("certified"), result.get("seconds")
+        rank, seconds = result["rank"], result.get("seconds")
+        certified = rank.get("certified")
         commit = git["commit"] + (" with changes" if git.get("dirty_diff_sha256") else "") if git else None
         return Record(
             place=place,
@@ -150,6 +152,7 @@ def _record(
             parameters=int(result["parameters"]),
             weights_sha256=str(result["weights_sha256"]),
             certified=min(map(int, certified)) if certified else None,
+            widths={name: (int(rank[name]), int(rank["width_images"])) for name in WIDTHS if name in rank},
             seconds=None if seconds is None else float(seconds),
             commit=commit,
             date=started[:16].replace("T", " ") if started else None,
@@ -161,6 +164,10 @@ def _record(
 
 
 def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """The last finite value of each epoch, epochs counted from 1."""
-    values = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
+    """The last finite value of each epoch, epochs counted from 1; a row without an epoch is from before training."""
+    values = {
+        0 if row["epoch"] in (None, "") else int(float(row["epoch"])) + 1: float(row[name])
+        for row in rows
+        if row.get(name) not in (None, "")
+    }
     return {epoch: value for epoch, value in values.items() if math.isfinite(value)}

@@ -66,6 +66,13 @@ class Group:
         known = [record.certified for record in self.records if record.certified is not None]
         return min(known) if len(known) == len(self.records) else None
 
+    def width(self, name: str) -> float | None:
+        """The mean over the runs; None if a run has none, or they were seen on different numbers of images."""
+        known = [record.widths[name] for record in self.records if name in record.widths]
+        if len(known) < len(self.records) or len({images for _, images in known}) > 1:
+            return None
+        return statistics.fmean(units for units, _ in known)
+
     @property
     def seconds(self) -> float | None:
         known = [record.seconds for record in self.records if record.seconds is not None]

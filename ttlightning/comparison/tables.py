@@ -5,21 +5,22 @@ import io
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from ttlightning.comparison.records import ACCURACIES, value_text
+from ttlightning.comparison.records import ACCURACIES, WIDTHS, value_text
 from ttlightning.comparison.statistics import Comparison, Estimate, Group, Pair
 from ttlightning.rank.bounds import in_figures
 
 NOTHING: Final = "\N{EN DASH}"
 MOST_KEYS_FIRST: Final = 4
 """The number of settings that fit before the results; more of them are shown after the results."""
-NUMBERS: Final = ("seeds", "parameters", "train %", "val %", "test %", "CP-rank ≥", "seconds")
+NUMBERS: Final = ("seeds", "parameters", "train %", "val %", "test %", "CP-rank ≥", "10 % ≥", "1 % ≥", "seconds")
 SIGNIFICANT: Final = 0.05
 SHORT_SHA: Final = 12
 """Characters of a hash that a table shows."""
 SUPERSCRIPTS: Final = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 LEGEND: Final = (
     "Accuracies in percent: mean ± half of the 95 % interval of the mean (Student's t over the seeds). "
-    "CP-rank: certified for the weights of every class and seed. Seconds: median of the training times."
+    "CP-rank: certified for the weights of every class and seed. 10 %, 1 %: units that a shallow network needs to stay "
+    "within this error of the scores on mixed images, mean over the seeds. Seconds: median of the training times."
 )
 PAIRS_LEGEND: Final = (
     "First less second, test accuracy in points over the seeds that both have; paired t-test, p-values corrected by "
@@ -69,6 +70,8 @@ def _numbers(group: Group, best: bool) -> list[Cell]:
         cells.append(Cell(percent(known), known.mean if known else -1, best and metric == "test/acc"))
     certified, seconds = group.certified, group.seconds
     cells.append(Cell(NOTHING, -1) if certified is None else Cell(in_figures(certified), certified))
+    for width in map(group.width, WIDTHS):
+        cells.append(Cell(NOTHING, -1) if width is None else Cell(f"{width:,.0f}", width))
     cells.append(Cell(NOTHING, -1) if seconds is None else Cell(f"{seconds:,.1f}", seconds))
     return cells
 
@@ -173,12 +176,13 @@ def csv_table(comparison: Comparison) -> str:
     writer = csv.writer(file, lineterminator="\n")
     numbers = [f"{metric} {part}" for metric in ACCURACIES for part in ("mean", "interval", "seeds")]
     titles = ["label", "name", *comparison.keys, "dataset", "dataset_sha256", "seeds", "runs", "parameters", *numbers]
-    writer.writerow([*titles, "certified", "seconds", "notes"])
+    writer.writerow([*titles, "certified", *WIDTHS, "seconds", "notes"])
     for group in comparison.groups:
         row = [group.label, group.name, *("" if key not in group.settings else _setting(group, key).text
                                           for key in comparison.keys)]  # fmt: skip
         row += [group.records[0].dataset, group.dataset_sha256, len(group.seeds), len(group.records), group.parameters]
         for metric in ACCURACIES:
             row += group.estimate(metric) or ("", "", "")
-        writer.writerow([*row, group.certified, group.seconds, "; ".join(group.notes)])
+        widths = map(group.width, WIDTHS)
+        writer.writerow([*row, group.certified, *widths, group.seconds, "; ".join(group.notes)])
     return file.getvalue()

@@ -3,6 +3,7 @@ r"""What a rank check measures of the weight tensors of a network, as plain numb
 For every format:
   * ``measure_ranks``: a K x K sketch of the odd/even matricization of each class tensor, rows and columns scaled to
     norm 1, with its numerical rank, stable rank and entropy; the generic rank of the format beside it;
+  * ``measure_width``: how wide a shallow network must be to stay within 10 % and 1 % of the scores on mixed images;
   * ``certify``: a lower bound on the CP-rank of every class tensor, counted modulo a prime. The staircase gives it for
     a tensor train. K x K exact scores give it for another format; they show at most K.
 For tensor trains also:
@@ -28,6 +29,11 @@ from ttlightning.rank.limits import stated
 from ttlightning.rank.spectrum import bond_spectra, entropy, numerical_rank, stable_rank
 from ttlightning.rank.staircase import pair_matrix, pairs
 from ttlightning.rank.unfolding import equilibrate, sketch
+from ttlightning.rank.width.curve import width_curve
+from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
+
+WIDTH_ERRORS = {"width_10_percent": 0.1, "width_1_percent": 0.01}
+"""Entries of a record, and the relative root mean square error that they are for."""
 
 
 def measure_ranks(format: ScoreTensor, sketch_size: int, bond_tolerance: float, seed: int) -> dict[str, Any]:
@@ -79,6 +85,19 @@ def measure_staircase(format: ScoreTensor) -> dict[str, Any]:
     with np.errstate(over="ignore"):  # the largest float stands for the condition of a singular T: JSON has no inf
         condition = np.minimum(values[:, 0] / np.maximum(smallest, limits.tiny), limits.max)
     return {"smallest_singular_value": smallest.tolist(), "condition": condition.tolist()}
+
+
+def measure_width(format: ScoreTensor, features: Float[Tensor, "images sites modes"]) -> dict[str, int]:
+    """The least units of a shallow network that stays within an error of the scores on K x K mixed images.
+
+    All classes together, without their mean over the classes, in float64 without a proof of the rounding errors. At
+    most K units are seen. Empty if a score is not finite.
+    """
+    matrix, _ = side_by_side(without_common(mixed_scores(format, features, proven=False)))
+    if not matrix.isfinite().all():
+        return {}
+    curve = width_curve(matrix)
+    return {"width_images": len(features)} | {name: curve.width(eps) for name, eps in WIDTH_ERRORS.items()}
 
 
 def measure_spectra(format: ScoreTensor, sketch_size: int, seed: int) -> tuple[str, dict[int, Float[Tensor, " size"]]]:
@@ -133,6 +152,7 @@ def summarize_ranks(record: dict[str, Any]) -> dict[str, float]:
     summary |= {f"rank/{name}": record[name] for name in ("bound", "bound_published") if name in record}
     if "certified" in record:
         summary["rank/certified"] = min(record["certified"])
+    summary |= {f"rank/{name}": record[name] for name in ("width_images", *WIDTH_ERRORS) if name in record}
     if "condition" in record:
         summary["rank/smallest_singular_value"] = min(record["smallest_singular_value"])
         summary["rank/condition"] = max(record["condition"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -22,6 +23,7 @@ from ttlightning.data.datasets import (
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.own import Own
 from ttlightning.data.patches import Order, Patching
+from ttlightning.data.pixels import scaled
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.data.splits import ImageDataset, Split
 from ttlightning.errors import UserError
@@ -187,6 +189,16 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         """Raise ``UserError`` if a checkpoint's classes have other names than the data's; ``source`` is its file."""
         where = f"the data here, {self.dataset} under {self.root}; name with --data.root a folder with its classes"
         check_classes(checkpoint.get(type(self).__qualname__), self.class_names, source, where)
+
+    def some_patches(self, count: int) -> Float[Tensor, "count sites patch_dim"]:
+        """Patches in [0, 1] of up to ``count`` validation images; of training images, if none are held out.
+
+        They are spread evenly over the images, whose order may be that of the classes, and are always the same.
+        """
+        held = self.has_validation()
+        images = (self._validation if held else self._train)[0]
+        chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+        return scaled(self.patching(chosen) if self.augmentation and not held else chosen)
 
     def has_validation(self) -> bool:
         """Whether samples are held out."""

@@ -1,5 +1,6 @@
 """The rank check: when it looks, what it finds, where it writes it."""
 
+import itertools
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from conftest import quiet_trainer
 from experiments import Rows
+from tensor_ring import PlainTensorRing
 
 from ttlightning import (
     CanonicalPolyadic,
@@ -17,8 +19,18 @@ from ttlightning import (
     TensorTrain,
     UserError,
 )
-from ttlightning.rank.measures import certify, describe_certificate, measure_ranks, measure_staircase, summarize_ranks
+from ttlightning.data.pixels import scaled
+from ttlightning.rank.measures import (
+    WIDTH_ERRORS,
+    certify,
+    describe_certificate,
+    measure_ranks,
+    measure_staircase,
+    measure_width,
+    summarize_ranks,
+)
 from ttlightning.rank.verifier.verification import read_certificate, verify
+from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
 from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.run import Run
 from ttlightning.training.callbacks import RankCheck
@@ -148,3 +160,59 @@ def test_ranks_that_no_float_can_hold():
     found = measure_ranks(TensorTrain(784, 17, 2, 4), 4, 1e-6, 0)
     assert found["bound"] == 4 * 16**391
     assert summarize_ranks(found)["rank/bound"] == math.inf
+
+
+@pytest.mark.parametrize("validation", [0, 0.25])
+def test_the_width_is_that_of_the_validation_images(tmp_path, write_mnist, validation):
+    """Recorded before and after training, for the images that are held out, and nothing of the training changes."""
+    records, weights = {}, {}
+    for images in (0, 12):
+        data = PatchDataModule("mnist", write_mnist(tmp_path / str(images)), batch_size=32, validation=validation)
+        check, rows = RankCheck(every_n_epochs=1, sketch_size=4, mixed_images=images), Rows()
+        trainer = quiet_trainer(tmp_path, max_epochs=1, logger=rows, callbacks=[check])
+        model = Classifier(16, 49, 10)
+        trainer.fit(model, datamodule=data)
+        records[images], weights[images] = check.latest, weights_sha256(model.state_dict())
+    assert weights[0] == weights[12]
+    assert "width_10_percent" not in records[0]
+    assert {step for step, name in rows.values if name == "rank/width_1_percent"} == {0, trainer.global_step}
+    held = next(iter(data.val_dataloader())).patches if validation else scaled(data.patching(data.images.train.images))
+    patches = data.some_patches(12)
+    assert all(any(torch.equal(patch, other) for other in held) for patch in patches)
+    assert len(patches.unique(dim=0)) == 12
+    scores = mixed_scores(model.format, model.embed(patches).detach(), proven=False)
+    values = torch.linalg.svdvals(side_by_side(without_common(scores))[0])
+    tails = values.square().flip(0).cumsum(0).flip(0).sqrt() / values.norm()
+    for name, eps in WIDTH_ERRORS.items():
+        assert records[12][name] == int((tails > eps).sum())
+
+
+@pytest.mark.parametrize(
+    "kind", [CanonicalPolyadic, TensorTrain, EqualCoreTensorTrain, HierarchicalTucker, PlainTensorRing]
+)
+def test_the_width_is_seen_in_single_scores(kind):
+    """Also for a format that has scores and nothing else."""
+    torch.manual_seed(0)
+    format = kind(4, 3, 5).double()
+    features = torch.randn(6, 4, 3, dtype=torch.float64)
+    table = torch.zeros(6, 6, 5, dtype=torch.float64)
+    for i, j in itertools.product(range(6), repeat=2):
+        mixed = torch.stack([features[i if site % 2 == 0 else j, site] for site in range(4)])
+        table[i, j] = format(mixed.unsqueeze(0))[0]
+    matrix = (table - table.mean(2, keepdim=True)).flatten(1).detach()
+    squares = torch.linalg.svdvals(matrix).square() / matrix.square().sum()
+    expected = {name: sum(float(squares[k:].sum()) > eps**2 for k in range(6)) for name, eps in WIDTH_ERRORS.items()}
+    assert measure_width(format, features) == {"width_images": 6} | expected
+    assert 1 <= expected["width_10_percent"] <= expected["width_1_percent"] <= 6
+    features[0, 0, 0] = math.nan
+    assert measure_width(format, features) == {}
+
+
+def test_the_width_of_a_shallow_network_is_its_own():
+    """CP of r units: r products fit it, and the scores do not fill fewer."""
+    torch.manual_seed(0)
+    format = CanonicalPolyadic(6, 4, 3, rank=5, initialization="gaussian")
+    found = measure_width(format, torch.randn(40, 6, 4))
+    assert found["width_1_percent"] == 5
+    with pytest.raises(UserError, match=r"rank_check\.mixed_images is -1, it must be at least 0"):
+        RankCheck(mixed_images=-1)

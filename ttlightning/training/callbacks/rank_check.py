@@ -6,10 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ttlightning.errors import UserError
 from ttlightning.formats import ScoreTensor
+from ttlightning.networks.network import Network
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.measures import (
@@ -17,10 +19,12 @@ from ttlightning.rank.measures import (
     describe_certificate,
     measure_ranks,
     measure_staircase,
+    measure_width,
     summarize_ranks,
 )
 from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.files import write_whole
+from ttlightning.training.datamodule import PatchDataModule
 from ttlightning.training.trainer import run_of
 
 
@@ -33,9 +37,11 @@ class RankCheck(Callback):
             has the next power of two from K down.
         bond_tolerance: a singular value of a bond is in use if it exceeds this fraction of the bond's largest.
         seed: key of the random features, the same at every check.
+        mixed_images: K, validation images (training images if none are held out) whose odd and even patches are mixed
+            to K x K images; 0: none. A width above K is not seen.
 
     Raises:
-        UserError: if ``every_n_epochs`` or ``sketch_size`` is out of range.
+        UserError: if ``every_n_epochs``, ``sketch_size`` or ``mixed_images`` is out of range.
 
     Writes ``rank/checks.jsonl`` in the run directory, one line for each check with every class and every bond, and
     ``rank/certificate.json`` at the end. Logs to all loggers:
@@ -47,18 +53,28 @@ class RankCheck(Callback):
         rank/stable_rank, rank/entropy   of the sketch, mean over the classes; entropy in nats
         rank/tt_rank_min, rank/tt_rank_max   TT-rank in use, over the bonds
         rank/bond_entropy     mean over the bonds, in nats
+        rank/width_10_percent, rank/width_1_percent   units that a shallow network needs to stay within this error of
+            the scores on mixed images, at least; rank/width_images is K
 
     A bound above 10^4000 is recorded as 10^4000, which is a lower bound too: Python does not read longer integers. If
     there is no certificate, the record has the reason under ``not_certified``.
     """
 
     def __init__(
-        self, every_n_epochs: int = 10, sketch_size: int = 64, bond_tolerance: float = 1e-6, seed: int = 0
+        self,
+        every_n_epochs: int = 10,
+        sketch_size: int = 64,
+        bond_tolerance: float = 1e-6,
+        seed: int = 0,
+        mixed_images: int = 256,
     ) -> None:
         if every_n_epochs < 0:
             raise UserError(f"rank_check.every_n_epochs is {every_n_epochs}, it must be at least 0")
         if sketch_size < 1:
             raise UserError(f"rank_check.sketch_size is {sketch_size}, it must be at least 1")
+        if mixed_images < 0:
+            raise UserError(f"rank_check.mixed_images is {mixed_images}, it must be at least 0")
+        self.mixed_images = mixed_images
         self.every_n_epochs, self.sketch_size = every_n_epochs, sketch_size
         self.bond_tolerance, self.seed = bond_tolerance, seed
         self.latest: dict[str, Any] = {}
@@ -80,18 +96,18 @@ class RankCheck(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == 0:  # a certificate of untrained weights would take a third of the time of all checks
-            self._check(trainer, pl_module, with_certificate=False)
+            self._check(trainer, pl_module, epochs=0, with_certificate=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.every_n_epochs and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._check(trainer, pl_module)
+            self._check(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         weights = weights_sha256(pl_module.state_dict())
         if self._weights != weights:  # changed since the last check, by later steps or by a callback
-            self._check(trainer, pl_module)
+            self._check(trainer, pl_module, trainer.current_epoch)
         if self._certificate is None:  # the run was resumed after its last step
             self._certify(pl_module.format)
         run = run_of(trainer)
@@ -118,7 +134,8 @@ class RankCheck(Callback):
         self._weights = state_dict.get("weights", "")
         self._lines = state_dict["lines"]
 
-    def _check(self, trainer: Trainer, pl_module: LightningModule, with_certificate: bool = True) -> None:
+    def _check(self, trainer: Trainer, pl_module: LightningModule, epochs: int, with_certificate: bool = True) -> None:
+        """Measure, log and write; ``epochs`` are complete, and the row of a finished epoch has its number, from 0."""
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
@@ -129,15 +146,31 @@ class RankCheck(Callback):
         self._certificate = None
         if with_certificate:
             self._certify(format)
-        self.latest |= measure_staircase(format)
+        self.latest |= measure_staircase(format) | self._width(trainer, pl_module)
+        values = summarize_ranks(self.latest) | ({"epoch": epochs - 1} if epochs else {})
         for logger in trainer.loggers:
-            logger.log_metrics(summarize_ranks(self.latest), step=trainer.global_step)
+            logger.log_metrics(values, step=trainer.global_step)
         if (run := run_of(trainer)) is not None:
             run.checks_file.parent.mkdir(exist_ok=True)
             with run.checks_file.open("a") as file:
                 file.write(json.dumps(self.latest) + "\n")
             self._lines += 1
         self.seconds += time.perf_counter() - started
+
+    def _width(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
+        """Nothing for data or networks of somebody else's, which have no patches or no feature map."""
+        if not (
+            self.mixed_images and isinstance(trainer.datamodule, PatchDataModule) and isinstance(pl_module, Network)
+        ):
+            return {}
+        patches = trainer.datamodule.some_patches(self.mixed_images).to(pl_module.device)
+        training = [module for module in pl_module.features.modules() if module.training]
+        pl_module.features.eval()
+        with torch.no_grad():
+            features = pl_module.embed(patches)
+        for module in training:  # a part that the user has frozen stays so
+            module.training = True
+        return measure_width(pl_module.format, features)
 
     def _certify(self, format: ScoreTensor) -> None:
         """Make the certificate of the present weights; record its bounds, or the reason why there is none."""
