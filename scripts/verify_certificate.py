@@ -121,14 +121,22 @@ def hashed(rows: int, columns: int, p: int, label: str, start: int = 0) -> Rows:
 # Weights
 
 
+TYPES = {  # of a safetensors file: bytes, the name in the hash, the code of struct
+    "F16": (2, "float16", "e"),
+    "BF16": (2, "bfloat16", None),
+    "F32": (4, "float32", "f"),
+    "F64": (8, "float64", "d"),
+    "BOOL": (1, "bool", None),
+    "U8": (1, "uint8", None),
+    "I8": (1, "int8", None),
+    "I16": (2, "int16", None),
+    "I32": (4, "int32", None),
+    "I64": (8, "int64", None),
+}
+
+
 class Weights:
     """All tensors of a safetensors file, and the SHA-256 over them."""
-
-    TYPES = {  # name: bytes, the name in the hash, the code of struct
-        "F16": (2, "float16", "e"), "BF16": (2, "bfloat16", None), "F32": (4, "float32", "f"),
-        "F64": (8, "float64", "d"), "BOOL": (1, "bool", None), "U8": (1, "uint8", None), "I8": (1, "int8", None),
-        "I16": (2, "int16", None), "I32": (4, "int32", None), "I64": (8, "int64", None),
-    }  # fmt: skip
 
     def __init__(self, file: Path) -> None:
         data = read_bytes(file, WEIGHTS_LIMIT)
@@ -153,7 +161,7 @@ class Weights:
             entry = header[name]
             plain = name.isprintable() and not {" ", '"'} & set(name)
             title = name if plain else json.dumps(name, ensure_ascii=False)
-            line = f"{title} torch.{self.TYPES[entry['dtype']][1]} {tuple(entry['shape'])}\n"
+            line = f"{title} torch.{TYPES[entry['dtype']][1]} {tuple(entry['shape'])}\n"
             digest.update(line.encode("utf-8", "surrogatepass"))
             digest.update(body[slice(*entry["data_offsets"])])
         self.sha256 = digest.hexdigest()
@@ -164,18 +172,18 @@ class Weights:
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             return False
         kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(kind, str) or kind not in self.TYPES or not isinstance(shape, list) or len(shape) > 8:
+        if not isinstance(kind, str) or kind not in TYPES or not isinstance(shape, list) or len(shape) > 8:
             return False
         if not isinstance(offsets, list) or len(offsets) != 2:
             return False
         if not all(type(x) is int and 0 <= x <= WEIGHTS_LIMIT for x in [*shape, *offsets]):
             return False
-        return offsets[1] - offsets[0] == math.prod(shape) * self.TYPES[kind][0]
+        return offsets[1] - offsets[0] == math.prod(shape) * TYPES[kind][0]
 
     def floats(self, name: str) -> list[float]:
         """The numbers of a parameter of the format, exactly."""
         entry = self.entries["format." + name]
-        raw, (_, kind, code) = bytes(self.body[slice(*entry["data_offsets"])]), self.TYPES[entry["dtype"]]
+        raw, (_, kind, code) = bytes(self.body[slice(*entry["data_offsets"])]), TYPES[entry["dtype"]]
         if kind == "bfloat16":  # the upper half of a float32
             raw, code = b"".join([b"\0\0" + raw[i : i + 2] for i in range(0, len(raw), 2)]), "f"
         if code is None:

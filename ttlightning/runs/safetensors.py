@@ -57,7 +57,7 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping
     try:
         file = path.open("xb")
     except FileExistsError as fault:
-        raise UserError(f"{path} exists and is left as it is; name another file with --output") from fault
+        raise UserError(f"{path} exists and is left as it is; name another file") from fault
     except OSError as fault:
         raise UserError(f"{path} cannot be written: {fault.strerror}") from fault
     try:
