@@ -31,7 +31,7 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
-VERSION = 2
+VERSION = 3
 FILE_LIMIT, WEIGHTS_LIMIT = 2**26, 2**30  # bytes
 DIGITS = 4000  # of the longest integer; a larger bound is stated as 10^4000
 RANGES = {"mode_size": (1, 100_000), "rank": (1, 100_000), "sites": (2, 100_000), "seed": (0, 2**63 - 1)}
@@ -468,10 +468,10 @@ def count_generic(content: dict[str, Any], limit: float, say: Any) -> dict[str, 
     exact = min(n, r * r) ** ((sites - 1) // 2) * (1 if sites % 2 else states)
     bound = min(exact, 10**DIGITS)
     statement = (
-        f"Almost every tensor with {sites} modes of size {n} and TT-rank {r}, with equal interior cores or with "
-        f"different ones, has CP-rank at least {stated(bound)}: a shallow network needs as many hidden units to equal "
-        "it."
-    )
+        "Almost every tensor train, by the Lebesgue measure on the entries of its cores, real or complex, with equal "
+        f"or with different interior cores, {sites} modes of size {n} and TT-rank {r}, has CP-rank at least "
+        f"{stated(bound)}"
+    ) + reason("its", "", bound, "it")
     expected = {"statement": statement, "cp_rank_at_least": [bound]}
     for name, value in expected.items():
         compare(name, content[name], value)  # before anything is counted
@@ -508,12 +508,7 @@ def count_staircase(content: dict[str, Any], weights: Weights, limit: float, say
         ranks.append(staircase_ranks(interior, sites, weights.matrices("first", p), lasts, p))
         bounds.append([sylvester(size, r, sites, ranks[-1], y) for y in range(classes)])
     best = [max(each) for each in zip(*bounds)]
-    statement = (
-        f"The weight tensors, with {sites} modes, of the {classes} classes of the network with these weights have "
-        f"CP-rank at least {stated(min(best))} each: a shallow network needs as many hidden units to equal one of "
-        "them."
-    )
-    return {"ranks": ranks, "cp_rank_at_least": best, "statement": statement}
+    return {"ranks": ranks, "cp_rank_at_least": best, "statement": of_classes(best, sites, "")}
 
 
 def count_sampled(content: dict[str, Any], weights: Weights, limit: float, say: Any) -> dict[str, Any]:
@@ -526,13 +521,34 @@ def count_sampled(content: dict[str, Any], weights: Weights, limit: float, say: 
         vectors = [hashed(count, n, p, f"{content['seed']}/features/{i}") for i, count in enumerate(counts, start=1)]
         ranks.append([rank_modulo(matrix, p) for matrix in scores(weights, vectors, p)])
     best = [max(each) for each in zip(*ranks)]
-    statement = (
-        f"The weight tensors of the {len(best)} classes of the network with these weights have CP-rank at least "
-        f"{min(best)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
-    )
+    statement = of_classes(best, sites, f", as {size} x {size} scores show")
     if "factors" in weights.shapes:
         statement += f" None has a CP-rank above {r}, the hidden units of the network itself."
     return {"ranks": ranks, "cp_rank_at_least": best, "statement": statement}
+
+
+def of_classes(bounds: list[int], sites: int, seen: str) -> str:
+    if len(set(bounds)) == 1:
+        each = f"{stated(bounds[0])} each"
+    elif len(bounds) <= 20 and max(bounds) < 10**30:
+        each = f"{', '.join(map(str, bounds))}, class by class,"
+    else:
+        each = f"{stated(min(bounds))} each, and more for some classes,"
+    exact = ", taken as exact numbers," if max(bounds) > 1 else ""
+    return (
+        f"The weight tensors, with {sites} modes, of the {len(bounds)} classes of the network with these weights"
+        f"{exact} have CP-rank at least {each}"
+    ) + reason("the", seen, max(bounds), "one of them")
+
+
+def reason(whose: str, seen: str, bound: int, what: str) -> str:
+    if bound < 2:
+        return f"{seen}, which says nothing: every tensor but 0 has CP-rank at least 1."
+    return (
+        f" over the real and the complex numbers, because {whose} matricization with the odd modes as rows and the "
+        f"even modes as columns has at least this rank{seen}. Fewer hidden units may approximate, but a shallow "
+        f"network needs as many to equal {what}."
+    )
 
 
 def check_slices(slices: Any, sites: int, n: int) -> None:
