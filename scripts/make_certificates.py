@@ -2,14 +2,15 @@
 
     python scripts/make_certificates.py [--runs runs/eq/0 runs/tt/0] [--output results/certificates]
 
-Copies only the weights from each run's last checkpoint, certifies them, verifies every certificate in the folder, and
-prints the seconds. Existing files are kept and verified.
+Copies only the weights from each run's last checkpoint, as a checkpoint and as safetensors, certifies them, verifies
+every certificate in the folder, and prints the seconds. Existing files are kept and verified.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+from ttlightning.commands.certify import write_weights
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.verifier.verification import read_certificate, verify
@@ -44,6 +45,8 @@ def main() -> None:
             certificate = checkpoint_certificate(*read_format(weights)) | {"checkpoint": weights.name}
             print(f"{file.name}: certified in {time.perf_counter() - started:.1f} s")
             write_certificate(file, certificate)
+        if not weights.with_suffix(".safetensors").exists():
+            write_weights(weights, weights.with_suffix(".safetensors"))
     for file in sorted(options.output.glob("*.json")):
         started = time.perf_counter()
         content = read_certificate(file)

@@ -31,18 +31,35 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--images", type=list[Path], default=[], help="pictures for --width, not the run's test set")
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
     parser.add_argument("--output", type=Path | None, help="file to write")
+    parser.add_argument("--weights", type=Path | None, help="safetensors to write, for scripts/verify_certificate.py")
     parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
     others, trusted = take_trusted(args)
-    output, make = prepare(parser.parse_args(others), trusted)
+    options = parser.parse_args(others)
+    output, make = prepare(options, trusted)
     check_new_file(output, "--output")
+    if options.weights is not None:
+        if options.source is None:
+            raise UserError("--weights is for a trained network: name a run directory or a checkpoint")
+        check_new_file(options.weights, "--weights")
     started = time.perf_counter()
     with Console(stderr=True).status("counting"):
         certificate = make()
     seconds = time.perf_counter() - started
     write_certificate(output, certificate)
+    if options.weights is not None:
+        write_weights(checkpoint_file(options.source), options.weights)
     print(certificate["statement"])
     print(f"certificate  {output} ({seconds:.1f} s)")
     return 0
+
+
+def write_weights(checkpoint: Path, file: Path) -> None:
+    """All weights of a checkpoint in a new safetensors file."""
+    from ttlightning.runs.checkpoints import NETWORK_KEY, read_checkpoint
+    from ttlightning.runs.safetensors import write_safetensors
+
+    content = read_checkpoint(checkpoint)
+    write_safetensors(file, content["state_dict"], {name: str(value) for name, value in content[NETWORK_KEY].items()})
 
 
 def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Certificate]]:

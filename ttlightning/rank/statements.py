@@ -6,8 +6,13 @@ from typing import Any, Final
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
 TITLE: Final = "ttlightning rank certificate"
-VERSION: Final = 2
-"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``."""
+VERSION: Final = 3
+"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``; version 2 does not name the matricization."""
+MATRICIZATION: Final = "matricization with the odd modes as rows and the even modes as columns"
+UNITS: Final = "Fewer hidden units may approximate, but a shallow network needs as many to equal"
+NOTHING: Final = "which says nothing: every tensor but 0 has CP-rank at least 1"
+MOST_LISTED: Final = 20
+"""Classes whose bounds stand in the statement one by one, if they differ."""
 KINDS: Final = ("generic", "checkpoint", "sampled", "width")
 
 
@@ -18,27 +23,50 @@ def heading(kind: str, statement: str, mode_size: int, rank: int, sites: int) ->
 
 
 def generic_statement(mode_size: int, rank: int, sites: int, bound: int) -> str:
+    """What holds for all cores but a set of Lebesgue measure 0."""
+    subject = (
+        "Almost every tensor train, by the Lebesgue measure on the entries of its cores, real or complex, with equal "
+        f"or with different interior cores, {sites} modes of size {mode_size} and TT-rank {rank},"
+    )
+    if bound < 2:
+        return f"{subject} has CP-rank at least {bound}, {NOTHING}."
     return (
-        f"Almost every tensor with {sites} modes of size {mode_size} and TT-rank {rank}, with equal interior cores or "
-        f"with different ones, has CP-rank at least {_number(bound)}: a shallow network needs as many hidden "
-        "units to equal it."
+        f"{subject} has CP-rank at least {_number(bound)} over the real and the complex numbers, because its "
+        f"{MATRICIZATION} has at least this rank. {UNITS} it."
     )
 
 
-def checkpoint_statement(bounds: Sequence[int], sites: int) -> str:
+def checkpoint_statement(bounds: Sequence[int], sites: int, seen: str = "") -> str:
+    """What holds for the weight tensors of one network.
+
+    Args:
+        bounds: of each class.
+        sites: d.
+        seen: how the ranks were seen, if not by the staircase.
+    """
+    subject = f"The weight tensors, with {sites} modes, of the {len(bounds)} classes of the network with these weights"
+    if max(bounds) < 2:
+        return f"{subject} have CP-rank {_each(bounds)}{seen}, {NOTHING}."
     return (
-        f"The weight tensors, with {sites} modes, of the {len(bounds)} classes of the network with these weights have "
-        f"CP-rank at least {_number(min(bounds))} each: a shallow network needs as many hidden units to equal one of "
-        "them."
+        f"{subject}, taken as exact numbers, have CP-rank {_each(bounds)} over the real and the complex numbers, "
+        f"because the {MATRICIZATION} has at least this rank{seen}. {UNITS} one of them."
     )
 
 
-def sampled_statement(bounds: Sequence[int], size: int, units: int | None = None) -> str:
+def sampled_statement(bounds: Sequence[int], sites: int, size: int, units: int | None = None) -> str:
     """``units``: the width of a network that is shallow itself, an upper bound."""
-    return (
-        f"The weight tensors of the {len(bounds)} classes of the network with these weights have CP-rank at least "
-        f"{min(bounds)} each, as seen in {size} x {size} scores: a shallow network needs as many hidden units."
-    ) + ("" if units is None else f" None has a CP-rank above {units}, the hidden units of the network itself.")
+    statement = checkpoint_statement(bounds, sites, f", as {size} x {size} scores show")
+    if units is not None:
+        statement += f" None has a CP-rank above {units}, the hidden units of the network itself."
+    return statement
+
+
+def _each(bounds: Sequence[int]) -> str:
+    if len({*bounds}) == 1:
+        return f"at least {_number(bounds[0])} each"
+    if len(bounds) <= MOST_LISTED and max(bounds) < 10**30:
+        return f"at least {', '.join(map(str, bounds))}, class by class,"
+    return f"at least {_number(min(bounds))} each, and more for some classes,"
 
 
 def width_statement(

@@ -58,7 +58,7 @@ def sampled_certificate(
             raise UserError(f"{format.name}.exact_scores gives {len(matrices)} classes, not {format.classes}")
         ranks.append(ranks_modulo(matrices, prime, workers))
     best = [max(each) for each in zip(*ranks, strict=True)]
-    statement = sampled_statement(best, size, rank if format.shallow else None)
+    statement = sampled_statement(best, sites, size, rank if format.shallow else None)
     return heading("sampled", statement, mode_size, rank, sites) | {
         "weights_sha256": sha256,
         "size": size,

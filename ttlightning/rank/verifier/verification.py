@@ -107,7 +107,7 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
     if reason := sample_excess(weights, classes_of(weights), size, counts, mode_size, rank, content["primes"]):
         raise Rejected(reason)
     units = rank if "factors" in weights else None
-    agree("statement", content, sampled_statement(content["cp_rank_at_least"], size, units))
+    agree("statement", content, sampled_statement(content["cp_rank_at_least"], sites, size, units))
     of_network = next(scores for name, scores in SCORES.items() if name in weights)
     chosen = [site for site in range(sites) if counts[site] > 1]  # NumPy has 64 axes at most
     order = sorted(range(len(chosen)), key=lambda axis: chosen[axis] % 2)
