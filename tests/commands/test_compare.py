@@ -203,13 +203,15 @@ def test_two_real_runs_from_their_directories_and_from_wandb(command, monkeypatc
     [mine], others = wandb_records("me/project", curves=True)
     assert others == ["me/project/b", "me/project/c"]
     local = read_record(Path("runs/debug/0"), curves=True)
-    same = "seed dataset dataset_sha256 metrics parameters weights_sha256 certified curves date"
+    same = "seed dataset dataset_sha256 metrics parameters weights_sha256 certified widths curves date"
     for name in same.split():
         assert getattr(mine, name) == getattr(local, name), name
     assert settings(mine.config) == settings(local.config)
     assert mine.seconds == pytest.approx(local.seconds)
     assert (mine.place, mine.commit) == ("me/project/a", local.commit)
     assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d", mine.date)
+    assert 1 <= local.widths["width_10_percent"][0] <= local.widths["width_10_percent"][1]
+    assert list(local.curves["rank/width_10_percent"]) == [0, 1]
     assert len(local.curves["val/acc"]) == len(local.curves["train/loss"]) == 1
     done = command("compare", "runs/debug/0", "--wandb=me/project")
     assert "me/project/a came to the same weights as runs/debug/0" in done.stdout

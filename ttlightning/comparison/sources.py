@@ -164,10 +164,6 @@ def _record(
 
 
 def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """The last finite value of each epoch, epochs counted from 1; a row without an epoch is from before training."""
-    values = {
-        0 if row["epoch"] in (None, "") else int(float(row["epoch"])) + 1: float(row[name])
-        for row in rows
-        if row.get(name) not in (None, "")
-    }
+    """The last finite value of each epoch, epochs counted from 1."""
+    values = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
     return {epoch: value for epoch, value in values.items() if math.isfinite(value)}

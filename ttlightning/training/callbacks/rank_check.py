@@ -135,7 +135,7 @@ class RankCheck(Callback):
         self._lines = state_dict["lines"]
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, epochs: int, with_certificate: bool = True) -> None:
-        """Measure, log and write; ``epochs`` are complete, and the row of a finished epoch has its number, from 0."""
+        """Measure, log and write; ``epochs`` are complete, and the row has the number of the last one, -1 before training."""
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
@@ -147,7 +147,7 @@ class RankCheck(Callback):
         if with_certificate:
             self._certify(format)
         self.latest |= measure_staircase(format) | self._width(trainer, pl_module)
-        values = summarize_ranks(self.latest) | ({"epoch": epochs - 1} if epochs else {})
+        values = summarize_ranks(self.latest) | {"epoch": epochs - 1}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
         if (run := run_of(trainer)) is not None:
