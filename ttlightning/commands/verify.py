@@ -16,6 +16,7 @@ from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
 
 if TYPE_CHECKING:
+    from ttlightning.runs.trained_features import TrainedFeatures
     from ttlightning.runs.trained_formats import TrainedFormat
 
 
@@ -48,8 +49,8 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
             if network is None:
                 verify(content)
             else:
-                format, sha256 = network
-                verify(content, dict(format.named_parameters()), sha256, format.sites)
+                (format, sha256), features = network
+                verify(content, dict(format.named_parameters()), sha256, format.sites, features)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")
     except UserError as why:
@@ -57,13 +58,16 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
     return 0, _plain(f"holds     {file} ({time.perf_counter() - started:.1f} s): {content['statement']}")
 
 
-def find_network(content: dict[str, object], file: Path, given: Path | None) -> "TrainedFormat | None":
+def find_network(
+    content: dict[str, object], file: Path, given: Path | None
+) -> "tuple[TrainedFormat, TrainedFeatures | None] | None":
     """The network of a certificate: ``given``, or at the path in the certificate; None for a generic certificate."""
     if content["kind"] == "generic":
         return None
     if given is None and "checkpoint" not in content:
         raise Rejected("checkpoint is missing")
     with signals.importing():  # torch, which a generic certificate does without
+        from ttlightning.runs.trained_features import read_features
         from ttlightning.runs.trained_formats import read_format
     path = file.parent / str(content["checkpoint"]) if given is None else given
     try:
@@ -72,7 +76,7 @@ def find_network(content: dict[str, object], file: Path, given: Path | None) -> 
         checkpoint = checkpoint_file(path)
     except (OSError, RuntimeError) as fault:  # a name too long, a folder without permission, an unknown user
         raise UserError(f"the checkpoint {path} cannot be read: {getattr(fault, 'strerror', fault)}") from fault
-    return read_format(checkpoint)
+    return read_format(checkpoint), read_features(checkpoint) if "features" in content else None
 
 
 def _plain(line: str) -> str:

@@ -20,7 +20,15 @@ from ttlightning.rank.limits import (
     staircase_excess,
     stated,
 )
-from ttlightning.rank.statements import KINDS, TITLE, VERSION, checkpoint_statement, generic_statement
+from ttlightning.rank.statements import (
+    ANALYTIC,
+    KINDS,
+    TITLE,
+    VERSION,
+    checkpoint_statement,
+    features_statement,
+    generic_statement,
+)
 from ttlightning.rank.verifier.arithmetic import is_prime
 
 HEAD: Final = ("certificate", "version", "kind", "statement", "mode_size", "rank", "sites", "primes", "ranks")
@@ -29,7 +37,7 @@ FIELDS: Final = {
     "checkpoint": (*HEAD, "weights_sha256", "slices", "cp_rank_at_least"),
     "sampled": (*HEAD, "weights_sha256", "size", "seed", "cp_rank_at_least"),
 }
-"""The fields of each kind. A certificate of a network may also have the path of its ``checkpoint``."""
+"""The fields of each kind. That of a network may also have the path of its ``checkpoint``, and ``features``."""
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed")
 
 
@@ -75,7 +83,7 @@ def check_claims(content: dict[str, Any]) -> None:
         if name not in content:
             raise Rejected(f"{name} is missing")
     for name in content:
-        if name not in FIELDS[kind] and (name != "checkpoint" or kind == "generic"):
+        if name not in FIELDS[kind] and (name not in ("checkpoint", "features") or kind == "generic"):
             raise Rejected(f"{short(name)} is too much")
     for name in SIZES:
         if name in content:
@@ -88,6 +96,8 @@ def check_claims(content: dict[str, Any]) -> None:
     if "checkpoint" in content:
         _check_path(content["checkpoint"])
     _check_bounds(content["cp_rank_at_least"])
+    if "features" in content:
+        _check_features(content["features"], content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
 
 
@@ -115,7 +125,7 @@ def _check_staircase(content: dict[str, Any]) -> None:
     bounds = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
     best = [stated(max(of_class)) for of_class in zip(*bounds, strict=True)]
     agree("cp_rank_at_least", content, best)
-    agree("statement", content, checkpoint_statement(best, sites))
+    agree("statement", content, checkpoint_statement(best, sites) + of_features(content))
 
 
 def _check_sampled(content: dict[str, Any]) -> None:
@@ -127,6 +137,22 @@ def _check_sampled(content: dict[str, Any]) -> None:
     for of_prime in ranks:
         _check_list("ranks", of_prime, classes, size)
     agree("cp_rank_at_least", content, [max(of_class) for of_class in zip(*ranks, strict=True)])
+
+
+def of_features(content: dict[str, Any]) -> str:
+    """The sentence of the field ``features``, whose form has been checked; empty without it."""
+    if "features" not in content:
+        return ""
+    return features_statement(content["mode_size"], content["features"]["activation"], content["features"]["constant"])
+
+
+def _check_features(claim: Any, bounds: list[int]) -> None:
+    if type(claim) is not dict or {*claim} != {"activation", "constant"} or type(claim["constant"]) is not bool:
+        raise Rejected("features must be the name of an activation, and whether there is a constant one")
+    if type(claim["activation"]) is not str or claim["activation"] not in (*ANALYTIC, "relu"):
+        raise Rejected(f"features of {short(claim['activation'])} have no criterion of independence")
+    if max(bounds) < 2:
+        raise Rejected("features are of no use to bounds below 2")
 
 
 def closed_form(n: int, r: int, d: int) -> int:
