@@ -28,6 +28,7 @@ import math
 import struct
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
@@ -181,8 +182,8 @@ class Weights:
         return offsets[1] - offsets[0] == math.prod(shape) * TYPES[kind][0]
 
     def floats(self, name: str) -> list[float]:
-        """The numbers of a parameter of the format, exactly."""
-        entry = self.entries["format." + name]
+        """The numbers of a tensor, exactly."""
+        entry = self.entries[name]
         raw, (_, kind, code) = bytes(self.body[slice(*entry["data_offsets"])]), TYPES[entry["dtype"]]
         if kind == "bfloat16":  # the upper half of a float32
             raw, code = b"".join([b"\0\0" + raw[i : i + 2] for i in range(0, len(raw), 2)]), "f"
@@ -197,7 +198,7 @@ class Weights:
         """The exact images mod p, in order."""
         inverses: dict[int, int] = {}
         result = []
-        for value in self.floats(name):
+        for value in self.floats("format." + name):
             numerator, denominator = value.as_integer_ratio()
             if denominator not in inverses:
                 inverses[denominator] = pow(denominator, -1, p)
@@ -422,8 +423,46 @@ def verify(content: dict[str, Any], find_weights: Any, limit: float, say: Any) -
             raise Rejected(f"it is for {content['sites']} sites, the weights are for another number")
         check_shapes(content, weights)
         expected = (count_staircase if kind == "checkpoint" else count_sampled)(content, weights, limit, say)
+    if "features" in content:
+        expected["statement"] += check_features(content, weights)
     for name, value in expected.items():
         compare(name, content[name], value)
+
+
+def check_features(content: dict[str, Any], weights: Weights) -> str:
+    """The sentence that follows if the features sigma(a_i . x + b_i), and perhaps 1, are linearly independent.
+
+    They are, for the analytic sigma, if no two a_i are equal or opposite; for relu if no two (a_i, b_i) are parallel.
+    """
+    claim, n = content["features"], content["mode_size"]
+    if type(claim) is not dict or set(claim) != {"activation", "constant"} or type(claim["constant"]) is not bool:
+        raise Rejected("features must be the name of an activation, and whether there is a constant one")
+    sigma, constant = claim["activation"], claim["constant"]
+    if type(sigma) is not str or sigma not in ("gelu", "sigmoid", "tanh", "softplus", "cos", "relu"):
+        raise Rejected(f"features of {short(sigma)} have no criterion of independence")
+    if weights.metadata.get("activation", sigma) != sigma or max(content["cp_rank_at_least"]) < 2:
+        raise Rejected("features are of another activation, or of no use to bounds below 2")
+    names = ("features.linear.weight", "features.linear.bias")
+    shapes = [weights.entries[name]["shape"] if name in weights.entries else [] for name in names]
+    if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or shapes[0][0] + constant != n:
+        raise Rejected(f"the weights have no feature map of {n} features")
+    flat, shifts = (weights.floats(name) for name in names)
+    rows = [flat[i * shapes[0][1] : (i + 1) * shapes[0][1]] for i in range(shapes[0][0])]
+    seen: set[Any] = set()
+    for row, shift in zip(rows, shifts):
+        first = next((x for x in row if x), None)
+        if first is None:
+            raise Rejected("a feature is constant")
+        scale = Fraction(first) if sigma == "relu" else Fraction(1 if first > 0 else -1)
+        seen.add(tuple(Fraction(x) / scale for x in ([*row, shift] if sigma == "relu" else row)))
+    if len(seen) < len(rows):
+        raise Rejected("two features may depend on each other")
+    place = "the set of all real patches" if sigma == "relu" else "every open set of patches"
+    return (
+        f" Its {n} features, {sigma}(A x + b){' and 1' if constant else ''}, are linearly independent on {place}. So "
+        "on images of patches from there that do not overlap, no shallow network with fewer hidden units than the "
+        "bound of a class has the scores of this class, whatever its features."
+    )
 
 
 def compare(name: str, claimed: Any, counted: Any) -> None:
@@ -438,7 +477,7 @@ def check_form(content: dict[str, Any]) -> None:
     for name in sorted(fields ^ set(content)):
         if name in fields:
             raise Rejected(f"{name} is missing")
-        if name != "checkpoint" or kind == "generic":
+        if name not in ("checkpoint", "features") or kind == "generic":
             raise Rejected(f"{short(name)} is too much")
     path = content.get("checkpoint", "network.ckpt")
     if type(path) is not str or not 0 < len(path) <= 4096 or not path.isprintable() or path.startswith("~"):

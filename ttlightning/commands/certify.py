@@ -11,6 +11,7 @@ from rich.console import Console
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
+from ttlightning.rank.certificates.features import with_features
 from ttlightning.rank.certificates.files import write_certificate
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
@@ -30,6 +31,7 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--width", type=int | None, help="K: the width within an error of the scores on K x K images")
     parser.add_argument("--images", type=list[Path], default=[], help="pictures for --width, not the run's test set")
     parser.add_argument("--seed", type=int, default=0, help="of the generic cores, or of the sampled features")
+    parser.add_argument("--features", type=bool, default=False, help="true: also that its features are independent")
     parser.add_argument("--output", type=Path | None, help="file to write")
     parser.add_argument("--weights", type=Path | None, help="safetensors to write, for scripts/verify_certificate.py")
     parser.add_argument(OPTION, type=str | None, help="class of the checkpoint's own format, which may be imported")
@@ -47,19 +49,23 @@ def main(args: Sequence[str]) -> int:
     seconds = time.perf_counter() - started
     write_certificate(output, certificate)
     if options.weights is not None:
-        write_weights(checkpoint_file(options.source), options.weights)
+        write_weights(checkpoint_file(options.source), options.weights, options.features)
     print(certificate["statement"])
     print(f"certificate  {output} ({seconds:.1f} s)")
     return 0
 
 
-def write_weights(checkpoint: Path, file: Path) -> None:
-    """All weights of a checkpoint in a new safetensors file."""
+def write_weights(checkpoint: Path, file: Path, features: bool = False) -> None:
+    """All weights of a checkpoint in a new safetensors file; its metadata name the sizes, and the activation."""
     from ttlightning.runs.checkpoints import NETWORK_KEY, read_checkpoint
     from ttlightning.runs.safetensors import write_safetensors
+    from ttlightning.runs.trained_features import read_features
 
     content = read_checkpoint(checkpoint)
-    write_safetensors(file, content["state_dict"], {name: str(value) for name, value in content[NETWORK_KEY].items()})
+    metadata = {name: str(value) for name, value in content[NETWORK_KEY].items()}
+    if features:
+        metadata["activation"] = read_features(checkpoint).activation
+    write_safetensors(file, content["state_dict"], metadata)
 
 
 def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Certificate]]:
@@ -68,6 +74,8 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     if reason := out_of_range(seed=options.seed):
         raise UserError(f"--{reason}")
     if options.source is None:
+        if options.features:
+            raise UserError("--features is for a trained network: name a run directory or a checkpoint")
         if None in sizes:
             raise UserError("certify needs a run directory or a checkpoint, or all of --mode_size, --rank and --sites")
         for name in ("sampled", "width"):
@@ -79,6 +87,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     if sizes != [None] * 3:
         raise UserError("--mode_size, --rank and --sites are those of the checkpoint: leave them out")
     with signals.importing():  # torch, which a generic certificate does without
+        from ttlightning.runs.trained_features import read_features
         from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
     run = Run(options.source if options.source.is_dir() else file.parent)
@@ -86,6 +95,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         raise UserError("--images is for --width")
     if options.width is not None:
         return _prepare_width(options, file, run, trusted)
+    features = read_features(file) if options.features else None
     format, sha256 = read_format(file, trusted)
     if options.sampled is None and format.staircase_cores() is None:
         raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
@@ -93,10 +103,14 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
     origin = _origin(file, output)
 
     def make() -> Certificate:
+        found = count() | origin
+        return found if features is None else with_features(found, *features)
+
+    def count() -> Certificate:
         if options.sampled is None:
-            return checkpoint_certificate(format, sha256) | origin
+            return checkpoint_certificate(format, sha256)
         workers = os.cpu_count() or 1 if options.sampled >= 1024 else 1
-        return sampled_certificate(format, sha256, options.sampled, options.seed, workers=workers) | origin
+        return sampled_certificate(format, sha256, options.sampled, options.seed, workers=workers)
 
     return output, make
 
@@ -104,8 +118,9 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
 def _prepare_width(
     options: Any, file: Path, run: Run, trusted: Sequence[str]
 ) -> tuple[Path, Callable[[], Certificate]]:
-    if options.sampled is not None:
-        raise UserError("--sampled and --width are two kinds of certificates: choose one")
+    for name in ("sampled", "features"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is for a certificate of the rank: leave --width out")
     with signals.importing():
         from ttlightning.commands.width import prepare_width
     output = options.output or run.new_certificate_file("width", options.width)

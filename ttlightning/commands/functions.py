@@ -162,6 +162,7 @@ def certify(
     sampled: int | None = None,
     width: int | None = None,
     images: Sequence[str | Path] = (),
+    features: bool = False,
     seed: int = 0,
     trust: Sequence[str] = (),
 ) -> "Certificate":
@@ -171,6 +172,7 @@ def certify(
         sampled: K, from K x K scores instead of the staircase.
         width: K, the width within an error of the scores on K x K mixed images; it needs ``output``.
         images: pictures for ``width``, in place of the run's test set.
+        features: also that the network's features are linearly independent, so that the bound is about functions.
         seed: seed of the sampled features.
     """
     from ttlightning.commands.certify import prepare
@@ -180,7 +182,7 @@ def certify(
     if width is not None and output is None:
         raise UserError("a certificate of width is written beside its images: name a file as output")
     asked = dict.fromkeys(("mode_size", "rank", "sites")) | {"sampled": sampled, "seed": seed}
-    asked |= {"width": width, "images": [Path(image) for image in images]}
+    asked |= {"width": width, "images": [Path(image) for image in images], "features": features}
     file, make = prepare(Namespace(source=Path(source), output=output and Path(output), **asked), trust)
     if output is not None:
         check_new_file(file, "output")

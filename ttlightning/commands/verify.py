@@ -57,12 +57,14 @@ def count(content: dict[str, Any], file: Path, checkpoint: Path | None) -> None:
         return
     with signals.importing():  # torch, which a generic certificate does without
         from ttlightning.commands.width import check_width
+        from ttlightning.runs.trained_features import read_features
         from ttlightning.runs.trained_formats import read_format
     if content["kind"] == "width":
         check_width(content, file, checkpoint)
     else:
         format, sha256 = read_format(checkpoint)
-        verify(content, dict(format.named_parameters()), sha256, format.sites)
+        features = read_features(checkpoint) if "features" in content else None
+        verify(content, dict(format.named_parameters()), sha256, format.sites, features)
 
 
 def find_checkpoint(content: dict[str, Any], file: Path, given: Path | None) -> Path:

@@ -11,6 +11,8 @@ VERSION: Final = 3
 MATRICIZATION: Final = "matricization with the odd modes as rows and the even modes as columns"
 UNITS: Final = "Fewer hidden units may approximate, but a shallow network needs as many to equal"
 NOTHING: Final = "which says nothing: every tensor but 0 has CP-rank at least 1"
+ANALYTIC: Final = ("gelu", "sigmoid", "tanh", "softplus", "cos")
+"""Activations whose features are independent on every open set of patches as soon as they are on one."""
 MOST_LISTED: Final = 20
 """Classes whose bounds stand in the statement one by one, if they differ."""
 KINDS: Final = ("generic", "checkpoint", "sampled", "width")
@@ -59,6 +61,16 @@ def sampled_statement(bounds: Sequence[int], sites: int, size: int, units: int |
     if units is not None:
         statement += f" None has a CP-rank above {units}, the hidden units of the network itself."
     return statement
+
+
+def features_statement(mode_size: int, activation: str, constant: bool) -> str:
+    """What follows for functions of images if the features are linearly independent."""
+    place = "every open set of patches" if activation in ANALYTIC else "the set of all real patches"
+    return (
+        f" Its {mode_size} features, {activation}(A x + b){' and 1' * constant}, are linearly independent on {place}. "
+        "So on images of patches from there that do not overlap, no shallow network with fewer hidden units than the "
+        "bound of a class has the scores of this class, whatever its features."
+    )
 
 
 def _each(bounds: Sequence[int]) -> str:

@@ -280,7 +280,10 @@ def test_unprintable_file_names_are_escaped(command):
 
 def test_checking_shares_no_arithmetic_with_making():
     """Of this package, the modules that check import one another, the table of limits and the wording only."""
-    checking = {"ttlightning.rank.verifier." + name for name in ("claims", "arithmetic", "scores", "verification")}
+    checking = {
+        "ttlightning.rank.verifier." + name
+        for name in ("claims", "arithmetic", "scores", "verification", "independence")
+    }
     shared = {"ttlightning.rank.limits", "ttlightning.rank.statements", "ttlightning.errors"}
     for module in checking | shared:
         file = Path(ttlightning.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")

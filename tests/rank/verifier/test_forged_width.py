@@ -155,7 +155,8 @@ def test_through_the_command(command, tmp_path):
         ("--width=1", "images is 1, it must be at least 2"),
         ("--width=2000", "images is 2000, the limit is 1,024"),
         ("--width=60", "--width is 60, there are 50 images"),
-        ("--width=8 --sampled=4", "choose one"),
+        ("--width=8 --sampled=4", "--sampled is for a certificate of the rank"),
+        ("--width=8 --features=true --output=b.json", "--features is for a certificate of the rank"),
         ("--images=[a.png]", "--images is for --width"),
         ("--width=8 --images=[a.png] --output=b.json", "a.png does not exist"),
     ):

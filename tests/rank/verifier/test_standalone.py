@@ -1,18 +1,17 @@
 """scripts/verify_certificate.py, which shares no code with the package: it agrees with ``verify``; no file fools it."""
 
 import ast
-import importlib.util
 import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from kinds import CHAINS, FORMATS, TREES, random_format, restore, weights_of
+from standalone import SCRIPT, alone, judged
 from test_agreement import REAL, zeroed
 from test_forged import JSON, KINDS, again, forged, made, places, replaced
 
@@ -24,19 +23,6 @@ from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.safetensors import write_safetensors
 
 SMALL = ("--config=debug.yaml", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1")
-SCRIPT = Path(__file__).parents[3] / "scripts" / "verify_certificate.py"
-SPECIFICATION = importlib.util.spec_from_file_location("verify_certificate", SCRIPT)
-alone = importlib.util.module_from_spec(SPECIFICATION)
-sys.modules["verify_certificate"] = alone
-SPECIFICATION.loader.exec_module(alone)
-
-
-def judged(file, weights=None, limit=600):
-    """Code and line; the line is one, and printable."""
-    code, line = alone.judge(file, weights, limit)
-    assert line.split()[0] == ("holds", "REJECTED", "UNCHECKED")[code]
-    assert line.isprintable()
-    return code, line
 
 
 def prepared(name, folder):
@@ -222,7 +208,7 @@ def test_weights_without_a_rank_are_rejected(value, type, tmp_path):
     file.write_text(json.dumps(content | {"weights_sha256": weights_sha256(state)}))
     write_safetensors(file.with_suffix(".safetensors"), state, {})
     code, line = judged(file)
-    assert (code, "a weight of last is infinite or not a number" in line) == (1, True), line
+    assert (code, "a weight of format.last is infinite or not a number" in line) == (1, True), line
     state["format.last"] = state["format.last"].nan_to_num().int()
     file.write_text(json.dumps(content | {"weights_sha256": weights_sha256(state)}))
     write_safetensors(tmp_path / "whole.safetensors", state, {})

@@ -22,10 +22,12 @@ from ttlightning.rank.limits import (
     stated,
 )
 from ttlightning.rank.statements import (
+    ANALYTIC,
     KINDS,
     TITLE,
     VERSION,
     checkpoint_statement,
+    features_statement,
     generic_statement,
     width_statement,
 )
@@ -42,7 +44,14 @@ FIELDS: Final = {
         *("permille", "units_at_least"),
     ),
 }
-"""The fields of each kind. A certificate of a network may also have the path of its ``checkpoint``."""
+"""The fields of each kind."""
+MORE: Final[dict[str, tuple[str, ...]]] = {
+    "generic": (),
+    "checkpoint": ("checkpoint", "features"),
+    "sampled": ("checkpoint", "features"),
+    "width": ("checkpoint",),
+}
+"""Fields that a certificate of each kind may have: the path of its checkpoint, independent features."""
 ACTIVATIONS: Final = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed", "images")
 
@@ -89,7 +98,7 @@ def check_claims(content: dict[str, Any]) -> None:
         if name not in content:
             raise Rejected(f"{name} is missing")
     for name in content:
-        if name not in FIELDS[kind] and (name != "checkpoint" or kind == "generic"):
+        if name not in FIELDS[kind] and name not in MORE[kind]:
             raise Rejected(f"{short(name)} is too much")
     for name in SIZES:
         if name in content:
@@ -105,6 +114,8 @@ def check_claims(content: dict[str, Any]) -> None:
         return
     _check_primes(content["primes"])
     _check_bounds(content["cp_rank_at_least"])
+    if "features" in content:
+        _check_features(content["features"], content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
 
 
@@ -132,7 +143,7 @@ def _check_staircase(content: dict[str, Any]) -> None:
     bounds = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
     best = [stated(max(of_class)) for of_class in zip(*bounds, strict=True)]
     agree("cp_rank_at_least", content, best)
-    agree("statement", content, checkpoint_statement(best, sites))
+    agree("statement", content, checkpoint_statement(best, sites) + of_features(content))
 
 
 def _check_sampled(content: dict[str, Any]) -> None:
@@ -167,6 +178,22 @@ def _check_width(content: dict[str, Any]) -> None:
         content,
         width_statement(permille, units, images, content["activation"], content["pixel_mean"]),
     )
+
+
+def of_features(content: dict[str, Any]) -> str:
+    """The sentence of the field ``features``, whose form has been checked; empty without it."""
+    if "features" not in content:
+        return ""
+    return features_statement(content["mode_size"], content["features"]["activation"], content["features"]["constant"])
+
+
+def _check_features(claim: Any, bounds: list[int]) -> None:
+    if type(claim) is not dict or {*claim} != {"activation", "constant"} or type(claim["constant"]) is not bool:
+        raise Rejected("features must be the name of an activation, and whether there is a constant one")
+    if type(claim["activation"]) is not str or claim["activation"] not in (*ANALYTIC, "relu"):
+        raise Rejected(f"features of {short(claim['activation'])} have no criterion of independence")
+    if max(bounds) < 2:
+        raise Rejected("features are of no use to bounds below 2")
 
 
 def closed_form(n: int, r: int, d: int) -> int:

@@ -18,11 +18,22 @@ from ttlightning.rank.verifier.arithmetic import (
     rank_modulo,
     staircase_ranks,
 )
-from ttlightning.rank.verifier.claims import NoCertificate, Rejected, agree, check_claims, difference, read_certificate
+from ttlightning.rank.verifier.claims import (
+    NoCertificate,
+    Rejected,
+    agree,
+    check_claims,
+    difference,
+    of_features,
+    read_certificate,
+)
+from ttlightning.rank.verifier.independence import check_features
 from ttlightning.rank.verifier.scores import canonical_scores, chain_scores, choices, tree_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ttlightning.rank.verifier.independence import Features
 
 __all__ = ["NoCertificate", "Rejected", "read_certificate", "verify"]
 
@@ -41,6 +52,7 @@ def verify(
     weights: dict[str, "Tensor"] | None = None,
     sha256: str | None = None,
     sites: int | None = None,
+    features: "Features | None" = None,
 ) -> None:
     """Raise ``Rejected`` unless counting confirms the certificate.
 
@@ -49,6 +61,8 @@ def verify(
         weights: the parameters of the network's format, by name (not for a generic certificate).
         sha256: hash of all weights of the network.
         sites: the network's sites, which the shapes of equal cores do not determine.
+        features: activation, whether there is a constant feature, and the weights and biases of the feature map, for a
+            certificate that speaks of them.
     """
     check_claims(content)
     if content["kind"] == "generic":
@@ -65,6 +79,10 @@ def verify(
     _check_shapes(content, weights)
     if reason := unfit(weights):
         raise Rejected(reason)
+    if "features" in content:
+        if features is None:
+            raise UserError("this certificate speaks of the network's features: they are needed too")
+        check_features(content["features"], content["mode_size"], *features)
     (_count_staircase if content["kind"] == "checkpoint" else _count_sampled)(content, weights)
 
 
@@ -107,7 +125,9 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
     if reason := sample_excess(weights, classes_of(weights), size, counts, mode_size, rank, content["primes"]):
         raise Rejected(reason)
     units = rank if "factors" in weights else None
-    agree("statement", content, sampled_statement(content["cp_rank_at_least"], sites, size, units))
+    agree(
+        "statement", content, sampled_statement(content["cp_rank_at_least"], sites, size, units) + of_features(content)
+    )
     of_network = next(scores for name, scores in SCORES.items() if name in weights)
     chosen = [site for site in range(sites) if counts[site] > 1]  # NumPy has 64 axes at most
     order = sorted(range(len(chosen)), key=lambda axis: chosen[axis] % 2)
