@@ -135,7 +135,7 @@ class RankCheck(Callback):
         self._lines = state_dict["lines"]
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, epochs: int, with_certificate: bool = True) -> None:
-        """Measure, log and write; ``epochs`` are complete, and the row has the last one's number, -1 before training."""
+        """Measure, log and write after ``epochs`` complete epochs; the row has the number of the last one, from -1."""
         if not trainer.is_global_zero:
             return
         started = time.perf_counter()
