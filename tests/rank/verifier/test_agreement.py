@@ -175,7 +175,9 @@ class Module(nn.Module):
 
 def checked(format, folder):
     """The record that fit keeps at its end, and the module."""
-    trainer = SimpleNamespace(is_global_zero=True, current_epoch=1, global_step=7, loggers=[], run=Run(folder))
+    trainer = SimpleNamespace(
+        is_global_zero=True, current_epoch=1, global_step=7, loggers=[], datamodule=None, run=Run(folder)
+    )
     check, module = RankCheck(sketch_size=4), Module(format)
     check.on_fit_end(trainer, module)
     assert RankCheck().load_state_dict(check.state_dict()) is None  # it fits into a checkpoint, and is read again
