@@ -194,8 +194,9 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_width_against_error(script, tmp_path):
+def test_width_against_error(script, tmp_path, monkeypatch):
     """No imitator is below the bound on mixed images; once more, and nothing is made again."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # it is two files
     words = ("--quick", "--jobs=2", "--output=width")
     said = script("width_against_error.py", *words)
     assert said == (tmp_path / "width.md").read_text()
