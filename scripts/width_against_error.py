@@ -6,7 +6,8 @@
 Trains eq.yaml and tt.yaml at each TT-rank on each data set. After some epochs, before training, and for the trained
 features with Gaussian cores, it records: the lower bound on the error of every shallow network of R units on K x K
 mixed test images, all classes together without their mean (bound A); the effective ranks of the tensor, plain and
-weighted as the data weigh it (bounds B and C); test accuracy and the certified rank. At the ranks of --distil, shallow
+weighted as the data weigh it (bounds B and C); test accuracy and the certified rank. A width is recorded twice: proven,
+less the largest rounding error that float64 can have made, and measured, as computed. At the ranks of --distil, shallow
 networks of --units units then imitate the network before and after training and the one of Gaussian cores, on mixed and
 on real training images; recorded is their error on the same K x K mixed test images, and on real test images.
 
@@ -126,14 +127,19 @@ def measure(network: Network, data: str, images: int) -> dict[str, Any]:
     features = network.embed(patches[:images]).double()
     mixed = mixed_scores(network.format, features)
     matrix, error = side_by_side(without_common(mixed))
-    curve, proven = width_curve(matrix, error), error is not None
-    if curve.errors[0] < ALMOST_ALL:  # the scores are so small beside their terms that float64 proves nothing
-        curve, proven = width_curve(matrix), False
+    measured = width_curve(matrix)
+    curve, proven = (measured, False) if error is None else (width_curve(matrix, error), True)
+    proven_width = {str(eps): curve.width(eps) for eps in ERRORS} if proven else None
+    if curve.errors[0] < ALMOST_ALL:  # the scores are so small beside their terms that float64 proves little
+        curve, proven = measured, False
     moments = second_moments(network.embed(patches))
     return {
         "bound": curve.errors.tolist(),
         "proven": proven,
         "width": {str(eps): curve.width(eps) for eps in ERRORS},
+        "proven_width": proven_width,
+        "measured_width": {str(eps): measured.width(eps) for eps in ERRORS},
+        "rounding": None if error is None else error / float(matrix.norm()),
         "effective_rank": effective_ranks(network.format),
         "effective_rank_on_data": effective_ranks(network.format, moments),
         "test_acc": float((network(patches).argmax(1) == labels).double().mean()),
@@ -208,10 +214,11 @@ def main() -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         for subject, run in points(options, runs):
-            if str(subject) not in found["points"]:
+            before = found["points"].get(str(subject), {"imitators": {}})
+            if "rounding" not in before:  # not measured, or by a version that did not keep both widths
                 measured = measure(network_of(run, subject.state), subject.data, options.images)
                 measured["certified"] = certified(run).get(subject.state)
-                found["points"][str(subject)] = subject._asdict() | measured | {"imitators": {}}
+                found["points"][str(subject)] = subject._asdict() | measured | {"imitators": before["imitators"]}
                 write_json(store, found)
     for subject, run in points(options, runs):
         imitators = found["points"][str(subject)]["imitators"]

@@ -18,7 +18,7 @@ def table(found: Found) -> str:
     points, size = list(found["points"].values()), found["settings"]["images"]
     first = [
         "data", "cores", "r", "state", "test %", "exact", "50 %", "30 %", "10 %", "3 %", "1 %", "B", "C", "weights",
-        "data SHA-256", "bound",
+        "data SHA-256", "bound", "rounding",
     ]  # fmt: skip
     second = [
         "data", "cores", "r", "state", "R", "bound, mixed", "mixed: error on mixed", "on real", "test %",
@@ -26,8 +26,9 @@ def table(found: Found) -> str:
     ]  # fmt: skip
     return (
         f"At least so many units has a shallow network that stays within an error (root mean square, relative) of the "
-        f"scores on {size} x {size} mixed test images. B, C: effective ranks, the smallest and the largest of the "
-        "class tensors and that of all classes side by side; B plain, C weighted by the data.\n\n"
+        f"scores on {size} x {size} mixed test images; in brackets what is proven, where that is less. Rounding: the "
+        "largest relative error that float64 can have made in the scores. B, C: effective ranks, the smallest and the "
+        "largest of the class tensors and that of all classes side by side; B plain, C weighted by the data.\n\n"
         + _markdown(first, [_network(p) for p in points])
         + "\n\n"
         + _does_accuracy_follow(points)
@@ -46,7 +47,17 @@ def _network(p: Found) -> list[str]:
     exact = "" if p["certified"] is None else in_figures(p["certified"])
     ranks = [_span(p[name]) for name in ("effective_rank", "effective_rank_on_data")]
     last = [p["weights_sha256"][:12], p["data_sha256"][:12], "proven" if p["proven"] else "measured"]
-    return [*_name(p), f"{100 * p['test_acc']:.2f}", exact, *map(str, p["width"].values()), *ranks, *last]
+    widths = [_width(p, error) for error in p["measured_width"]]
+    last.append("" if p["rounding"] is None else f"{p['rounding']:.1e}")
+    return [*_name(p), f"{100 * p['test_acc']:.2f}", exact, *widths, *ranks, *last]
+
+
+def _width(p: Found, error: str) -> str:
+    """Measured, and what of it is proven."""
+    measured, proven = p["measured_width"][error], p["proven_width"]
+    if proven is None or proven[error] == measured:
+        return str(measured)
+    return f"{measured} ({proven[error]})"
 
 
 def _imitator(p: Found, units: str, kinds: Found) -> list[str]:
