@@ -99,7 +99,7 @@ class ScoreTensor(nn.Module, ABC):
         return torch.cat(mantissas), torch.cat(exponents)
 
     def roundings(self) -> int | None:
-        """The most roundings that a term of a score passes through, for a proven error bound; None: not known.
+        """The most roundings of a term of ``scaled_scores_on_grid``, for a proven error bound; None: not known.
 
         For a format whose scores are sums of products of its parameters and features, each term with the coefficient 1.
         """

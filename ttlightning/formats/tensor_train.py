@@ -97,7 +97,7 @@ class TensorTrain(ScoreTensor):
         return StaircaseCores(self.first, self.interior, self.last)
 
     def roundings(self) -> int:
-        return self.sites * (self.mode_size * self.rank + self.mode_size + self.rank)
+        return self.sites * (self.mode_size + self.rank)  # a sum over the features, then one over the states
 
     def scaled_scores_on_grid(
         self, rows: Float[Tensor, "rows odd modes"], columns: Float[Tensor, "columns even modes"]
