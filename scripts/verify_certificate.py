@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import struct
 import sys
 import time
@@ -711,8 +712,11 @@ def main() -> int:
     worst = 0
     for file in options.files:
         code, line = judge(Path(file), options.weights, options.limit)
-        print(line, flush=True)
         worst = max(worst, code)
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:  # nobody reads any more, as after `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return worst
 
 

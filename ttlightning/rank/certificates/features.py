@@ -16,20 +16,21 @@ must not overlap.
 """
 
 from fractions import Fraction
-from typing import Final
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Final
 
 from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.limits import refuse, unfit
 from ttlightning.rank.statements import ANALYTIC, features_statement
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 RELU: Final = "relu"
 
 
 def with_features(
-    certificate: Certificate, activation: str, constant: bool, weight: Tensor, bias: Tensor
+    certificate: Certificate, activation: str, constant: bool, weight: "Tensor", bias: "Tensor"
 ) -> Certificate:
     """The certificate of a network with the claim that its features are linearly independent.
 
