@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ttlightning.rank.bounds import in_figures
 
@@ -81,13 +82,17 @@ def _does_accuracy_follow(points: list[Found]) -> str:
     for name in dict.fromkeys(p["data"] for p in points):
         mine = [p for p in points if p["data"] == name and p["certified"] is not None]
         accuracy = [p["test_acc"] for p in mine]
-        with_width = rank_correlation(accuracy, [p["width"]["0.1"] for p in mine])
-        with_rank = rank_correlation(accuracy, [p["rank"] for p in mine])
-        with_certified = rank_correlation(accuracy, [p["certified"] for p in mine])
+        quantities = {
+            "the width at 10 %": [p["width"]["0.1"] for p in mine],
+            "the TT-rank, on which the generic rank depends": [p["rank"] for p in mine],
+            "the certified rank": [p["certified"] for p in mine],
+        }
+        found = {what: rank_correlation(accuracy, values) for what, values in quantities.items()}
+        known = ", ".join(f"{value:.2f} with {what}" for what, value in found.items() if not math.isnan(value))
+        alike = "".join(f" All have the same value of {what}." for what, v in found.items() if math.isnan(v))
         lines.append(
             f"{name}: over {len(mine)} networks after one epoch or more, Spearman's correlation of test accuracy is "
-            f"{with_width:.2f} with the width at 10 %, {with_rank:.2f} with the TT-rank, on which the generic rank "
-            f"depends, {with_certified:.2f} with the certified rank.  "
+            f"{known}.{alike}  "
         )
     return "\n".join(lines)
 
@@ -164,6 +169,10 @@ def _width_and_accuracy(panel: plt.Axes, points: list[Found]) -> None:
             label = f"r = {rank}" if cores == "equal" else None
             panel.plot(widths, errors, LINES[cores] + "o", color=f"C{ranks.index(rank)}", ms=3, lw=1, label=label)
     panel.set(xscale="log", yscale="log", xlabel="units for an error of 10 %, at least", ylabel="test error, %")
+    for axis in (panel.xaxis, panel.yaxis):  # whole numbers, few of them
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        axis.set_minor_formatter(NullFormatter())
     panel.grid(alpha=0.3)
     panel.legend(fontsize=7)
 

@@ -70,13 +70,6 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
     from ttlightning.runs.checkpoints import read_checkpoint, weights_sha256
     from ttlightning.runs.trained_networks import read_network
 
-    beside = images_beside(file)
-    most = 4 * content["images"] * content["sites"] * 2**20
-    try:
-        with beside.open("rb") as images:
-            numbers = images.read(most + 1)
-    except OSError as fault:
-        raise UserError(f"its images {beside} cannot be read: {fault.strerror}") from fault
     state = read_checkpoint(checkpoint)["state_dict"]
     network = read_network(checkpoint)
     if not isinstance(network.features, PatchFeatureMap):
@@ -84,6 +77,14 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
     agree("activation", content, network.features.activation)
     agree("constant", content, network.features.constant)
     agree("pixel_mean", content, network.pixel_mean)
+    agree("sites", content, network.format.sites)  # which the weights of equal cores do not determine
+    beside = images_beside(file)
+    expected = 4 * content["images"] * content["sites"] * network.features.linear.in_features
+    try:
+        with beside.open("rb") as images:
+            numbers = images.read(expected + 1)
+    except OSError as fault:
+        raise UserError(f"its images {beside} cannot be read: {fault.strerror}") from fault
     try:
         verify_width(content, state, weights_sha256(state), numbers)
     except MemoryError as fault:

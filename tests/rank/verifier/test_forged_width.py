@@ -10,7 +10,6 @@ from kinds import FORMATS, random_format
 from test_forged import forged
 
 from ttlightning.commands.width import check_width
-from ttlightning.errors import UserError
 from ttlightning.networks.features import ACTIVATIONS, PatchFeatureMap
 from ttlightning.networks.network import Network
 from ttlightning.rank.certificates.width import width_certificate
@@ -172,5 +171,23 @@ def test_through_the_command(command, tmp_path):
     images.write_bytes(numbers)
     file.write_text(json.dumps(content | {"pixel_mean": content["pixel_mean"] + 0.5}))
     assert "REJECTED" in command("verify", str(file), code=1).stdout
-    with pytest.raises((Rejected, UserError)):
-        check_width(content | {"activation": "tanh"}, file, command.folder / "runs/debug/0/checkpoints/last.ckpt")
+    checkpoint = command.folder / "runs/debug/0/checkpoints/last.ckpt"
+    for forgery, why in (
+        ({"activation": "tanh"}, "activation is 'tanh', but should be 'relu'"),
+        ({"sites": 2, "images": 16}, "sites is 2, but should be 4"),  # as many numbers
+    ):
+        with pytest.raises(Rejected, match=why):
+            check_width(content | forgery, file, checkpoint)
+
+
+def test_pictures_in_place_of_the_test_set(command):
+    """The same pictures as the test set's first ones: the same certificate."""
+    command.finished("--config=debug.yaml", "--data.dataset=mnist")
+    [test_set] = command.data.rglob("t10k-images-idx3-ubyte*")
+    command("certify", "runs/debug/0", "--width=8")
+    command("certify", "runs/debug/0", "--width=8", f"--images=[{test_set}]", "--output=own.json")
+    own = json.loads((command.folder / "own.json").read_text())
+    theirs = json.loads((command.folder / "runs/debug/0/rank/certificate-width-8.json").read_text())
+    assert own.pop("checkpoint") != theirs.pop("checkpoint")
+    assert own == theirs
+    assert command("verify", "own.json").stdout.startswith("holds")
