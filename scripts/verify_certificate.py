@@ -447,6 +447,8 @@ def check_features(content: dict[str, Any], weights: Weights) -> str:
     shapes = [weights.entries[name]["shape"] if name in weights.entries else [] for name in names]
     if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or shapes[0][0] + constant != n:
         raise Rejected(f"the weights have no feature map of {n} features")
+    if any(name.startswith("features.") and name not in names for name in weights.entries):
+        raise Rejected("the feature map has more than one layer")
     flat, shifts = (weights.floats(name) for name in names)
     rows = [flat[i * shapes[0][1] : (i + 1) * shapes[0][1]] for i in range(shapes[0][0])]
     seen: set[Any] = set()

@@ -79,7 +79,7 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
     agree("pixel_mean", content, network.pixel_mean)
     agree("sites", content, network.format.sites)  # which the weights of equal cores do not determine
     beside = images_beside(file)
-    expected = 4 * content["images"] * content["sites"] * network.features.linear.in_features
+    expected = 4 * content["images"] * content["sites"] * network.features.patch_dim
     try:
         with beside.open("rb") as images:
             numbers = images.read(expected + 1)

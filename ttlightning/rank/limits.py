@@ -172,7 +172,8 @@ def width_excess(
         classes: C.
     """
     pair = sites * (rank**3 if "format.leaves" in weights else rank**2) + classes * rank**2
-    features = images * sites * mode_size * (rank**2 + weights["features.linear.weight"].shape[1])
+    layers = sum(weight.numel() for name, weight in weights.items() if name.startswith("features."))
+    features = images * sites * (mode_size * rank**2 + layers)
     algebra = images**3 * (classes + 6)
     return _too_much(BALL * (images**2 * pair + features + algebra))
 

@@ -27,6 +27,7 @@ OPTION: Final = "--trust"
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
     ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
+    ("ttlightning.optim", "torch.optim.Optimizer", ("CoreMuon",)),
     ("torch.optim", "torch.optim.Optimizer", ()),
     ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
     ("torch.optim.swa_utils", "torch.optim.lr_scheduler.LRScheduler", ("SWALR",)),

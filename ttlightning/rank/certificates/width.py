@@ -55,7 +55,7 @@ def width_certificate(
     """
     format, features, images = network.format, network.features, len(patches)
     activation = getattr(features, "activation", None)
-    if activation not in ACTIVATIONS or format.roundings() is None:
+    if activation not in ACTIVATIONS or not hasattr(features, "layers") or format.roundings() is None:
         raise UserError(
             "a width is certified for the formats and the feature map of this package, not for "
             f"{format.name} with {type(features).__name__}"
@@ -64,8 +64,8 @@ def width_certificate(
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
     refuse(out_of_range(images=images, sites=sites, mode_size=mode_size, rank=rank, classes=format.classes))
     refuse(unfit(weights) or width_excess(weights, images, sites, mode_size, rank, format.classes))
-    linear = features.linear
-    found, error = exact_features(patches, linear.weight, linear.bias, network.pixel_mean, activation)
+    layers = [(layer.weight, layer.bias) for layer in features.layers()]
+    found, error = exact_features(patches, layers, network.pixel_mean, activation)
     if features.constant:
         found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
     curve = width_curve(*side_by_side(without_common(mixed_scores(format, found, error))))
@@ -86,22 +86,26 @@ def width_certificate(
 
 def exact_features(
     patches: Float[Tensor, "images sites patch_dim"],
-    weight: Float[Tensor, "modes patch_dim"],
-    bias: Float[Tensor, " modes"],
+    layers: Sequence[tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]],
     pixel_mean: float,
     activation: str,
 ) -> tuple[Float[Tensor, "images sites modes"], Float[Tensor, "images sites modes"]]:
-    """Features in float64, and a bound on the distance of each from the exact one; from balls of 128 bits."""
+    """Features in float64, and a bound on the distance of each from the exact one; from balls of 128 bits.
+
+    Args:
+        layers: weight and bias of every layer of the feature map.
+    """
     before, ctx.prec = ctx.prec, 128
     try:
         mean, of_balls = arb(pixel_mean), ACTIVATIONS[activation]
-        rows = arb_mat([[arb(x) - mean for x in row] for row in patches.flatten(0, 1).double().tolist()])
-        products = (rows * arb_mat(weight.detach().double().T.tolist())).tolist()
-        added = [arb(b) for b in bias.detach().double().tolist()]
-        balls = [[of_balls(z + b) for z, b in zip(row, added, strict=True)] for row in products]
+        balls = [[arb(x) - mean for x in row] for row in patches.flatten(0, 1).double().tolist()]
+        for weight, bias in layers:
+            products = (arb_mat(balls) * arb_mat(weight.detach().double().T.tolist())).tolist()
+            added = [arb(b) for b in bias.detach().double().tolist()]
+            balls = [[of_balls(z + b) for z, b in zip(row, added, strict=True)] for row in products]
         found = [[float(f.mid()) for f in row] for row in balls]
         error = [[1.01 * float(f.rad()) + 2.0**-51 * abs(float(f.mid())) for f in row] for row in balls]
     finally:
         ctx.prec = before
-    shape = (*patches.shape[:2], len(bias))
+    shape = (*patches.shape[:2], len(added))
     return torch.tensor(found, dtype=torch.float64).view(shape), torch.tensor(error, dtype=torch.float64).view(shape)

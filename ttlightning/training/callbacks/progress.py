@@ -110,11 +110,10 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
     """The data, the network, and the width of a shallow network that equals it."""
     format, features, data = module.format, module.features, trainer.datamodule.describe()
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
-    formula = f"{features.activation}(Ax + b)" + (", the last one constant" if features.constant else "")
     shape = f"d = {format.sites} sites, rank r = {format.rank}, {format.classes} classes"
     rows = {
         "data": f"{data['name']}: {sizes}",
-        "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {formula}",
+        "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {features.formula()}",
         "weights": f"{format.name}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
