@@ -6,11 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from ttlightning import Classifier, PatchDataModule
+from ttlightning.commands.configs import available_configs
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.sampler import Batch
@@ -20,6 +22,15 @@ from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
+
+
+EARLY = ("best/tt.yaml", "debug.yaml", "eq.yaml")
+"""Recipes that every change tries; the others are tried every night."""
+
+
+def every_recipe() -> list[Any]:
+    """All shipped recipes, as parameters of a slow test."""
+    return [r if r in EARLY else pytest.param(r, marks=pytest.mark.nightly) for r in available_configs()]
 
 
 class Rows(Logger):

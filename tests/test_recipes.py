@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import contents
+from experiments import every_recipe
 
-from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.configs import find_config
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +24,7 @@ def recipe_words(recipe: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", available_configs())
+@pytest.mark.parametrize("recipe", every_recipe())
 @pytest.mark.usefixtures("rerun_in_this_process")
 def test_a_recipe_keeps_what_readme_promises(command, recipe):
     said = command(*recipe_words(recipe)).stdout
