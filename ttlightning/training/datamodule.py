@@ -77,7 +77,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         patch_size: int | tuple[int, int] = 7,
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
-        order: Order = "raster",
+        order: Order | tuple[Order, ...] = "raster",
         repeat: int = 1,
         augmentation: Augmentation = NONE,
         batch_size: int = 64,

@@ -18,7 +18,7 @@ class ForImages:
         patch_size: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
-        order: Order = "raster",
+        order: Order | tuple[Order, ...] = "raster",
         repeat: int = 1,
         class_names: Sequence[str] = (),
         **options: Any,
