@@ -24,7 +24,7 @@ from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
 
 
-EARLY = ("best/tt.yaml", "debug.yaml", "eq.yaml")
+EARLY = ("best/any.yaml", "debug.yaml", "eq.yaml")
 """Recipes that every change tries; the others are tried every night."""
 
 
