@@ -33,7 +33,7 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
-VERSION = 3
+VERSION = 4
 FILE_LIMIT, WEIGHTS_LIMIT = 2**26, 2**30  # bytes
 DIGITS = 4000  # of the longest integer; a larger bound is stated as 10^4000
 RANGES = {"mode_size": (1, 100_000), "rank": (1, 100_000), "sites": (2, 100_000), "seed": (0, 2**63 - 1)}
@@ -229,28 +229,61 @@ def pair_matrix(even: Table, odd: Table, p: int) -> Rows:
     return rows
 
 
-def staircase_ranks(interior: list[Table], sites: int, first: Rows, lasts: list[Rows], p: int) -> dict[str, Any]:
-    """Ranks of every T_m, of H (odd d), F and L_y. Cores that are the same object are counted once."""
+def staircase_ranks(
+    interior: list[Table], sites: int, first: Rows, lasts: list[Rows], p: int, absorbed: int = 0, kept: Any = (1, 1)
+) -> dict[str, Any]:
+    """Ranks of every T_m, of H (odd d), F and L_y. Cores that are the same object are counted once.
+
+    With absorbed pairs of sites the ends are the matrices A and B_y, and there is no H.
+    """
     known: dict[tuple[int, int], int] = {}
     pairs = []
-    for m in range(0, 2 * (sites // 2 - 1), 2):
+    for m in range(2 * absorbed, 2 * (sites // 2 - 1 - absorbed), 2):
         key = id(interior[m]), id(interior[m + 1])
         if key not in known:
             known[key] = rank_modulo(pair_matrix(interior[m], interior[m + 1], p), p)
         pairs.append(known[key])
-    state = rank_modulo([[x for row in core for x in row] for core in interior[-1]], p) if sites % 2 else None
+    state = None
+    if absorbed:
+        first = end(first, interior, absorbed, kept[0], p)
+        if sites % 2:  # the last site is summed over its index
+            sums = [[sum(column) % p for column in zip(*each)] for each in lasts]
+            lasts = [[product([total], transposed(core), p)[0] for core in interior[-1]] for total in sums]
+        inside = interior[: len(interior) - sites % 2]
+        chain = [[transposed(core) for core in each] for each in reversed(inside[-2 * absorbed :])]
+        lasts = [end(each, chain, absorbed, kept[1], p) for each in lasts]
+    elif sites % 2:
+        state = rank_modulo([[x for row in core for x in row] for core in interior[-1]], p)
     return {"pairs": pairs, "state": state, "first": rank_modulo(first, p), "last": [rank_modulo(x, p) for x in lasts]}
 
 
-def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
+def end(start: Rows, chain: list[Table], absorbed: int, kept: int, p: int) -> Rows:
+    """A[(i_1, i_3, ...), (j, b)]: the end core times one slice of each site that it takes in.
+
+    Of every second site, which is a column's, the first slice counts, of the last of these the first ``kept``.
+    """
+    rows = start
+    for pair in range(absorbed):
+        chosen = chain[2 * pair][: kept if pair == absorbed - 1 else 1]
+        inner = [product(rows, core, p) for core in chosen]
+        outer = [[product(each, core, p) for each in inner] for core in chain[2 * pair + 1]]
+        rows = [[x for part in parts for x in part[k]] for k in range(len(rows)) for parts in outer]
+    return rows
+
+
+def transposed(matrix: Rows) -> Rows:
+    return [list(column) for column in zip(*matrix)]
+
+
+def sylvester(n: int, r: int, ranks: dict[str, Any], y: int, kept: Any = (1, 1)) -> int:
     """The lower bound that these ranks give, by Sylvester's inequality for a product of matrices."""
-    k, first, last = sites // 2, ranks["first"], ranks["last"][y]
-    points = n ** (k - 1)
-    missing = (r * n * (k - 1) - sum(ranks["pairs"])) * n ** max(0, k - 2)
-    if sites % 2:
+    pairs, first, last, (e, f) = len(ranks["pairs"]), ranks["first"], ranks["last"][y], kept
+    points = n**pairs
+    missing = (r * n * pairs - sum(ranks["pairs"])) * n ** max(0, pairs - 1)
+    if ranks["state"] is not None:
         bound = points * ranks["state"] - r * missing - (r * r - first * last) * points
     else:
-        bound = points * (first + last - r) - missing
+        bound = points * (f * first + e * last - e * f * r) - e * f * missing
     return min(max(0, bound), 10**DIGITS)
 
 
@@ -384,6 +417,14 @@ def staircase_cost(size: int, r: int, n: int, sites: int, pairs: int, classes: i
     return cost
 
 
+def add_ends(cost: Cost, tall: int, columns: int, r: int, absorbed: int, classes: int, primes: Any) -> None:
+    """The ends that take sites in: matrices of ``tall`` rows."""
+    for p in primes:
+        cost.add((1 + classes) * absorbed * 2 * tall * columns, r, p, r)
+        cost.other += (1 + classes) * absorbed * tall * columns * 4e-6
+        cost.rank((1 + classes) * tall, columns, p)
+
+
 def sampled_cost(weights: Weights, size: int, r: int, n: int, sites: int, counts: Any, primes: Any) -> Cost:
     cost, classes = Cost(), classes_of(weights)
     largest = size * size * (1 if "factors" in weights.shapes else r)
@@ -405,7 +446,7 @@ def sampled_cost(weights: Weights, size: int, r: int, n: int, sites: int, counts
 HEAD = {"certificate", "version", "kind", "statement", "mode_size", "rank", "sites", "primes", "ranks"}
 FIELDS = {
     "generic": HEAD | {"seed", "cp_rank_at_least"},
-    "checkpoint": HEAD | {"weights_sha256", "slices", "cp_rank_at_least"},
+    "checkpoint": HEAD | {"weights_sha256", "absorbed", "kept", "slices", "cp_rank_at_least"},
     "sampled": HEAD | {"weights_sha256", "size", "seed", "cp_rank_at_least"},
 }
 
@@ -523,7 +564,7 @@ def count_generic(content: dict[str, Any], limit: float, say: Any) -> dict[str, 
         core = [hashed(states, states, p, f"{seed}/interior", i * states * states) for i in range(slices)]
         first, last = hashed(slices, states, p, f"{seed}/first"), hashed(states, slices, p, f"{seed}/last")
         ranks.append(staircase_ranks([core] * (sites - 2), sites, first, [last], p))
-        if sylvester(slices, states, sites, ranks[-1], 0) != bound:
+        if sylvester(slices, states, ranks[-1], 0) != bound:
             raise Rejected(f"the cores of the seed do not reach the bound modulo {p}")
     return {"ranks": ranks}
 
@@ -535,7 +576,12 @@ def count_staircase(content: dict[str, Any], weights: Weights, limit: float, say
     size = len(slices[0]) if slices else n
     different = len(slices) > 1 or weights.shapes["interior"][0] > 1
     pairs = (sites // 2 - 1 if different else 1) if sites > 3 else 0
-    say(staircase_cost(size, r, n, sites, pairs, classes, weights.count, primes).refuse_above(limit))
+    absorbed, kept = content["absorbed"], content["kept"]
+    check_ends(absorbed, kept, sites, size)
+    cost = staircase_cost(size, r, n, sites, pairs, classes, weights.count, primes)
+    if absorbed:  # twenty pairs of sites are too many as soon as there are two slices
+        add_ends(cost, n * size ** min(absorbed, 20), r * max(kept), r, absorbed, classes, primes)
+    say(cost.refuse_above(limit))
     ranks, bounds = [], []
     for p in primes:
         cores, last = weights.matrices("interior", p), weights.matrices("last", p)
@@ -545,8 +591,8 @@ def count_staircase(content: dict[str, Any], weights: Weights, limit: float, say
             which, picked = min(site, len(cores) - 1), slices[min(site, len(slices) - 1)]
             interior.append(known.setdefault((which, *picked), [cores[which][i] for i in picked]))
         lasts = [[[x[y] for x in row] for row in last] for y in range(classes)]
-        ranks.append(staircase_ranks(interior, sites, weights.matrices("first", p), lasts, p))
-        bounds.append([sylvester(size, r, sites, ranks[-1], y) for y in range(classes)])
+        ranks.append(staircase_ranks(interior, sites, weights.matrices("first", p), lasts, p, absorbed, kept))
+        bounds.append([sylvester(size, r, ranks[-1], y, kept) for y in range(classes)])
     best = [max(each) for each in zip(*bounds)]
     return {"ranks": ranks, "cp_rank_at_least": best, "statement": of_classes(best, sites, "")}
 
@@ -599,6 +645,14 @@ def check_slices(slices: Any, sites: int, n: int) -> None:
             raise Rejected("slices must be modes of each site")
         if len(set(picked)) != len(picked) or len(picked) != len(slices[0]):
             raise Rejected("slices must be as many different modes at each site")
+
+
+def check_ends(absorbed: Any, kept: Any, sites: int, size: int) -> None:
+    if type(absorbed) is not int or not 0 <= absorbed <= (sites // 2 - 1) // 2:
+        raise Rejected(f"absorbed is {short(absorbed)}, not a number of pairs of sites")
+    most = size if absorbed else 1
+    if type(kept) is not list or len(kept) != 2 or not all(type(x) is int and 1 <= x <= most for x in kept):
+        raise Rejected(f"kept is {short(kept)}, not two numbers from 1 to {most}")
 
 
 def classes_of(weights: Weights) -> int:
