@@ -135,6 +135,29 @@ def test_make_certificates(command):
 
 
 @pytest.mark.slow
+def test_rank_check_cost(script):
+    """Two runs, with and without the width: their checks took a part of the time, and a run that is there is read."""
+    said = script("rank_check_cost.py", "--quick", "--output=cost.md")
+    assert said == Path("cost.md").read_text()
+    rows = dict(re.findall(r"\| (with the width|without) \| \d+ \| .* \| ([\d.]+) % \(.*\) \|", said))
+    assert {*rows} == {"with the width", "without"}
+    assert all(0 < float(share) < 100 for share in rows.values())
+    assert script("rank_check_cost.py", "--quick", "--output=cost.md") == said
+
+
+@pytest.mark.slow
+def test_width_memory(command):
+    """Of a run that is there; it says the widths of the run's certificate."""
+    command.finished("--config=debug.yaml", "--data.dataset=mnist5k")
+    said = as_a_process(command.folder, "width_memory.py", "--run", "runs/debug/0", "--images=8")
+    assert re.search(r"^K 8  \d+ s  peak \d+\.\d\d GiB", said, re.MULTILINE)
+    certificate = command("certify", "runs/debug/0", "--width=8").stdout
+    widths = re.findall(r"(\d+) for ([\d.]+) %", certificate)
+    assert len(widths) == 6
+    assert all(f"{error} %: {units}" in said for units, error in widths)
+
+
+@pytest.mark.slow
 def test_rank_figure(script, tmp_path):
     said = script("rank_figure.py", "--quick", "--seeds=1", "--output=figure")
     assert "0 of 15 differ" in said
