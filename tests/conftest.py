@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,8 @@ def quiet_trainer(folder: Path, kind: type = Trainer, **options: Any) -> Any:
 def read_wandb(log: Path) -> tuple[dict, list[dict]]:
     """Summary and records of an offline record, by W&B's own reader, which needs no account."""
     read = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", log]
+    if tuple(map(int, version("wandb").split(".")[:2])) < (0, 31):
+        pytest.skip("the reader of this wandb prints no JSON")
     summary, records = (
         subprocess.run([*read, *more], capture_output=True, text=True, check=True).stdout
         for more in (["--summary"], [])

@@ -6,8 +6,9 @@ from typing import Any, Final
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
 TITLE: Final = "ttlightning rank certificate"
-VERSION: Final = 3
-"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``; version 2 does not name the matricization."""
+VERSION: Final = 4
+"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``; 2 does not name the matricization; 3 has no
+absorbed ends."""
 MATRICIZATION: Final = "matricization with the odd modes as rows and the even modes as columns"
 UNITS: Final = "Fewer hidden units may approximate, but a shallow network needs as many to equal"
 NOTHING: Final = "which says nothing: every tensor but 0 has CP-rank at least 1"

@@ -27,6 +27,8 @@ KINDS = {
     "generic, odd": (None, 7),
     "staircase": (TensorTrain, 6),
     "staircase, odd": (EqualCoreTensorTrain, 5),
+    "absorbed ends": (TensorTrain, 6),
+    "absorbed ends, odd": (EqualCoreTensorTrain, 7),
     "two sites": (TensorTrain, 2),
     "sampled chain": (EqualCoreTensorTrain, 5),
     "sampled units": (CanonicalPolyadic, 4),
@@ -40,9 +42,10 @@ def made(name, folder):
     kind, sites = KINDS[name]
     if kind is None:
         return generic_certificate(4, 2, sites), None
-    weights = weights_of(random_format(kind, sites, 4, 3))
+    rank = 6 if name.startswith("absorbed") else 3
+    weights = weights_of(random_format(kind, sites, 4, rank))
     state = {f"format.{key}": value for key, value in weights.items()}
-    network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": 3}
+    network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": rank}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: network}, folder / "network.ckpt")
     sha256 = weights_sha256(state)
     if name.startswith("sampled"):

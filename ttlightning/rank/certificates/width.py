@@ -17,11 +17,12 @@ from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.limits import out_of_range, refuse, unfit, width_excess
 from ttlightning.rank.statements import heading, width_statement
-from ttlightning.rank.width.curve import width_curve
-from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
+from ttlightning.rank.width.curve import WidthCurve, curve_on_images
 
 PERMILLE = (500, 200, 100, 50, 20, 10)
 """Errors that a certificate has a width for, in thousandths."""
+IMAGES_AT_ONCE: Final = 256
+"""Images whose features are balls at a time."""
 ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "relu": lambda z: z.nonnegative_part(),
     "gelu": lambda z: z * (1 + (z / arb(2).sqrt()).erf()) / 2,
@@ -64,11 +65,9 @@ def width_certificate(
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
     refuse(out_of_range(images=images, sites=sites, mode_size=mode_size, rank=rank, classes=format.classes))
     refuse(unfit(weights) or width_excess(weights, images, sites, mode_size, rank, format.classes))
-    layers = [(layer.weight, layer.bias) for layer in features.layers()]
-    found, error = exact_features(patches, layers, network.pixel_mean, activation)
-    if features.constant:
-        found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
-    curve = width_curve(*side_by_side(without_common(mixed_scores(format, found, error))))
+    curve = proven_curve(network, patches)
+    if curve is None:
+        raise UserError("a score on the mixed images is infinite or not a number: there is no width to certify")
     units = [curve.width(each / 1000) for each in permille]
     return heading(
         "width", width_statement(permille, units, images, activation, network.pixel_mean), mode_size, rank, sites
@@ -82,6 +81,20 @@ def width_certificate(
         "permille": list(permille),
         "units_at_least": units,
     }
+
+
+def proven_curve(network: Any, patches: Float[Tensor, "images sites patch_dim"]) -> WidthCurve | None:
+    """The curve of a network of known arithmetic on mixed images, for any K; None if a score is not finite."""
+    features = network.features
+    layers = [(layer.weight, layer.bias) for layer in features.layers()]
+    parts = [
+        exact_features(part, layers, network.pixel_mean, features.activation)
+        for part in patches.split(IMAGES_AT_ONCE)
+    ]
+    found, error = (torch.cat(each) for each in zip(*parts, strict=True))
+    if features.constant:
+        found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
+    return curve_on_images(network.format, found, error)
 
 
 def exact_features(

@@ -103,7 +103,8 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, "Tensor"]) -> N
     size = len(slices[0]) if slices else mode_size
     different = len(weights["interior"]) > 1 or len(content["slices"]) > 1
     numbers = sum(value.numel() for value in weights.values())
-    if reason := staircase_excess(size, rank, sites, primes, mode_size, different, classes_of(weights), numbers):
+    ends = content["absorbed"], (content["kept"][0], content["kept"][1])
+    if reason := staircase_excess(size, rank, sites, primes, mode_size, different, classes_of(weights), numbers, *ends):
         raise Rejected(reason)
     for p, claimed in zip(primes, content["ranks"], strict=True):
         first = matrix(weights["first"], p)
@@ -114,7 +115,7 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, "Tensor"]) -> N
         for site, picked in enumerate(slices):
             which = 0 if len(distinct) == 1 else site
             interior.append(chosen.setdefault((which, *picked), [distinct[which][i] for i in picked]))
-        _compare(claimed, staircase_ranks(interior, sites, first, lasts, p), p)
+        _compare(claimed, staircase_ranks(interior, sites, first, lasts, p, *ends), p)
 
 
 def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
