@@ -17,7 +17,7 @@ import torch
 from ttlightning import EqualCoreTensorTrain
 from ttlightning.formats.kernels import lengths as of_lengths
 from ttlightning.formats.kernels.native import kernel_name
-from ttlightning.runs.machine import describe_machine
+from ttlightning.runs.machine import cpu_name
 
 WAYS = {"groups": (of_lengths.TOGETHER, of_lengths.WASTE), "one group": (1 << 30, 1.0), "each length": (1, 1.0)}
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{kernel_name()}; {describe_machine()}; one thread, {options.repetitions} repetitions")
+    print(f"{kernel_name()}; {cpu_name()}; one thread, {options.repetitions} repetitions")
     print(f"d = {options.sites}, n = {options.mode_size}, r = {options.rank}, float32")
     print("| lengths | batch | way | ms, median (quartiles) | sites in use |\n|---|---|---|---|---|")
     for kind in ("uniform", "mostly short"):

@@ -420,14 +420,34 @@ def verify(content: dict[str, Any], find_weights: Any, limit: float, say: Any) -
         weights = find_weights()
         if content["weights_sha256"] != weights.sha256:
             raise Rejected("it is for other weights than those of the file")
-        if weights.metadata.get("sites", str(content["sites"])) != str(content["sites"]):
-            raise Rejected(f"it is for {content['sites']} sites, the weights are for another number")
+        own = content.get("network_sites", content["sites"])
+        if weights.metadata.get("sites", str(own)) != str(own):
+            raise Rejected(f"it is for {own} sites, the weights are for another number")
+        if "network_sites" in content:
+            take_length(content, weights)
         check_shapes(content, weights)
         expected = (count_staircase if kind == "checkpoint" else count_sampled)(content, weights, limit, say)
     if "features" in content:
         expected["statement"] += check_features(content, weights)
+    if "network_sites" in content:
+        expected["statement"] += (
+            f" The network has {content['network_sites']} sites. Its interior cores are equal, so they give sequences "
+            f"of {content['sites']} sites the scores of these tensors."
+        )
     for name, value in expected.items():
         compare(name, content[name], value)
+
+
+def take_length(content: dict[str, Any], weights: Weights) -> None:
+    """Equal cores only have tensors of other numbers of sites than the network's; of two sites, without them."""
+    if weights.metadata.get("format", "EqualCoreTensorTrain") != "EqualCoreTensorTrain":
+        raise Rejected(f"it is for {content['sites']} sites, and only equal cores have several numbers of sites")
+    if content["network_sites"] == content["sites"] or "features" in content:
+        raise Rejected("network_sites is for another number of sites than the network's, without features")
+    shape = weights.shapes.get("interior", ())
+    if len(shape) != 4 or shape[0] != 1:
+        raise Rejected("only a chain of equal cores has tensors of several numbers of sites")
+    weights.shapes["interior"] = (min(1, content["sites"] - 2), *shape[1:])
 
 
 def check_features(content: dict[str, Any], weights: Weights) -> str:
@@ -478,14 +498,14 @@ def check_form(content: dict[str, Any]) -> None:
     for name in sorted(fields ^ set(content)):
         if name in fields:
             raise Rejected(f"{name} is missing")
-        if name not in ("checkpoint", "features") or kind == "generic":
+        if name not in ("checkpoint", "features", "network_sites") or kind == "generic":
             raise Rejected(f"{short(name)} is too much")
     path = content.get("checkpoint", "network.ckpt")
     if type(path) is not str or not 0 < len(path) <= 4096 or not path.isprintable() or path.startswith("~"):
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
     if not PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
-    for name, (least, most) in {**RANGES, "size": (1, SIZE_LIMIT)}.items():
+    for name, (least, most) in {**RANGES, "network_sites": RANGES["sites"], "size": (1, SIZE_LIMIT)}.items():
         if name in content and not (type(content[name]) is int and least <= content[name] <= most):
             raise Rejected(f"{name} is {short(content[name])}, not an integer from {least} to {most:,}")
     primes = content["primes"]

@@ -164,7 +164,7 @@ class ScoreTensor(nn.Module, ABC):
             UserError: ``sites`` is below 2, or another number than the format's own and it has parameters per site.
         """
         if sites != self.sites:
-            raise UserError(self._has_one_length(f"a tensor of {sites} sites"))
+            raise UserError(self.has_one_length(f"a tensor of {sites} sites"))
         return self
 
     def scaled_scores_of_lengths(
@@ -178,10 +178,13 @@ class ScoreTensor(nn.Module, ABC):
         Raises:
             UserError: the format has parameters per site; a length below 2 or above the number of sites.
         """
-        raise UserError(self._has_one_length("sequences of different lengths"))
+        raise UserError(self.has_one_length())
 
-    def _has_one_length(self, asked: str) -> str:
-        return f"{self.name} has parameters for each of {self.sites} sites and none for {asked}: use EqualCoreTensorTrain"
+    def has_one_length(self, asked: str = "sequences of different lengths") -> str:
+        """The line that refuses ``asked``, for a format with parameters per site."""
+        return (
+            f"{self.name} has parameters for each of {self.sites} sites and none for {asked}: use EqualCoreTensorTrain"
+        )
 
     __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
 

@@ -12,7 +12,7 @@ kernel computes ``TOGETHER`` samples side by side in its vectors, so a smaller g
 length needs no E. scripts/sequence_speed.py measures the groups beside one group, and beside a call for each length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import torch
