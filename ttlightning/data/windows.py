@@ -7,7 +7,7 @@ w values that begins at value (k - 1) s; the last window may reach beyond the en
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,6 +67,11 @@ def windows_of(patching: Patching) -> Windows:
     if patching.order != "raster":
         raise UserError(f"data.order is {patching.order}, but sequences are read in their own order: leave it out")
     return Windows(wide, across)
+
+
+def windows_of_config(data: Mapping[str, Any]) -> Windows:
+    """The windows of a configuration's section ``data``; errors as of ``windows_of``."""
+    return windows_of(Patching(*(data[name] for name in ("patch_size", "stride", "padding", "order", "repeat"))))
 
 
 class Rows(NamedTuple):
