@@ -751,8 +751,11 @@ def verify(content: dict[str, Any], find_weights: Any, find_images: Any, limit: 
         weights = find_weights()
         if content["weights_sha256"] != weights.sha256:
             raise Rejected("it is for other weights than those of the file")
-        if weights.metadata.get("sites", str(content["sites"])) != str(content["sites"]):
-            raise Rejected(f"it is for {content['sites']} sites, the weights are for another number")
+        own = content.get("network_sites", content["sites"])
+        if weights.metadata.get("sites", str(own)) != str(own):
+            raise Rejected(f"it is for {own} sites, the weights are for another number")
+        if "network_sites" in content:
+            take_length(content, weights)
         check_shapes(content, weights)
         if kind == "width":
             count_width(content, weights, find_images(), limit, say)
@@ -760,8 +763,25 @@ def verify(content: dict[str, Any], find_weights: Any, find_images: Any, limit: 
         expected = (count_staircase if kind == "checkpoint" else count_sampled)(content, weights, limit, say)
     if "features" in content:
         expected["statement"] += check_features(content, weights)
+    if "network_sites" in content:
+        expected["statement"] += (
+            f" The network has {content['network_sites']} sites. Its interior cores are equal, so they give sequences "
+            f"of {content['sites']} sites the scores of these tensors."
+        )
     for name, value in expected.items():
         compare(name, content[name], value)
+
+
+def take_length(content: dict[str, Any], weights: Weights) -> None:
+    """Equal cores only have tensors of other numbers of sites than the network's; of two sites, without them."""
+    if weights.metadata.get("format", "EqualCoreTensorTrain") != "EqualCoreTensorTrain":
+        raise Rejected(f"it is for {content['sites']} sites, and only equal cores have several numbers of sites")
+    if content["network_sites"] == content["sites"] or "features" in content:
+        raise Rejected("network_sites is for another number of sites than the network's, without features")
+    shape = weights.shapes.get("interior", ())
+    if len(shape) != 4 or shape[0] != 1:
+        raise Rejected("only a chain of equal cores has tensors of several numbers of sites")
+    weights.shapes["interior"] = (min(1, content["sites"] - 2), *shape[1:])
 
 
 def check_features(content: dict[str, Any], weights: Weights) -> str:
@@ -814,14 +834,15 @@ def check_form(content: dict[str, Any]) -> None:
     for name in sorted(fields ^ set(content)):
         if name in fields:
             raise Rejected(f"{name} is missing")
-        if kind == "generic" or name not in ("checkpoint",) + ("features",) * (kind != "width"):
+        if kind == "generic" or name not in ("checkpoint",) + ("features", "network_sites") * (kind != "width"):
             raise Rejected(f"{short(name)} is too much")
     path = content.get("checkpoint", "network.ckpt")
     if type(path) is not str or not 0 < len(path) <= 4096 or not path.isprintable() or path.startswith("~"):
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
     if not PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
-    for name, (least, most) in {**RANGES, "size": (1, SIZE_LIMIT), "images": (2, IMAGES_LIMIT)}.items():
+    more = {"network_sites": RANGES["sites"], "size": (1, SIZE_LIMIT), "images": (2, IMAGES_LIMIT)}
+    for name, (least, most) in {**RANGES, **more}.items():
         if name in content and not (type(content[name]) is int and least <= content[name] <= most):
             raise Rejected(f"{name} is {short(content[name])}, not an integer from {least} to {most:,}")
     if kind == "width":
@@ -918,6 +939,8 @@ def count_width(content: dict[str, Any], weights: Weights, data: bytes, limit: f
     shapes = [weights.entries[name]["shape"] if name in weights.entries else [] for name in names]
     if len(shapes[0]) != 2 or shapes[1] != [n - content["constant"]] or shapes[0][:1] != shapes[1] or 0 in shapes[0]:
         raise Rejected(f"the weights have no feature map of {n} features")
+    if any(name.startswith("features.") and name not in names for name in weights.entries):
+        raise Unchecked("the feature map has more than one layer, which `python -m ttlightning verify` counts")
     if len(data) != 4 * images * sites * shapes[0][1]:
         raise Rejected(f"the images are not {images} of {sites} patches of {shapes[0][1]} numbers")
     if hashlib.sha256(data).hexdigest() != content["images_sha256"]:

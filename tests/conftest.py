@@ -40,9 +40,23 @@ def write_idx(path: Path, array: np.ndarray) -> None:
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
+def write_sequences(folder: Path, train: int = 200, test: int = 50) -> None:
+    """Learnable time series of 12 to 40 values, and documents of 4 to 30 bytes, in files of this folder."""
+    generator = np.random.default_rng(0)
+    for part, samples in (("train", train), ("test", test)):
+        series, documents = [], []
+        for index in range(samples):
+            label, values, letters = index % 2, generator.integers(12, 41), generator.integers(3, 30)
+            wave = np.sin((0.3 + 0.6 * label) * np.arange(values) + generator.uniform(0, 6))
+            series.append("\t".join([str(2 * label - 1), *map("{:.4f}".format, wave), *["NaN"] * (40 - values)]))
+            documents.append(f"{'xz'[label]}-like\t" + "xz"[label] + "".join(generator.choice(list("abc"), letters)))
+        (folder / f"Waves_{part.upper()}.tsv").write_text("\n".join(series) + "\n")
+        (folder / f"{part}.txt").write_text("\n".join(documents) + "\n")
+
+
 @pytest.fixture
 def write_mnist() -> Callable[..., Path]:
-    """Writes a data root with random images in MNIST's layout and learnable labels."""
+    """Writes a data root with random images in MNIST's layout and learnable labels, and files of sequences."""
 
     def write(root: Path, name: str = "MNIST", train: int = 200, test: int = 50) -> Path:
         generator = np.random.default_rng(0)
@@ -53,6 +67,7 @@ def write_mnist() -> Callable[..., Path]:
                 image[2 * label : 2 * label + 4] += 150
             write_idx(root / name / "raw" / f"{part}-images-idx3-ubyte", images)
             write_idx(root / name / "raw" / f"{part}-labels-idx1-ubyte", labels)
+        write_sequences(root, train, test)
         return root
 
     return write

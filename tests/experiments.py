@@ -16,6 +16,7 @@ from ttlightning.commands.configs import available_configs
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.sampler import Batch
+from ttlightning.data.sequences import SEQUENCES
 from ttlightning.runs.run import Run
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.rank_check import RankCheck
@@ -64,7 +65,7 @@ class Experiment:
 
     def __init__(self, words: tuple[str, ...], root: Path) -> None:
         self.config = configuration(words)
-        self.config["data"] |= {"root": root} if self.config["data"]["dataset"] == "mnist" else {}
+        self.config["data"] |= {"root": root} if self.config["data"]["dataset"] in ("mnist", *SEQUENCES) else {}
         self.rows = Rows()
 
     def objects(self) -> tuple[PatchDataModule, Classifier]:

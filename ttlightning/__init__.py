@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ttlightning.formats import ScoreTensor as ScoreTensor
     from ttlightning.formats import SharedHierarchicalTucker as SharedHierarchicalTucker
     from ttlightning.formats import TensorTrain as TensorTrain
+    from ttlightning.networks.features import ByteFeatureMap as ByteFeatureMap
     from ttlightning.networks.features import PatchFeatureMap as PatchFeatureMap
     from ttlightning.runs.run import load as load
     from ttlightning.training.classifier import Classifier as Classifier
@@ -35,6 +36,7 @@ FILES: Final = (
     | {
         "Classifier": "training.classifier",
         "PatchDataModule": "training.datamodule",
+        "ByteFeatureMap": "networks.features",
         "PatchFeatureMap": "networks.features",
         "load": "runs.run",
     }

@@ -72,7 +72,7 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
 
     state = read_checkpoint(checkpoint)["state_dict"]
     network = read_network(checkpoint)
-    if not isinstance(network.features, PatchFeatureMap):
+    if type(network.features) is not PatchFeatureMap:
         raise UserError(f"the features of {checkpoint} are not counted here")
     agree("activation", content, network.features.activation)
     agree("constant", content, network.features.constant)
@@ -103,6 +103,11 @@ def _of_test_set(checkpoint: Path, images: int, trusted: Sequence[str]) -> torch
         from ttlightning.training.datamodule import PatchDataModule
 
     data = PatchDataModule.load_from_checkpoint(checkpoint, trust=trusted)
+    if data.has_lengths:
+        raise UserError(
+            "a width is certified on samples whose odd and even sites can be mixed, and these are sequences of "
+            "different lengths: leave --width out"
+        )
     data.prepare_data()
     data.setup("test")
     parts: list[torch.Tensor] = []

@@ -154,12 +154,51 @@ class ScoreTensor(nn.Module, ABC):
         """
         raise UserError(f"{self.name} has no method exact_scores, which a certificate is counted from")
 
+    any_length: ClassVar[bool] = False
+    """Whether the same parameters describe a tensor of every number of sites: ``of_length``, ``scores_of_lengths``."""
+
+    def of_length(self, sites: int) -> "ScoreTensor":
+        """The format of ``sites`` sites with the same parameters, which it shares.
+
+        Raises:
+            UserError: ``sites`` is below 2, or another number than the format's own and it has parameters per site.
+        """
+        if sites != self.sites:
+            raise UserError(self.has_one_length(f"a tensor of {sites} sites"))
+        return self
+
+    def scaled_scores_of_lengths(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """Scores of sequences: sample b has the scores that ``of_length(lengths[b])`` gives its first sites.
+
+        What lies behind the end of a sequence has no influence and the gradient 0. ``features`` may have fewer sites
+        than the format.
+
+        Raises:
+            UserError: the format has parameters per site; a length below 2 or above the number of sites.
+        """
+        raise UserError(self.has_one_length())
+
+    def has_one_length(self, asked: str = "sequences of different lengths") -> str:
+        """The line that refuses ``asked``, for a format with parameters per site."""
+        return (
+            f"{self.name} has parameters for each of {self.sites} sites and none for {asked}: use EqualCoreTensorTrain"
+        )
+
     __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
 
-    def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
-        """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf."""
-        self._check(features)
-        return self.scores(features)
+    def forward(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch classes"]:
+        """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf.
+
+        With ``lengths``, of sequences: see ``scaled_scores_of_lengths``.
+        """
+        self._check(features, lengths)
+        if lengths is None:
+            return self.scores(features)
+        return scale_by_power_of_two(*self.scaled_scores_of_lengths(features, lengths))
 
     @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
@@ -177,8 +216,10 @@ class ScoreTensor(nn.Module, ABC):
     def extra_repr(self) -> str:
         return f"sites={self.sites}, mode_size={self.mode_size}, rank={self.rank}, classes={self.classes}"
 
-    def _check(self, features: Tensor) -> None:
-        if features.ndim != 3 or features.shape[1:] != (self.sites, self.mode_size):
+    def _check(self, features: Tensor, lengths: Tensor | None = None) -> None:
+        fewest = self.sites if lengths is None else 2
+        inside = features.ndim == 3 and fewest <= features.shape[1] <= self.sites
+        if not inside or features.shape[2] != self.mode_size:
             raise UserError(
                 f"{self.name} takes features of shape (batch, {self.sites}, {self.mode_size}) "
                 f"= (batch, sites, mode_size), got {tuple(features.shape)}"

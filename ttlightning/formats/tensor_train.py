@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttlightning.errors import UserError
 from ttlightning.formats.base import ScoreTensor, StaircaseCores, require_at_least
 from ttlightning.formats.bounds import cp_rank_bound_a24, cp_rank_bound_k18, generic_odd_even_rank
 from ttlightning.formats.grids import chain_on_grid
@@ -20,6 +21,7 @@ from ttlightning.formats.initialization import INITIALIZATIONS
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.dispatch import chain_scores as scaled_chain_scores
 from ttlightning.formats.kernels.dispatch import chain_values
+from ttlightning.formats.kernels.lengths import chain_scores_of_lengths
 from ttlightning.formats.modular import Field, Residues, chain_scores
 
 
@@ -126,6 +128,26 @@ class EqualCoreTensorTrain(TensorTrain):
     """
 
     kind = "equal cores"
+    any_length = True
+
+    @in_full_precision
+    def scaled_scores_of_lengths(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        return chain_scores_of_lengths(features, lengths, self.first, self.interior, self.last)
+
+    def of_length(self, sites: int) -> "EqualCoreTensorTrain":
+        """A chain of two sites has no interior core; it cannot be made longer."""
+        if sites == self.sites:
+            return self
+        require_at_least(self.name, "sites", sites, 2)
+        if self.sites == 2:
+            raise UserError(f"{self.name} of 2 sites has no interior core, so it has no tensor of {sites} sites")
+        with torch.device("meta"):
+            other = EqualCoreTensorTrain(sites, self.mode_size, self.classes, self.rank)
+        other.first, other.last = self.first, self.last
+        other.interior = self.interior if sites > 2 else nn.Parameter(self.interior[:0])
+        return other.train(self.training)
 
     def published_bound(self) -> int:
         return cp_rank_bound_a24(self.mode_size, self.rank, self.sites)

@@ -24,6 +24,9 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "identity": lambda z: z,
 }
 
+VALUES: Final = 256
+"""Values of a byte."""
+
 Activation = Literal[*ACTIVATIONS]
 
 
@@ -75,6 +78,9 @@ class PatchFeatureMap(nn.Module):
         """The linear maps from patch to features, each followed by the activation."""
         return [self.linear] if self.hidden is None else [self.hidden, self.linear]
 
+    takes_bytes = False
+    """Whether patches must be bytes, and not other numbers."""
+
     __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
 
     def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
@@ -90,3 +96,33 @@ class PatchFeatureMap(nn.Module):
 
     def extra_repr(self) -> str:
         return f"mode_size={self.mode_size}, activation={self.activation}, constant={self.constant}"
+
+
+class ByteFeatureMap(PatchFeatureMap):
+    r"""``mode_size`` features of a patch of bytes: sigma(A e(x) + b), with e(x) the bytes of x as one-hot vectors.
+
+    A has a column for each of the 256 values of each byte of the patch. A e(x) is the sum of the columns of its bytes,
+    a learned embedding: no one-hot vector is made.
+
+    Args:
+        patch_dim: bytes of a patch.
+        mode_size, activation, constant: as of ``PatchFeatureMap``. Entries of A begin uniform in +-1/sqrt(patch_dim).
+
+    Shapes:
+        patches ``(..., patch_dim)``, bytes divided by 255, as ``Batch.patches`` gives them -> ``(..., mode_size)``. A
+        dropped patch counts as bytes 0, which text does not have.
+    """
+
+    takes_bytes = True
+
+    def __init__(
+        self, patch_dim: int, mode_size: int = 17, activation: Activation = "identity", constant: bool = True
+    ) -> None:
+        super().__init__(VALUES * patch_dim, mode_size, activation, constant)
+        nn.init.uniform_(self.linear.weight, -(patch_dim**-0.5), patch_dim**-0.5)
+
+    def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
+        position = torch.arange(patches.shape[-1], device=patches.device)
+        column = (255 * patches).round().to(torch.int64) + VALUES * position
+        learned = ACTIVATIONS[self.activation](F.embedding(column, self.linear.weight.T).sum(-2) + self.linear.bias)
+        return F.pad(learned, (0, 1), value=1.0) if self.constant else learned

@@ -64,6 +64,14 @@ def sampled_statement(bounds: Sequence[int], sites: int, size: int, units: int |
     return statement
 
 
+def length_statement(sites: int, network_sites: int) -> str:
+    """What a certificate of equal cores for another number of sites than the network's says in addition."""
+    return (
+        f" The network has {network_sites} sites. Its interior cores are equal, so they give sequences of {sites} "
+        "sites the scores of these tensors."
+    )
+
+
 def features_statement(mode_size: int, activation: str, constant: bool) -> str:
     """What follows for functions of images if the features are linearly independent."""
     place = "every open set of patches" if activation in ANALYTIC else "the set of all real patches"

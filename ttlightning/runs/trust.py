@@ -24,8 +24,10 @@ from ttlightning.system.parsing import denied_import, may_be_imported, parsing_s
 
 OPTION: Final = "--trust"
 
+NETWORKS: Final = ("PatchFeatureMap", "ByteFeatureMap", *(name for name in FILES if name != "ScoreTensor"))
+
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
+    ("ttlightning", "torch.nn.Module", NETWORKS),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
     ("ttlightning.optim", "torch.optim.Optimizer", ("CoreMuon",)),
     ("torch.optim", "torch.optim.Optimizer", ()),

@@ -29,6 +29,12 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     Args:
         checkpoint: the options of the checkpoints that are kept beside the last one.
     """
+    if datamodule.has_lengths and not model.format.any_length:
+        raise UserError(model.format.has_one_length())
+    if getattr(model.features, "takes_bytes", False) and datamodule.spec.floats:
+        raise UserError(
+            f"model.features is {type(model.features).__name__}, which takes bytes, and the data are floats"
+        )
     if trainer._model_registry is not None:
         raise UserError(
             "trainer.model_registry is for uploads to Lightning's cloud, which fit does not make; leave it out"

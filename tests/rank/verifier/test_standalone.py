@@ -30,7 +30,8 @@ def prepared(name, folder):
     content, weights = made(name, folder)
     if weights is not None:
         state = {f"format.{key}": value for key, value in weights.items()}
-        write_safetensors(folder / "network.safetensors", state, {"sites": str(content["sites"])})
+        own = content.get("network_sites", content["sites"])
+        write_safetensors(folder / "network.safetensors", state, {"sites": str(own)})
     return content, weights, folder / "network.safetensors"
 
 

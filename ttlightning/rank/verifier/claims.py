@@ -29,6 +29,7 @@ from ttlightning.rank.statements import (
     checkpoint_statement,
     features_statement,
     generic_statement,
+    length_statement,
     width_statement,
 )
 from ttlightning.rank.verifier.arithmetic import is_prime
@@ -47,11 +48,11 @@ FIELDS: Final = {
 """The fields of each kind."""
 MORE: Final[dict[str, tuple[str, ...]]] = {
     "generic": (),
-    "checkpoint": ("checkpoint", "features"),
-    "sampled": ("checkpoint", "features"),
+    "checkpoint": ("checkpoint", "features", "network_sites"),
+    "sampled": ("checkpoint", "features", "network_sites"),
     "width": ("checkpoint",),
 }
-"""Fields that a certificate of each kind may have: the path of its checkpoint, independent features."""
+"""Fields that a certificate of each kind may have: the path of its checkpoint, independent features, another length."""
 ACTIVATIONS: Final = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed", "images")
 
@@ -114,6 +115,8 @@ def check_claims(content: dict[str, Any]) -> None:
         return
     _check_primes(content["primes"])
     _check_bounds(content["cp_rank_at_least"])
+    if "network_sites" in content:
+        _check_length(content)
     if "features" in content:
         _check_features(content["features"], content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
@@ -144,7 +147,7 @@ def _check_staircase(content: dict[str, Any]) -> None:
     bounds = [[sylvester(size, rank, sites, ranks, y, kept) for y in range(classes)] for ranks in content["ranks"]]
     best = [stated(max(of_class)) for of_class in zip(*bounds, strict=True)]
     agree("cp_rank_at_least", content, best)
-    agree("statement", content, checkpoint_statement(best, sites) + of_features(content))
+    agree("statement", content, checkpoint_statement(best, sites) + additions(content))
 
 
 def _check_sampled(content: dict[str, Any]) -> None:
@@ -181,11 +184,20 @@ def _check_width(content: dict[str, Any]) -> None:
     )
 
 
-def of_features(content: dict[str, Any]) -> str:
-    """The sentence of the field ``features``, whose form has been checked; empty without it."""
+def additions(content: dict[str, Any]) -> str:
+    """The sentence of the field ``features`` or ``network_sites``, whose form has been checked; empty without them."""
+    if "network_sites" in content:
+        return length_statement(content["sites"], content["network_sites"])
     if "features" not in content:
         return ""
     return features_statement(content["mode_size"], content["features"]["activation"], content["features"]["constant"])
+
+
+def _check_length(content: dict[str, Any]) -> None:
+    _check_integer("network_sites", content["network_sites"])
+    _reject(out_of_range(sites=content["network_sites"]))
+    if content["network_sites"] == content["sites"] or "features" in content:
+        raise Rejected("network_sites is for another number of sites than the network's, without features")
 
 
 def _check_features(claim: Any, bounds: list[int]) -> None:

@@ -117,6 +117,11 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
         "weights": f"{format.name}, {shape}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
+    if (cut := data.get("cut")) is not None:
+        longer = f", {sum(cut.values()):,} longer ones are cut" if any(cut.values()) else ""
+        rows["sequences"] = (
+            f"of {data['shortest']:,} to {format.sites:,} sites{longer}; ranks are those of {format.sites:,}"
+        )
     if module.looks_at_steps is not None:
         rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
     if not format.shallow and (units := format.generic_rank()) is not None:

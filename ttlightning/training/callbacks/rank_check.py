@@ -31,6 +31,8 @@ from ttlightning.training.trainer import run_of
 class RankCheck(Callback):
     """Check the ranks before training, every ``every_n_epochs`` epochs and after training.
 
+    All of it speaks of the tensor with ``sites`` modes. For sequences of different lengths this is the longest one.
+
     Args:
         every_n_epochs: epochs between two checks; 0: only at the start and at the end.
         sketch_size: K, rows and columns of the sketch; it shows no numerical rank above K. A certificate from scores
@@ -158,10 +160,15 @@ class RankCheck(Callback):
         self.seconds += time.perf_counter() - started
 
     def _width(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
-        """Nothing for data or networks of somebody else's, which have no patches or no feature map."""
+        """Nothing for data or networks of somebody else's, which have no patches or no feature map.
+
+        Nothing for sequences of different lengths: the even sites of one do not fit the odd sites of another.
+        """
         if not (
             self.mixed_images and isinstance(trainer.datamodule, PatchDataModule) and isinstance(pl_module, Network)
         ):
+            return {}
+        if trainer.datamodule.has_lengths:
             return {}
         patches = trainer.datamodule.some_patches(self.mixed_images).to(pl_module.device)
         training = [module for module in pl_module.features.modules() if module.training]

@@ -148,7 +148,7 @@ def show_mistakes(
         below.append(f"{short[0]} as {short[1]}\n{100 * surest:.0f}%" if names else captions[-1])
     _write(folder / "mistakes.csv", _table(columns, rows))
     pictures = images[index]
-    drawn = images.dtype == torch.uint8 and len(rows) > 0
+    drawn = images.dtype == torch.uint8 and images.shape[2] > 1 and len(rows) > 0  # one row is a sequence
     if drawn:
         _write(folder / "mistakes.png", png(draw_mistakes(pictures, below, len(mistakes))))
     else:
