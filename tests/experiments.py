@@ -24,7 +24,6 @@ from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
 
-
 EARLY = ("best/any.yaml", "debug.yaml", "eq.yaml")
 """Recipes that every change tries; the others are tried every night."""
 

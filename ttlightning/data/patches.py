@@ -5,8 +5,8 @@ vectorised channel by channel, row by row. With p = q = s = 7 an MNIST digit bec
 [K18, Fig. 2].
 
 A chain that reads its w patches k times, x_1, ..., x_w, x_1, ..., x_w, ..., has k * w sites. Its scores are polynomials
-of degree k in the features of each patch. With k = 2, a chain of two patches has interior cores. Several orders are read
-one after the other: (raster, columns) reads the image row by row, then column by column.
+of degree k in the features of each patch. With k = 2, a chain of two patches has interior cores. Several orders are
+read one after the other: (raster, columns) reads the image row by row, then column by column.
 """
 
 from collections.abc import Sequence

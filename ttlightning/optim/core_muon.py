@@ -8,8 +8,8 @@ X <- a X + b (X X^T) X + c (X X^T)^2 X bring the singular values of N / |N| near
 [Jordan et al., Muon, 2024; the factor 0.2 sqrt(max(p, q)) of Liu et al., arXiv 2502.16982, gives entries the size of a
 step of Adam.] Vectors take a step of AdamW.
 
-A change of gauge by orthogonal matrices, G_k[i] -> Q_{k-1}^T G_k[i] Q_k, does not change the tensor. Steps commute with it,
-because polar(P^T N Q) = P^T polar(N) Q. Those of Adam, which treat every entry by itself, do not.
+A change of gauge by orthogonal matrices, G_k[i] -> Q_{k-1}^T G_k[i] Q_k, does not change the tensor. Steps commute
+with it, because polar(P^T N Q) = P^T polar(N) Q. Those of Adam, which treat every entry by itself, do not.
 """
 
 from collections.abc import Callable

@@ -88,8 +88,7 @@ def proven_curve(network: Any, patches: Float[Tensor, "images sites patch_dim"])
     features = network.features
     layers = [(layer.weight, layer.bias) for layer in features.layers()]
     parts = [
-        exact_features(part, layers, network.pixel_mean, features.activation)
-        for part in patches.split(IMAGES_AT_ONCE)
+        exact_features(part, layers, network.pixel_mean, features.activation) for part in patches.split(IMAGES_AT_ONCE)
     ]
     found, error = (torch.cat(each) for each in zip(*parts, strict=True))
     if features.constant:
