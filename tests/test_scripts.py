@@ -464,3 +464,18 @@ def test_toy_boundaries(script, tmp_path):
     assert {row["weights_sha256"]: row["test_accuracy"] for row in found.values()} == {
         result["weights_sha256"]: result["metrics"]["test/acc"] for result in results
     }
+
+
+@pytest.mark.slow
+def test_optimization_study(script):
+    """Two changes on few digits: a row each, of the runs' own numbers; the second call makes no run."""
+    said = script("optimization_study.py", "--quick", "--output=study")
+    assert Path("study.md").read_text() == said
+    rows = json.loads(Path("study.json").read_text())["rows"]["mnist5k"]
+    assert list(rows) == ["the recipe", "rows, then columns"]
+    hashes = [Run(run).result["weights_sha256"] for run in sorted(Path("runs").glob("*/*"))]
+    assert {h for row in rows.values() for h in row["weights_sha256"]} == set(hashes)
+    for row in rows.values():
+        assert f"{100 * row['val'][0]:.2f}" in said
+    assert script("optimization_study.py", "--quick", "--output=study") == said
+    assert len(list(Path("runs").glob("*/*"))) == 2
