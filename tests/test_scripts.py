@@ -146,12 +146,19 @@ def test_make_certificates(command):
 
 @pytest.mark.slow
 def test_rank_check_cost(script):
-    """Two runs, with and without the width: their checks took a part of the time, and a run that is there is read."""
+    """Two runs, with and without the width: the seconds of their results; a run that is there is read."""
     said = script("rank_check_cost.py", "--quick", "--output=cost.md")
     assert said == Path("cost.md").read_text()
-    rows = dict(re.findall(r"\| (with the width|without) \| \d+ \| .* \| ([\d.]+) % \(.*\) \|", said))
-    assert {*rows} == {"with the width", "without"}
-    assert all(0 < float(share) < 100 for share in rows.values())
+    shares = dict(re.findall(r"\| (with the width|without) \| \d+ \| .* \| (-?[\d.]+) % \(.*\) \|", said))
+    for way, name in (("with the width", "rank_check_cost_debug"), ("without", "rank_check_cost_debug_narrow")):
+        [folder] = (Path("runs") / name).glob("0-*")
+        run = Run(folder)
+        checks, seconds = run.result["rank_check_seconds"], run.result["seconds"]
+        assert checks > 0
+        assert float(shares.pop(way)) == pytest.approx(100 * checks / (seconds - checks), abs=0.01)
+        lines = run.checks_file.read_text().splitlines()
+        assert ["width_images" in json.loads(line) for line in lines] == [way != "without"] * len(lines)
+    assert shares == {}
     assert script("rank_check_cost.py", "--quick", "--output=cost.md") == said
 
 
