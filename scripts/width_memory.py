@@ -1,6 +1,6 @@
 """Time and memory of the proven width on K x K mixed images of MNIST, for a network of eq.yaml.
 
-    python scripts/width_memory.py [--images 4096] [--run runs/width_memory/0] [options of fit]
+    python scripts/width_memory.py [--images 4096] [--run runs/eq_one_epoch/0] [options of fit]
 
 Trains eq.yaml for one epoch, in a process of its own, unless the run has a result. Then bounds the width on the first K
 test images, for the network in exact arithmetic as a certificate does. Prints K, the seconds, the peak resident memory
@@ -37,7 +37,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--images", type=int, default=4096, help="K")
-    parser.add_argument("--run", type=Path, default=Path("runs/width_memory/0"))
+    parser.add_argument("--run", type=Path, default=Path("runs/eq_one_epoch/0"))
     options, words = parser.parse_known_args()
     if options.images < 2:
         raise UserError(f"--images is {options.images}, it must be at least 2")
