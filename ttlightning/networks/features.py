@@ -62,5 +62,27 @@ class PatchFeatureMap(nn.Module):
         learned = ACTIVATIONS[self.activation](self.linear(patches))
         return F.pad(learned, (0, 1), value=1.0) if self.constant else learned
 
+    def formula(self) -> str:
+        """The map in the line that ``fit`` prints."""
+        return f"{self.activation}(Ax + b)" + (", the last one constant" if self.constant else "")
+
     def extra_repr(self) -> str:
         return f"mode_size={self.mode_size}, activation={self.activation}, constant={self.constant}"
+
+
+class Pixels(PatchFeatureMap):
+    """The pixels themselves, f(x) = x: ``mode_size`` is ``patch_dim``, and nothing is learned.
+
+    Shapes:
+        patches ``(..., patch_dim)`` -> features ``(..., patch_dim)``.
+    """
+
+    def __init__(self, patch_dim: int) -> None:
+        nn.Module.__init__(self)
+        self.mode_size, self.activation, self.constant = patch_dim, "identity", False
+
+    def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
+        return patches
+
+    def formula(self) -> str:
+        return "the pixels themselves"
