@@ -289,6 +289,7 @@ def contents(run: Path) -> dict:
     """The files of a run that must be the same when it is trained again, without times."""
     result = json.loads((run / "result.json").read_text())
     del result["seconds"], result["rank_check_seconds"]
-    files = ["metrics.csv", "rank/checks.jsonl", "rank/certificate.json", "config.yaml"]
+    ranks = ["rank/checks.jsonl", "rank/certificate.json"] if result["rank"] else []
+    files = ["metrics.csv", *ranks, "config.yaml"]
     files += [file.relative_to(run).as_posix() for file in sorted(run.glob("figures/*.csv"))]
     return {"result": result} | {name: (run / name).read_text() for name in files}

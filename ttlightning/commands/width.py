@@ -38,6 +38,7 @@ def prepare_width(
     from ttlightning.networks.features import PatchFeatureMap
     from ttlightning.rank.certificates.width import width_certificate
     from ttlightning.runs.checkpoints import weights_sha256
+    from ttlightning.runs.trained_formats import weight_tensor_of
     from ttlightning.runs.trained_networks import read_network
 
     if reason := out_of_range(images=images):
@@ -45,6 +46,7 @@ def prepare_width(
     beside = images_beside(output)
     check_new_file(beside, "--output")
     network = read_network(checkpoint, trusted)
+    weight_tensor_of(network.format, checkpoint)
     if type(network.features) is not PatchFeatureMap:
         raise UserError(f"a width is certified for PatchFeatureMap, {checkpoint} has {type(network.features).__name__}")
     patches = _of_files(network, given) if given else _of_test_set(checkpoint, images, trusted)

@@ -86,6 +86,17 @@ class Patching:
         height, width = _pair(self.patch_size)
         return channels * height * width
 
+    def check_tiling(self, shape: tuple[int, int, int], reader: str) -> None:
+        """``UserError`` unless the sites are square patches that tile a square image once, row by row."""
+        (high, wide), (_, height, width) = _pair(self.patch_size), shape
+        tiles = self.stride is None or _pair(self.stride) == (high, wide)
+        if not tiles or high != wide or height != width or self.padding or self.order != "raster" or self.repeat != 1:
+            raise UserError(
+                f"{reader} needs patches that tile a square image, row by row, got an image of {height} x {width}, "
+                f"patch_size {self.patch_size}, stride {self.stride}, padding {self.padding}, order {self.order}, "
+                f"repeat {self.repeat}"
+            )
+
     def __call__(
         self, images: Real[Tensor, "samples channels height width"]
     ) -> Real[Tensor, "samples sites patch_dim"]:

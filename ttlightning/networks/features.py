@@ -126,3 +126,28 @@ class ByteFeatureMap(PatchFeatureMap):
         column = (255 * patches).round().to(torch.int64) + VALUES * position
         learned = ACTIVATIONS[self.activation](F.embedding(column, self.linear.weight.T).sum(-2) + self.linear.bias)
         return F.pad(learned, (0, 1), value=1.0) if self.constant else learned
+
+
+class Pixels(PatchFeatureMap):
+    """The pixels themselves, f(x) = x: ``mode_size`` is ``patch_dim``, and nothing is learned.
+
+    Shapes:
+        patches ``(..., patch_dim)`` -> features ``(..., patch_dim)``.
+    """
+
+    def __init__(self, patch_dim: int) -> None:
+        nn.Module.__init__(self)
+        self.mode_size, self.activation, self.constant, self.hidden = patch_dim, "identity", False, None
+
+    @property
+    def patch_dim(self) -> int:
+        return self.mode_size
+
+    def layers(self) -> list[nn.Linear]:
+        return []
+
+    def forward(self, patches: Float[Tensor, "*batch patch_dim"]) -> Float[Tensor, "*batch modes"]:
+        return patches
+
+    def formula(self) -> str:
+        return "the pixels themselves"

@@ -15,13 +15,13 @@ from ttlightning.data.patches import Patching
 from ttlightning.data.pixels import scaled
 from ttlightning.data.windows import are_sequences, as_sequences, is_sequence, windows_of
 from ttlightning.errors import Fault, UserError
-from ttlightning.formats import ScoreTensor
+from ttlightning.formats import ScoreFunction
 from ttlightning.formats.kernels.scales import below_the_largest
 from ttlightning.networks.features import PatchFeatureMap
 
 # Factories in a configuration, with their arguments.
 FeatureMapFactory = Callable[[int], PatchFeatureMap]  # (patch_dim)
-ScoreTensorFactory = Callable[[int, int, int], ScoreTensor]  # (sites, mode_size, classes)
+ScoreFunctionFactory = Callable[[int, int, int], ScoreFunction]  # (sites, mode_size, classes)
 
 Patches = Float[Tensor, "batch sites patch_dim"]
 Keep = Bool[Tensor, "batch sites"]
@@ -30,11 +30,11 @@ Scores = Float[Tensor, "batch classes"]
 
 
 class Network(nn.Module):
-    """One feature map for all patches, then a weight tensor in a tensor format.
+    """One feature map for all patches, then a weight tensor in a tensor format, or another function of the features.
 
     Args:
         features: f, patches to features.
-        format: W, the score tensor.
+        format: W, the score tensor; or a ``ScoreFunction`` that is none.
         pixel_mean: m, subtracted from pixels in [0, 1]; a dropped patch has this value.
         patching: how an image is cut into patches.
         image_shape: channels, height and width of an image.
@@ -48,7 +48,7 @@ class Network(nn.Module):
     def __init__(
         self,
         features: PatchFeatureMap,
-        format: ScoreTensor,
+        format: ScoreFunction,
         pixel_mean: float = 0.0,
         patching: Patching | None = None,
         image_shape: tuple[int, int, int] | None = None,

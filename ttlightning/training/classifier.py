@@ -14,7 +14,7 @@ from ttlightning.data.sampler import Batch
 from ttlightning.errors import Fault, UserError
 from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
+from ttlightning.networks.network import FeatureMapFactory, Keep, Network, ScoreFunctionFactory, Scores
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, STEPS_KEY, SUMS_KEY, VALUES_KEY
 from ttlightning.runs.trained_formats import describe_format
@@ -39,7 +39,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         patch_dim: length of a vectorised patch (from the data).
         classes: number of classes (from the data).
         features: factory of the feature map, with the argument ``patch_dim``.
-        format: factory of the weight tensor, with the arguments ``sites``, ``mode_size`` and ``classes``.
+        format: factory of the weight tensor, or of a baseline of ``networks/baselines.py``, with the arguments
+            ``sites``, ``mode_size`` and ``classes``.
         optimizer: factory of the optimizer, with the parameters.
         scheduler: factory of the learning-rate schedule, with the optimizer; ``total_steps=None`` becomes the number of
             optimizer steps of the run.
@@ -63,7 +64,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         patch_dim: int,
         classes: int,
         features: FeatureMapFactory = PatchFeatureMap,
-        format: ScoreTensorFactory = EqualCoreTensorTrain,
+        format: ScoreFunctionFactory = EqualCoreTensorTrain,
         optimizer: optimizers.OptimizerFactory = torch.optim.Adam,
         scheduler: optimizers.SchedulerFactory | None = None,
         scheduler_interval: optimizers.Interval = "step",

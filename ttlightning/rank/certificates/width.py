@@ -54,12 +54,13 @@ def width_certificate(
     Raises:
         UserError: if the network's arithmetic has no error bound, or a size is outside the table of ``limits.py``.
     """
-    format, features, images = network.format, network.features, len(patches)
+    format, features, images = network.format.weight_tensor(), network.features, len(patches)
     activation = getattr(features, "activation", None)
-    if activation not in ACTIVATIONS or not hasattr(features, "layers") or format.roundings() is None:
+    known = activation in ACTIVATIONS and bool(getattr(features, "layers", list)())
+    if format is None or not known or format.roundings() is None:
         raise UserError(
             "a width is certified for the formats and the feature map of this package, not for "
-            f"{format.name} with {type(features).__name__}"
+            f"{network.format.name} with {type(features).__name__}"
         )
     weights = dict(network.named_parameters())
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
