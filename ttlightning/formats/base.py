@@ -56,6 +56,9 @@ class ScoreTensor(nn.Module, ABC):
     shallow: ClassVar[bool] = False
     """Whether ``rank`` bounds the CP-rank of every class tensor from above, as in a sum of ``rank`` products."""
 
+    why_not_compressed: ClassVar[str] = "is no chain, whose bonds are truncated one after the other"
+    """What ``compressed`` says of a format without a rounding."""
+
     def __init__(self, sites: int, mode_size: int, classes: int) -> None:
         super().__init__()
         for name, value, least in (("sites", sites, 2), ("mode_size", mode_size, 1), ("classes", classes, 1)):
@@ -134,6 +137,22 @@ class ScoreTensor(nn.Module, ABC):
     def cores(self) -> list[Float[Tensor, "left modes right"]] | None:
         """TT-cores (r_{k-1}, n, r_k) of W[i_1..i_d, y], r_0 = 1, r_d = classes; None: the format has no bonds."""
         return None
+
+    def compressed(self, rank: int, metrics: Float[Tensor, "sites modes modes"], to: str) -> "ScoreTensor":
+        """A tensor of smaller width ``rank`` near this one, of a format of this package (``formats/rounding.py``).
+
+        Computed in float64; the weights have the type of this tensor's.
+
+        Args:
+            rank: at most this tensor's.
+            metrics: M_k of every site, positive definite, float64; the distance is measured after a multiplication of
+                site k by M_k^(1/2).
+            to: ``equal`` or ``different`` cores.
+
+        Raises:
+            UserError: the format has no such rounding, or no such rank.
+        """
+        raise UserError(f"{self.name} {self.why_not_compressed}; train it at the smaller rank")
 
     def staircase_cores(self) -> StaircaseCores | None:
         """What the staircase certifies without a sample; None: the format is no tensor train of one TT-rank."""
