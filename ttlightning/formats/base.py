@@ -56,6 +56,9 @@ class ScoreTensor(nn.Module, ABC):
     shallow: ClassVar[bool] = False
     """Whether ``rank`` bounds the CP-rank of every class tensor from above, as in a sum of ``rank`` products."""
 
+    compressed_to: ClassVar[tuple[str, ...]] = ()
+    """Kinds of cores that ``compressed`` can give, its own first."""
+
     why_not_compressed: ClassVar[str] = "is no chain, whose bonds are truncated one after the other"
     """What ``compressed`` says of a format without a rounding."""
 
@@ -150,8 +153,13 @@ class ScoreTensor(nn.Module, ABC):
             to: ``equal`` or ``different`` cores.
 
         Raises:
-            UserError: the format has no such rounding, or no such rank.
+            UserError: as ``check_compression``.
         """
+        self.check_compression(rank, to)
+        raise NotImplementedError(f"{self.name} has check_compression and no compressed")
+
+    def check_compression(self, rank: int, to: str) -> None:
+        """Raise ``UserError`` where the format has no such rounding, or the network no such rank."""
         raise UserError(f"{self.name} {self.why_not_compressed}; train it at the smaller rank")
 
     def staircase_cores(self) -> StaircaseCores | None:

@@ -7,7 +7,7 @@ recurrent network, h_k = sum_i f_k[i] h_{k-1} G_k[i], with no nonlinearity betwe
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -49,6 +49,7 @@ class TensorTrain(ScoreTensor):
     """
 
     kind = "different cores"
+    compressed_to: ClassVar[tuple[str, ...]] = ("different",)
 
     def __init__(
         self,
@@ -117,9 +118,7 @@ class TensorTrain(ScoreTensor):
     @torch.no_grad()
     def compressed(self, rank: int, metrics: Float[Tensor, "sites modes modes"], to: str) -> ScoreTensor:
         """TT rounding, to different cores; a bond that needs less than ``rank`` is filled up with zeros."""
-        self._check_compression(rank)
-        if to != "different":
-            raise UserError(f"{self.name} has different cores, which no rounding makes {to}: use --to different")
+        self.check_compression(rank, to)
         cores = round_chain([core.detach().double().cpu() for core in self.cores()], rank, metrics).cores
         padded = torch.zeros(self.sites, rank, self.mode_size, rank, dtype=torch.float64)
         for site, core in enumerate(cores[:-1]):
@@ -128,7 +127,9 @@ class TensorTrain(ScoreTensor):
         last[: len(cores[-1])] = cores[-1]
         return self._with_cores(TensorTrain, padded[0, 0], padded[1:-1].transpose(1, 2), last.transpose(0, 1))
 
-    def _check_compression(self, rank: int) -> None:
+    def check_compression(self, rank: int, to: str) -> None:
+        if to not in self.compressed_to:
+            raise UserError(f"{self.name} has different cores, which no rounding makes {to}: use --to different")
         require_at_least(self.name, "rank", rank, 1)
         if rank > self.rank:
             raise UserError(f"{self.name}: rank is {rank}, it must be at most {self.rank}, the rank of the network")
@@ -156,6 +157,7 @@ class EqualCoreTensorTrain(TensorTrain):
     """
 
     kind = "equal cores"
+    compressed_to = ("equal", "different")
 
     def published_bound(self) -> int:
         return cp_rank_bound_a24(self.mode_size, self.rank, self.sites)
@@ -165,7 +167,7 @@ class EqualCoreTensorTrain(TensorTrain):
         """To equal cores, one projection for all bonds and L-BFGS from there; to different cores, TT rounding."""
         if to != "equal":
             return super().compressed(rank, metrics, to)
-        self._check_compression(rank)
+        self.check_compression(rank, to)
         if rank == self.rank:
             return self._with_cores(type(self), self.first, self.interior, self.last)
         first, last = self.first.double().cpu(), self.last.double().cpu()
