@@ -15,6 +15,7 @@ WITHOUT_TRAINER: Final = {
     "certify": "Certify a rank: of almost every tensor train, or of a trained network.",
     "verify": "Check certificates with code that shares nothing with the code that made them.",
     "export": "Write a trained network to a file that ONNX runtimes or torch alone run.",
+    "compress": "Round a trained tensor train to a smaller TT-rank, as a run that trains on.",
     "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
     "rerun": "Run a finished run again, and say whether it came out the same.",
     "completion": "A script that completes the words of this command in bash or zsh.",

@@ -102,11 +102,20 @@ def run_again(path: Path, root: Path | None = None, trusted: Sequence[str] = ())
     """
     with trusting(trusted):
         run = Run.open(path, finished=True)
+        if run.is_compressed:
+            raise UserError(f"{run} was compressed and not trained: compress its source again, {_source_of(run)}")
         data = data_options(run, root)
         check_configuration(run)
         before = read_provenance(run)
         show(before, here(data, before, fetch=True))
         return rerun(run, data["root"])
+
+
+def _source_of(run: Run) -> str:
+    """The command that compresses the source of a compressed run again."""
+    origin = run.provenance["compressed"]
+    return command("compress", *(str(origin["checkpoint"]), "--rank", str(origin["rank"]), "--metric", origin["metric"],
+                                 "--to", origin["to"]))  # fmt: skip
 
 
 def rerun(run: Run, root: str | None) -> Comparison:

@@ -172,6 +172,12 @@ class ScoreTensor(ScoreFunction):
     shallow: ClassVar[bool] = False
     """Whether ``rank`` bounds the CP-rank of every class tensor from above, as in a sum of ``rank`` products."""
 
+    compressed_to: ClassVar[tuple[str, ...]] = ()
+    """Kinds of cores that ``compressed`` can give, its own first."""
+
+    why_not_compressed: ClassVar[str] = "is no chain, whose bonds are truncated one after the other"
+    """What ``compressed`` says of a format without a rounding."""
+
     @property
     @abstractmethod
     def rank(self) -> int:
@@ -248,6 +254,27 @@ class ScoreTensor(ScoreFunction):
     def cores(self) -> list[Float[Tensor, "left modes right"]] | None:
         """TT-cores (r_{k-1}, n, r_k) of W[i_1..i_d, y], r_0 = 1, r_d = classes; None: the format has no bonds."""
         return None
+
+    def compressed(self, rank: int, metrics: Float[Tensor, "sites modes modes"], to: str) -> "ScoreTensor":
+        """A tensor of smaller width ``rank`` near this one, of a format of this package (``formats/rounding.py``).
+
+        Computed in float64; the weights have the type of this tensor's.
+
+        Args:
+            rank: at most this tensor's.
+            metrics: M_k of every site, positive definite, float64; the distance is measured after a multiplication of
+                site k by M_k^(1/2).
+            to: ``equal`` or ``different`` cores.
+
+        Raises:
+            UserError: as ``check_compression``.
+        """
+        self.check_compression(rank, to)
+        raise NotImplementedError(f"{self.name} has check_compression and no compressed")
+
+    def check_compression(self, rank: int, to: str) -> None:
+        """Raise ``UserError`` where the format has no such rounding, or the network no such rank."""
+        raise UserError(f"{self.name} {self.why_not_compressed}; train it at the smaller rank")
 
     def staircase_cores(self) -> StaircaseCores | None:
         """What the staircase certifies without a sample; None: the format is no tensor train of one TT-rank."""

@@ -47,6 +47,9 @@ class CanonicalPolyadic(ScoreTensor):
 
     kind = "shallow"
     shallow = True
+    why_not_compressed = (
+        "cannot be rounded: its units are not ordered, and a nearest sum of fewer products need not exist"
+    )
 
     def __init__(
         self,

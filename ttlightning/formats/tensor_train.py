@@ -7,7 +7,7 @@ recurrent network, h_k = sum_i f_k[i] h_{k-1} G_k[i], with no nonlinearity betwe
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,7 @@ from ttlightning.formats.kernels.dispatch import chain_scores as scaled_chain_sc
 from ttlightning.formats.kernels.dispatch import chain_values
 from ttlightning.formats.kernels.lengths import chain_scores_of_lengths
 from ttlightning.formats.modular import Field, Residues, chain_scores
+from ttlightning.formats.rounding import equal_chain, fit_equal, project_equal, round_chain
 
 
 class TensorTrain(ScoreTensor):
@@ -49,6 +50,7 @@ class TensorTrain(ScoreTensor):
     """
 
     kind = "different cores"
+    compressed_to: ClassVar[tuple[str, ...]] = ("different",)
 
     def __init__(
         self,
@@ -114,6 +116,34 @@ class TensorTrain(ScoreTensor):
         summed = [field.multiply(v, core.reshape(len(core), -1)).reshape(-1, *core.shape[1:]) for v, core in cores]
         return chain_scores(summed, field)
 
+    @torch.no_grad()
+    def compressed(self, rank: int, metrics: Float[Tensor, "sites modes modes"], to: str) -> ScoreTensor:
+        """TT rounding, to different cores; a bond that needs less than ``rank`` is filled up with zeros."""
+        self.check_compression(rank, to)
+        cores = round_chain([core.detach().double().cpu() for core in self.cores()], rank, metrics).cores
+        padded = torch.zeros(self.sites, rank, self.mode_size, rank, dtype=torch.float64)
+        for site, core in enumerate(cores[:-1]):
+            padded[site, : core.shape[0], :, : core.shape[2]] = core
+        last = torch.zeros(rank, self.mode_size, self.classes, dtype=torch.float64)
+        last[: len(cores[-1])] = cores[-1]
+        return self._with_cores(TensorTrain, padded[0, 0], padded[1:-1].transpose(1, 2), last.transpose(0, 1))
+
+    def check_compression(self, rank: int, to: str) -> None:
+        if to not in self.compressed_to:
+            raise UserError(f"{self.name} has different cores, which no rounding makes {to}: use --to different")
+        require_at_least(self.name, "rank", rank, 1)
+        if rank > self.rank:
+            raise UserError(f"{self.name}: rank is {rank}, it must be at most {self.rank}, the rank of the network")
+
+    def _with_cores(self, kind: type["TensorTrain"], first: Tensor, interior: Tensor, last: Tensor) -> "TensorTrain":
+        """A tensor train of ``kind`` with these cores, in the type of this one's."""
+        with torch.device("meta"):
+            format = kind(self.sites, self.mode_size, self.classes, first.shape[1])
+        cores = {"first": first, "interior": interior, "last": last}
+        kept = {name: core.to(self.first).contiguous() for name, core in cores.items()}
+        format.load_state_dict(kept, assign=True)
+        return format
+
     def _distinct_interior_cores(self) -> int:
         return self.sites - 2
 
@@ -129,6 +159,7 @@ class EqualCoreTensorTrain(TensorTrain):
 
     kind = "equal cores"
     any_length = True
+    compressed_to = ("equal", "different")
 
     @in_full_precision
     def scaled_scores_of_lengths(
@@ -151,6 +182,20 @@ class EqualCoreTensorTrain(TensorTrain):
 
     def published_bound(self) -> int:
         return cp_rank_bound_a24(self.mode_size, self.rank, self.sites)
+
+    @torch.no_grad()
+    def compressed(self, rank: int, metrics: Float[Tensor, "sites modes modes"], to: str) -> ScoreTensor:
+        """To equal cores, one projection for all bonds and L-BFGS from there; to different cores, TT rounding."""
+        if to != "equal":
+            return super().compressed(rank, metrics, to)
+        self.check_compression(rank, to)
+        if rank == self.rank:
+            return self._with_cores(type(self), self.first, self.interior, self.last)
+        first, last = self.first.double().cpu(), self.last.double().cpu()
+        core = self.interior[0].double().cpu() if len(self.interior) else first.new_zeros(*first.shape, self.rank)
+        start = project_equal(first, core, last, rank, metrics)
+        first, core, last = fit_equal(equal_chain(first, core, last, self.sites), start, metrics)
+        return self._with_cores(type(self), first, core.unsqueeze(0)[: len(self.interior)], last)
 
     def _distinct_interior_cores(self) -> int:
         return min(1, self.sites - 2)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ttlightning.errors import UserError
-from ttlightning.runs.checkpoints import CONFIG_KEY, RUN_KEY, STEPS_KEY, read_checkpoint
+from ttlightning.runs.checkpoints import CONFIG_KEY, ORIGIN_KEY, RUN_KEY, STEPS_KEY, read_checkpoint
 from ttlightning.runs.identity import SAME_STEPS, Changes, check_version, first_difference, same_experiment
 from ttlightning.runs.run import Run, runs_of
 from ttlightning.runs.trust import read_mapping
@@ -54,7 +54,12 @@ def how_to_begin(config: Mapping[str, Any], source: Path | None = None, into: Ru
             nothing is left to train.
     """
     owner = source and Run.of_checkpoint(source)
-    if into is None and owner and (source.is_dir() or first_difference(owner.config, config) is None):
+    if (
+        into is None
+        and owner
+        and not owner.is_compressed
+        and (source.is_dir() or first_difference(owner.config, config) is None)
+    ):
         into = owner
     if into is not None and into.state != "new":
         own = owner is not None and owner.path.resolve() == into.path.resolve()
@@ -91,7 +96,7 @@ def _begin_with(file: Path, config: Mapping[str, Any]) -> Beginning:
     content, trained = _read(file)
     if trained is not None:
         check_version(trained, file)
-    if trained is None or not makes_same_steps(trained, config):
+    if trained is None or ORIGIN_KEY in content or not makes_same_steps(trained, config):
         return Beginning(weights=file)
     done, asked = int(_entry(content, "epoch")) + _is_at_an_end(content), config["trainer"]["max_epochs"]
     if asked is not None and 0 <= asked <= done:

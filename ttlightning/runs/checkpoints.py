@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ttlightning.errors import UserError
-from ttlightning.runs.seals import Damaged, check_seal
+from ttlightning.runs.files import write_whole
+from ttlightning.runs.seals import Damaged, check_seal, seal
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Key of the run's complete configuration, as YAML."""
@@ -28,6 +29,9 @@ DATA_ARGUMENTS: Final = "datamodule_hyper_parameters"
 
 RUN_KEY: Final = "ttlightning_run"
 """Key of the progress of the run's tables."""
+
+ORIGIN_KEY: Final = "ttlightning_origin"
+"""Key of where the weights come from, in a checkpoint that has weights and no state to go on from."""
 
 VERSION: Final = re.compile(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?")
 
@@ -70,6 +74,14 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         if name in content and not holds(content[name]):
             raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {kind}")
     return content
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Replace a checkpoint atomically, with its seal."""
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, seal(archive.getvalue()))
 
 
 def _is_count(value: Any) -> bool:
@@ -130,6 +142,7 @@ ENTRIES: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "optimizer_states": (lambda value: isinstance(value, list), "a list of states"),
     "lr_schedulers": (lambda value: isinstance(value, list), "a list of states"),
     CONFIG_KEY: (lambda value: isinstance(value, str), "text"),
+    ORIGIN_KEY: (lambda value: isinstance(value, str), "text"),
     RUN_KEY: (_is_progress, "what a run had come to"),
     STEPS_KEY: (_is_count, "a number of steps"),
     SUMS_KEY: (_is_sums, "a row of three sums for each process"),

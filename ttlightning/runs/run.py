@@ -127,6 +127,11 @@ class Run:
         return read_json(self.provenance_file)
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether ``compress`` made the run, so that no training goes on in it."""
+        return self.provenance_file.is_file() and "compressed" in self.provenance
+
+    @property
     def result(self) -> dict[str, Any]:
         """``result.json`` of a finished run."""
         return read_json(self.result_file)

@@ -1,18 +1,14 @@
 """How Lightning writes and reads a checkpoint file: atomically, with a checksum, without pickled objects."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.plugins import AsyncCheckpointIO
 
 from ttlightning.errors import UserError
-from ttlightning.runs.checkpoints import read_checkpoint
-from ttlightning.runs.files import write_whole
-from ttlightning.runs.seals import seal
+from ttlightning.runs.checkpoints import read_checkpoint, write_checkpoint
 
 
 def with_safe_checkpoints(plugins: Any) -> list[Any]:
@@ -63,10 +59,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        content = io.BytesIO()
-        torch.save(without_swa_function(checkpoint), content)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), seal(content.getvalue()))
+        write_checkpoint(Path(path), without_swa_function(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))

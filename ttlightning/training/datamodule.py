@@ -245,6 +245,11 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             batches = TrainingBatches(*inputs)
         return batches if self.steps_per_execution == 1 else Calls(batches, self.steps_per_execution)
 
+    def unaugmented_dataloader(self) -> EvaluationBatches:
+        """The training images as they are, in order, each once."""
+        images, labels = self._train
+        return self._evaluation(self.patching(images) if self.augmentation else images, labels)
+
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if self.has_validation() else []
 
