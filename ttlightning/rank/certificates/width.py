@@ -55,7 +55,7 @@ def width_certificate(
         UserError: if the network's arithmetic has no error bound, or a size is outside the table of ``limits.py``.
     """
     format, features, images = network.format.weight_tensor(), network.features, len(patches)
-    activation = getattr(features, "activation", None)
+    activation: str = getattr(features, "activation", "")
     known = activation in ACTIVATIONS and bool(getattr(features, "layers", list)())
     if format is None or not known or format.roundings() is None:
         raise UserError(
