@@ -62,9 +62,7 @@ def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_p
 def test_a_name_that_is_nowhere_lists_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert available_configs() == EXPERIMENTS
-    with pytest.raises(
-        UserError, match=r"'equal.yaml' is not in .*; there is: best/eq.yaml, best/tt.yaml, debug.yaml, eq.yaml"
-    ):
+    with pytest.raises(UserError, match=r"'equal.yaml' is not in .*; there is: .*best/tt.yaml, .*debug.yaml, eq.yaml"):
         find_config("equal.yaml")
 
 
