@@ -22,6 +22,22 @@ def test_identity_passes_the_state_on(kind):
         torch.testing.assert_close(other, scores[0])
 
 
+@pytest.mark.parametrize("rank", [1, 2, 7, 16])
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+def test_rotation_turns_the_state(kind, rank):
+    """Its slice is orthogonal, with periods from 4 to 1024 sites, and a single state of an odd rank stays."""
+    format = kind(5, 3, 2, rank=rank, initialization="rotation", gain=0.0).double()
+    for core in format.interior[:, -1]:
+        torch.testing.assert_close(core @ core.T, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-6)
+        angles = torch.linalg.eigvals(core).angle().abs()
+        turning = angles[angles > 1e-6]
+        assert len(turning) == rank // 2 * 2
+        if rank > 3:
+            expected = 2 * torch.pi / torch.tensor([1024.0, 4.0], dtype=torch.float64)
+            torch.testing.assert_close(torch.stack([turning.min(), turning.max()]), expected, rtol=1e-4, atol=0)
+    assert (format.interior[:, :-1] == 0).all()
+
+
 @pytest.mark.parametrize("gain", [0.5, 2.0])
 def test_gain_is_the_size_of_the_random_part(gain):
     torch.manual_seed(0)

@@ -42,7 +42,8 @@ class TensorTrain(ScoreTensor):
         classes: C, outputs of the last unit.
         rank: r, the TT-rank (bond dimension) of every bond.
         initialization: ``identity`` passes the state on unchanged if the last feature is 1 and the others are 0, so
-            it needs a constant last feature; ``gaussian`` draws every entry independently.
+            it needs a constant last feature; ``rotation`` turns the state instead, for long chains; ``gaussian`` draws
+            every entry independently.
         gain: size of the random part, in units of the formula in ``ttlightning.formats.initialization``.
 
     Raises:
@@ -58,7 +59,7 @@ class TensorTrain(ScoreTensor):
         mode_size: int,
         classes: int,
         rank: int = 16,
-        initialization: Literal["identity", "gaussian"] = "identity",
+        initialization: Literal["identity", "rotation", "gaussian"] = "identity",
         gain: float = 1.0,
     ) -> None:
         super().__init__(sites, mode_size, classes)
