@@ -58,7 +58,21 @@ def test_equal_cores_stay_equal_and_train_on(command):
     command("compress", "runs/debug/0", "--rank", "2", "--metric", "plain")
     run = Run.open(command.folder / "runs/debug-rank2/0", finished=True)
     assert type(run.network().format) is EqualCoreTensorTrain
-    words = ("--trainer.enable_progress_bar", "false")
+    command("compress", "runs/debug/0", "--rank", "4", "--to", "different", "--output", "other", "--test", "true")
+    other = Run.open(command.folder / "other")
+    assert type(other.network().format) is TensorTrain
+    assert list(other.result["metrics"]) == ["test/acc"]
+    images = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8)
+    before, after = load(command.folder / "runs/debug/0"), other.network()
+    torch.testing.assert_close(after.score_images(images), before.score_images(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compressed_network_trains_on_in_a_new_run(command):
+    command.finished(*EQUAL)
+    command("compress", "runs/debug/0", "--rank", "2", "--table", "false")
+    run = Run.open(command.folder / "runs/debug-rank2/0", finished=True)
+    words = ("--trainer.enable_progress_bar", "false", "--figures", "false")
     fine = command("fit", "--ckpt_path", "runs/debug-rank2/0", "--trainer.max_epochs", "1", *words)
     assert "begins      with the weights of runs/debug-rank2/0/checkpoints/last.ckpt" in fine.stdout
     trained = Run.open(command.folder / "runs/debug-rank2/1", finished=True)
@@ -68,13 +82,6 @@ def test_equal_cores_stay_equal_and_train_on(command):
     command("fit", "--ckpt_path", "runs/debug-rank2/0", *words)  # by the recipe as it is: a new run, too
     assert (command.folder / "runs/debug-rank2/2/result.json").is_file()
     assert_one_line(command("fit", "--run", "runs/debug-rank2/0", code=2).stderr, "is finished")
-    command("compress", "runs/debug/0", "--rank", "4", "--to", "different", "--output", "other", "--test", "true")
-    other = Run.open(command.folder / "other")
-    assert type(other.network().format) is TensorTrain
-    assert list(other.result["metrics"]) == ["test/acc"]
-    images = torch.randint(0, 256, (5, 28, 28), dtype=torch.uint8)
-    before, after = load(command.folder / "runs/debug/0"), other.network()
-    torch.testing.assert_close(after.score_images(images), before.score_images(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ttlightning.rank.certificates.lengths import with_length
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
-from ttlightning.runs.run import Run, checkpoint_file
+from ttlightning.runs.run import Run, checkpoint_file, place_beside
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
 
@@ -94,7 +94,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         from ttlightning.runs.trained_features import read_features
         from ttlightning.runs.trained_formats import read_format
     file = checkpoint_file(options.source)
-    run = Run(options.source if options.source.is_dir() else file.parent)
+    run = place_beside(options.source, file)
     if options.width is None and options.images:
         raise UserError("--images is for --width")
     if options.width is not None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
-from ttlightning.runs.run import Run, checkpoint_file, load
+from ttlightning.runs.run import checkpoint_file, load, place_beside
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
 
@@ -35,7 +35,7 @@ def main(args: Sequence[str]) -> int:
 def export(source: Path, to: str, output: Path | None, trusted: Sequence[str]) -> Path:
     """Write the network to ``output``, or beside its run, and compare the two; the file's path."""
     file = checkpoint_file(source)
-    output = output or Run(source if source.is_dir() else file.parent).new_export(to)
+    output = output or place_beside(source, file).new_export(to)
     check_new_file(output, "--output")
     with signals.importing():  # torch takes a second
         from ttlightning.networks.deployed import KINDS, Deployed, images_to_check, largest_difference

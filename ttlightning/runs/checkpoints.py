@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
+from ttlightning.runs.safetensors import read_safetensors
 from ttlightning.runs.seals import Damaged, check_seal, seal
 
 CONFIG_KEY: Final = "ttlightning_config"
@@ -32,6 +33,9 @@ RUN_KEY: Final = "ttlightning_run"
 
 ORIGIN_KEY: Final = "ttlightning_origin"
 """Key of where the weights come from, in a checkpoint that has weights and no state to go on from."""
+
+STATEMENT: Final = "ttlightning"
+"""Text in the header of released weights: the entries of a checkpoint but its weights, as JSON."""
 
 VERSION: Final = re.compile(r"\d+(\.\d+)*(\.?(a|b|rc|post|dev)\d+)*(\+\w[\w.]*)?")
 
@@ -56,9 +60,14 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             entry of another kind than this package or Lightning writes.
     """
     try:
-        sealed = file.read_bytes()
-        check_seal(sealed)
-        content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            content = _read_release(file)
+        else:
+            sealed = file.read_bytes()
+            check_seal(sealed)
+            content = torch.load(io.BytesIO(sealed), map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except UnpicklingError as fault:
         raise UserError(
             f"{file} is damaged or holds pickled objects; only tensors and plain values are read from a checkpoint, "
@@ -74,6 +83,23 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         if name in content and not holds(content[name]):
             raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {kind}")
     return content
+
+
+def _read_release(file: Path) -> dict[str, Any]:
+    """The content of a released file, as that of a checkpoint.
+
+    Raises:
+        UserError: if it is damaged, or no released file.
+    """
+    state, metadata = read_safetensors(file)
+    try:
+        stated = json.loads(metadata[STATEMENT])
+        origin = stated[ORIGIN_KEY]
+    except (LookupError, TypeError, ValueError, RecursionError) as fault:
+        raise UserError(f"{file} holds no released network: its header does not say which") from fault
+    if weights_sha256(state) != origin:
+        raise UserError(f"{file} is damaged: its weights are not those that its header names")
+    return stated | {"state_dict": state}
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:

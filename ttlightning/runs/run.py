@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from ttlightning.errors import UserError
 from ttlightning.runs.files import read_json
 from ttlightning.runs.lock import Lock
+from ttlightning.runs.releases import find_release, released_names
 from ttlightning.runs.trust import config_text, read_mapping
 from ttlightning.system.paths import command, expanded
 
@@ -233,7 +234,9 @@ def check_experiment_name(name: str) -> str:
 
 
 def checkpoint_file(path: Path, begun: bool = False) -> Path:
-    """``path`` itself, or the last checkpoint of the run directory ``path``; ``UserError`` where there is none.
+    """``path`` itself, the last checkpoint of the run directory ``path``, or the released weights of this name.
+
+    ``UserError`` where there is none.
 
     With ``begun``, a run that has no checkpoint yet gives its directory: ``fit`` starts it again.
     """
@@ -243,8 +246,24 @@ def checkpoint_file(path: Path, begun: bool = False) -> Path:
     if not file.is_file():
         if begun and run.config_file.is_file():
             return path
-        raise UserError(f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0")
+        if not path.exists() and (released := find_release(path.as_posix())) is not None:
+            return released
+        names = "".join(f", {name}" for name in released_names())
+        way_out = f"or released weights{names.replace(',', ':', 1)}" if names else ""
+        raise UserError(
+            f"no checkpoint at {file}; name a .ckpt file or a run directory such as runs/eq/0 {way_out}".strip()
+        )
     return file
+
+
+def place_beside(source: Path, file: Path) -> Run:
+    """Where a command writes what it makes of the checkpoint ``file``, which ``source`` names.
+
+    In its run, or beside the file; for released weights, which belong to the package, in the working directory.
+    """
+    if expanded(source).is_dir():
+        return Run(source)
+    return Run(file.parent if expanded(source) == file else Path())
 
 
 def load(path: str | os.PathLike[str], trust: Sequence[str] = ()) -> "Network":
@@ -254,7 +273,8 @@ def load(path: str | os.PathLike[str], trust: Sequence[str] = ()) -> "Network":
         probabilities = network.predict(images)
 
     Args:
-        path: a ``Run`` or its directory, whose last checkpoint is read, or a ``.ckpt`` file.
+        path: a ``Run`` or its directory, whose last checkpoint is read, a ``.ckpt`` file, or the name of released
+            weights, such as ``eq`` (``docs/weights.md``).
         trust: classes and modules from outside this package that the configuration in the file may import.
 
     Raises:

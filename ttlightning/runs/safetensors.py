@@ -8,6 +8,7 @@ r"""All weights of a network as a safetensors file, which can be read without to
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,40 @@ TYPES: Final = {
     torch.int64: "I64",
 }
 """Types of tensors and their names in the header."""
+
+NAMED: Final = {name: dtype for dtype, name in TYPES.items()}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, and the texts of its header.
+
+    Raises:
+        UserError: if the file cannot be read, or its header does not describe the bytes after it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as fault:
+        raise UserError(f"{path} cannot be read: {fault.strerror}") from fault
+    try:
+        begin = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:begin])
+        metadata, state, at = header.pop("__metadata__", {}), {}, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            (start, end), dtype, shape = entry["data_offsets"], NAMED[entry["dtype"]], entry["shape"]
+            size = math.prod(shape) * dtype.itemsize
+            if start != at or end - start != size or not all(type(n) is int and n >= 0 for n in shape):
+                raise ValueError(f"{name} is not {size} bytes after the tensor before it")
+            numbers = bytearray(content[begin + start : begin + end])
+            state[name] = (
+                torch.frombuffer(numbers, dtype=dtype).reshape(shape) if size else torch.empty(shape, dtype=dtype)
+            )
+            at = end
+        if begin + at != len(content):
+            raise ValueError(f"{len(content) - begin - at} bytes belong to no tensor")
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, RecursionError) as fault:
+        reason = " ".join(str(fault).split())[:120]
+        raise UserError(f"{path} is no whole safetensors file ({reason})") from fault
+    return state, metadata
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
