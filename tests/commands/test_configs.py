@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError, formats
+import ttlightning
+from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, Pixels, TensorTrain, UserError, formats
 from ttlightning.commands.configs import available_configs, find_config
 from ttlightning.data.patches import Patching
+from ttlightning.networks import baselines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(
@@ -45,6 +47,29 @@ def test_the_best_configs_keep_to_their_limits(name):
     assert parameters <= 200_000
     assert config["trainer"]["max_epochs"] <= 20
     assert f"it has {parameters:,}" in text
+
+
+@pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "lstm", "shallow", "tree"])
+def test_the_baselines_are_as_large_as_they_say_and_no_larger_than_the_best_equal_cores(name):
+    """Within the parameters of best/eq.yaml, and one unit more would exceed them."""
+    text = (CONFIGS / "baselines" / f"{name}.yaml").read_text()
+    config = yaml.safe_load(text)
+    data, features, format = config["data"], config["model"]["features"], config["model"]["format"]
+    patching = Patching(data["patch_size"], data.get("stride"), data.get("padding", 0))
+    sites, pixels = patching.shape(1, 28, 28)
+
+    def parameters(more: int = 0) -> int:
+        arguments = dict(format.get("init_args", {}))
+        arguments |= {size: arguments[size] + more for size in ("width", "rank") if size in arguments}
+        kind = features.get("class_path")
+        made = Pixels(pixels) if kind == "Pixels" else PatchFeatureMap(pixels, features["mode_size"])
+        weights = getattr(ttlightning, format["class_path"], None) or getattr(baselines, format["class_path"])
+        weights = weights(sites, made.mode_size, 10, **arguments)
+        return sum(p.numel() for part in (made, weights) for p in part.parameters())
+
+    assert f": {parameters():,} parameters on images of 28 x 28" in text
+    assert parameters() <= 47_488
+    assert name == "logistic" or parameters(1) > 47_488
 
 
 def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_path, monkeypatch):
