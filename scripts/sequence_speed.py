@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{kernel_name()}; {cpu_name()}; one thread, {options.repetitions} repetitions")
-    print(f"d = {options.sites}, n = {options.mode_size}, r = {options.rank}, float32")
+    print(f"d = {options.sites}, n = {options.mode_size}, r = {options.rank}, float32\n")
     print("| lengths | batch | way | ms, median (quartiles) | sites in use |\n|---|---|---|---|---|")
     for kind in ("uniform", "mostly short"):
         for batch in (64, 256):

@@ -104,6 +104,14 @@ def test_partitions_below_their_cut_are_named(monkeypatch):
             partitions.main()
 
 
+def test_sequence_speed(script):
+    said = script("sequence_speed.py", "--sites=12", "--mode_size=2", "--rank=2", "--repetitions=2")
+    assert (
+        len(re.findall(r"\| (?:uniform|mostly short) \| (?:64|256) \| [a-z ]+ \| [\d.]+ \(.*\) \| \d+% \|", said)) == 12
+    )
+    assert len(re.findall(r"each length \| .* \| 100% \|", said)) == 4
+
+
 @pytest.mark.slow
 def test_epoch_overhead(script):
     said = script("epoch_overhead.py", "--epochs=2", "--config=toy/moons.yaml")

@@ -1,5 +1,6 @@
 """Time series and text from files: what is read, what is refused with its line, and what the batches hold."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 from conftest import assert_one_line, quiet_trainer
 
+import ttlightning
 from ttlightning import ByteFeatureMap, Classifier, EqualCoreTensorTrain, PatchDataModule, PatchFeatureMap, UserError
 from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.patches import Patching
+from ttlightning.data.sampler import Shard
 from ttlightning.data.windows import Windows, as_sequences, windows_of
 
 
@@ -167,6 +170,24 @@ def test_a_batch_trains_like_its_samples_one_by_one(tmp_path, write_mnist):
         torch.testing.assert_close(ours, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
+def test_a_part_of_a_batch_is_the_batch_of_a_device(tmp_path, write_mnist):
+    """Also in its number of sites, on which the order of the sums of the feature map depends."""
+    data = PatchDataModule("time_series", write_mnist(tmp_path), patch_size=(1, 4), batch_size=10)
+    data.setup("fit")
+    whole = list(data.train_dataloader())
+    shorter = 0
+    for rank in range(4):
+        data.shard = Shard(rank, 4)
+        for batch, own in zip(whole, data.train_dataloader(), strict=True):
+            part = batch.slice_of(data.shard)
+            assert part.start == own.start
+            for name in ("pixels", "labels", "lengths"):
+                assert torch.equal(getattr(part, name), getattr(own, name))
+            assert own.pixels.shape[1] == int(own.lengths.max())
+            shorter += own.pixels.shape[1] < batch.pixels.shape[1]
+    assert shorter > 0
+
+
 def test_a_byte_is_looked_up_as_a_one_hot_vector_times_the_matrix():
     features = ByteFeatureMap(3, mode_size=5, activation="gelu")
     plain = PatchFeatureMap(3 * 256, mode_size=5, activation="gelu")
@@ -207,8 +228,6 @@ def test_a_run_says_and_refuses_what_it_should(command):
 
 
 def test_the_table_of_predictions_and_the_network_agree(command):
-    import ttlightning
-
     run = command.finished(*TEXT_RUN)
     command("predict", f"--ckpt_path={run}", "--output=p.csv")
     rows = [line.split(",") for line in (command.folder / "p.csv").read_text().splitlines()[1:]]
@@ -229,3 +248,12 @@ def test_the_table_of_predictions_and_the_network_agree(command):
         network.predict([np.ones((2, 3))])
     with pytest.raises(UserError, match="values from 0 to 7, floats must be"):
         network.predict([1.0, 7.0, 3.0])
+
+
+def test_the_example_of_the_page():
+    page = (Path(__file__).parents[2] / "docs/sequences.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made: dict[str, object] = {}
+    exec(block, made)
+    assert made["scores"].shape == (3, 2)
+    assert made["same"].sites == 20

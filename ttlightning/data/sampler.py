@@ -48,8 +48,8 @@ class Batch(NamedTuple):
         """The slice of the global batch for ``shard``, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
-        lengths = None if self.lengths is None else self.lengths[mine]
-        return self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start, lengths=lengths)
+        batch = self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start)
+        return without_tail(batch, None if self.lengths is None else self.lengths[mine])
 
 
 def without_tail(batch: Batch, lengths: Int[Tensor, " batch"] | None) -> Batch:
