@@ -18,6 +18,7 @@ from ttlightning import EqualCoreTensorTrain
 from ttlightning.formats.kernels import lengths as of_lengths
 from ttlightning.formats.kernels.native import kernel_name
 from ttlightning.runs.machine import cpu_name
+from ttlightning.system.output import run_script
 
 WAYS = {"groups": (of_lengths.TOGETHER, of_lengths.WASTE), "one group": (1 << 30, 1.0), "each length": (1, 1.0)}
 
@@ -64,4 +65,4 @@ def measure(format: EqualCoreTensorTrain, features: torch.Tensor, lengths: torch
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -65,7 +65,9 @@ def read_format(file: Path, trusted: Sequence[str] | None = None) -> TrainedForm
 def weight_tensor_of(format: ScoreFunction, file: Path) -> ScoreTensor:
     """The weight tensor of the function in a checkpoint; ``UserError`` without one."""
     if (tensor := format.weight_tensor()) is None:
-        raise UserError(f"{file} holds a {format.name}, which has no weight tensor: there is nothing to certify")
+        raise UserError(
+            f"{file} holds a {format.name}, which has no weight tensor: there is nothing to certify or compress"
+        )
     return tensor
 
 

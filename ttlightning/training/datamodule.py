@@ -247,8 +247,8 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     def unaugmented_dataloader(self) -> EvaluationBatches:
         """The training images as they are, in order, each once."""
-        images, labels = self._train
-        return self._evaluation(self.patching(images) if self.augmentation else images, labels)
+        images, labels, lengths = self._train
+        return self._evaluation(self.patching(images) if self.augmentation else images, labels, lengths)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if self.has_validation() else []
