@@ -152,6 +152,7 @@ def test_make_certificates(command):
     command("verify", *map(str, files))
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rank_check_cost(script):
     """Two runs, with and without the width: the seconds of their results; a run that is there is read."""
@@ -190,6 +191,7 @@ def test_rank_figure(script, tmp_path):
     assert script("rank_figure.py", "--quick", "--seeds=1", "--output=figure") == said
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rank_study(script, tmp_path):
     said = script("rank_study.py", "--quick", "--output=study")
@@ -199,6 +201,7 @@ def test_rank_study(script, tmp_path):
     assert (tmp_path / "study.png").stat().st_size > 10_000
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_width_sweep(script, tmp_path):
     """Each format once; once more, and nothing is made again."""
@@ -242,6 +245,7 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
     assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_width_against_error(script, tmp_path, monkeypatch):
     """No imitator is below the bound on mixed images; once more, and nothing is made again."""
@@ -292,6 +296,7 @@ def test_imitators_see_mixed_images(monkeypatch):
     assert after < 0.3 < 0.9 < before
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_rectifier_width(script, tmp_path):
     said = script("rectifier_width.py", "--quick", "--output=rectifiers")
@@ -336,6 +341,7 @@ def test_seeds(script, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_reproduce_table(script, tmp_path):
     said = script("reproduce_table.py", "--quick", "--jobs=2", "--output=table", "--wandb.mode=disabled")
@@ -457,6 +463,7 @@ def test_every_way_of_the_peer_is_a_step(monkeypatch):
     assert all(milliseconds > 0 for [milliseconds] in times.values())
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_reproducibility(tmp_path):
     said = as_a_process(tmp_path, "reproducibility.py", "--quick", "--output=table")
@@ -476,12 +483,14 @@ def test_reproducibility_goes_on_where_it_was_stopped(script, tmp_path):
     assert {file.name for file in tmp_path.glob("table*")} == {"table.json", "table.md"}
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_determinism_price(tmp_path):
     said = as_a_process(tmp_path, "determinism_price.py", "--rounds=1", "--config=debug.yaml")
     assert len(re.findall(r": [\d.]+ times the epoch \([\d.]+ to [\d.]+\)", said)) == 2
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_toy_boundaries(script, tmp_path):
     """What it says is what the runs say, and a second call makes no run again."""
@@ -497,6 +506,7 @@ def test_toy_boundaries(script, tmp_path):
     }
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_optimization_study(script):
     """Two changes on few digits: a row each, of the runs' own numbers; the second call makes no run."""
