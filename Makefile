@@ -1,7 +1,8 @@
 # make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
 # make test           the tests that are not marked slow; the environment is made from requirements.lock first
-# make test-slow      the tests that are marked slow: scripts, jobs of several processes, every recipe
-# make test-all       both
+# make test-slow      the tests that are marked slow: scripts, jobs of several processes, some recipes
+# make test-nightly   the tests that are marked nightly: the other recipes, the long scripts
+# make test-all       all three
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
@@ -21,18 +22,21 @@ READY := $(VENV)/ready
 COMMA := ,
 EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-all lint bench gpu lock environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
 
 test: environment
-	$(IN_VENV) -m pytest -m "not slow" $(ARGS)
+	$(IN_VENV) -m pytest -m "not slow and not nightly" $(ARGS)
 
 test-slow: environment
-	$(IN_VENV) -m pytest -m slow $(ARGS)
+	$(IN_VENV) -m pytest -m "slow and not nightly" $(ARGS)
 
-test-all: test test-slow
+test-nightly: environment
+	$(IN_VENV) -m pytest -m nightly $(ARGS)
+
+test-all: test test-slow test-nightly
 
 lint: environment
 	$(IN_VENV) -m ruff format --check .

@@ -106,7 +106,7 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "disabled"
     columns = [*PRECISIONS, ROUNDED]
     lines = [f"| format | {' | '.join(columns)} | bf16-true, 16-true |", f"|{'---|' * (len(columns) + 2)}"]
-    for format in sorted(set(formats.FILES) - {"ScoreTensor"}):
+    for format in sorted(formats.NAMES):
         cells = [measure(format, column, options.epochs, overrides) for column in columns]
         lines.append(f"| {format} | {' | '.join(cells)} | refused |")
     table = "\n".join(lines) + "\n"

@@ -13,9 +13,12 @@ The weights of FILE.json lie in FILE.safetensors, which ``ttlightning certify`` 
 length of a JSON header, the header {name: {dtype, shape, data_offsets}}, and the numbers, little-endian. The hash in
 the certificate is over names, types, shapes and bytes of all of them.
 
+The numbers of the patches of a certificate of width lie in FILE.images, float32, little-endian.
+
 Ranks are over F_p. Weights are m 2^e, so they have exact images, and a rank over F_p is a lower bound on the rank over
 the rational numbers. A row of residues is packed into one integer, a slot for each entry, wide enough that sums of
-products need no carry. So a row operation is one product and one sum of two integers.
+products need no carry. So a row operation is one product and one sum of two integers. Scores of images are integers
+times a power of two, with a bound on their error.
 """
 
 # ruff: noqa: B905, UP035 - it runs on Python 3.9
@@ -33,11 +36,11 @@ from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any, Iterator, Sequence
 
-VERSION = 3
+VERSION = 4
 FILE_LIMIT, WEIGHTS_LIMIT = 2**26, 2**30  # bytes
 DIGITS = 4000  # of the longest integer; a larger bound is stated as 10^4000
 RANGES = {"mode_size": (1, 100_000), "rank": (1, 100_000), "sites": (2, 100_000), "seed": (0, 2**63 - 1)}
-SIZE_LIMIT, CLASSES_LIMIT, PRIMES_LIMIT = 4096, 100_000, 8
+SIZE_LIMIT, CLASSES_LIMIT, PRIMES_LIMIT, IMAGES_LIMIT = 4096, 100_000, 8, 1024
 NUMBERS_LIMIT = 2**25  # numbers in memory at a time: about 2 GiB
 SLOT, CALL = 1e-9, 4e-7  # seconds for each byte of a product, and for each product, on a slow core
 
@@ -229,28 +232,61 @@ def pair_matrix(even: Table, odd: Table, p: int) -> Rows:
     return rows
 
 
-def staircase_ranks(interior: list[Table], sites: int, first: Rows, lasts: list[Rows], p: int) -> dict[str, Any]:
-    """Ranks of every T_m, of H (odd d), F and L_y. Cores that are the same object are counted once."""
+def staircase_ranks(
+    interior: list[Table], sites: int, first: Rows, lasts: list[Rows], p: int, absorbed: int = 0, kept: Any = (1, 1)
+) -> dict[str, Any]:
+    """Ranks of every T_m, of H (odd d), F and L_y. Cores that are the same object are counted once.
+
+    With absorbed pairs of sites the ends are the matrices A and B_y, and there is no H.
+    """
     known: dict[tuple[int, int], int] = {}
     pairs = []
-    for m in range(0, 2 * (sites // 2 - 1), 2):
+    for m in range(2 * absorbed, 2 * (sites // 2 - 1 - absorbed), 2):
         key = id(interior[m]), id(interior[m + 1])
         if key not in known:
             known[key] = rank_modulo(pair_matrix(interior[m], interior[m + 1], p), p)
         pairs.append(known[key])
-    state = rank_modulo([[x for row in core for x in row] for core in interior[-1]], p) if sites % 2 else None
+    state = None
+    if absorbed:
+        first = end(first, interior, absorbed, kept[0], p)
+        if sites % 2:  # the last site is summed over its index
+            sums = [[sum(column) % p for column in zip(*each)] for each in lasts]
+            lasts = [[product([total], transposed(core), p)[0] for core in interior[-1]] for total in sums]
+        inside = interior[: len(interior) - sites % 2]
+        chain = [[transposed(core) for core in each] for each in reversed(inside[-2 * absorbed :])]
+        lasts = [end(each, chain, absorbed, kept[1], p) for each in lasts]
+    elif sites % 2:
+        state = rank_modulo([[x for row in core for x in row] for core in interior[-1]], p)
     return {"pairs": pairs, "state": state, "first": rank_modulo(first, p), "last": [rank_modulo(x, p) for x in lasts]}
 
 
-def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
+def end(start: Rows, chain: list[Table], absorbed: int, kept: int, p: int) -> Rows:
+    """A[(i_1, i_3, ...), (j, b)]: the end core times one slice of each site that it takes in.
+
+    Of every second site, which is a column's, the first slice counts, of the last of these the first ``kept``.
+    """
+    rows = start
+    for pair in range(absorbed):
+        chosen = chain[2 * pair][: kept if pair == absorbed - 1 else 1]
+        inner = [product(rows, core, p) for core in chosen]
+        outer = [[product(each, core, p) for each in inner] for core in chain[2 * pair + 1]]
+        rows = [[x for part in parts for x in part[k]] for k in range(len(rows)) for parts in outer]
+    return rows
+
+
+def transposed(matrix: Rows) -> Rows:
+    return [list(column) for column in zip(*matrix)]
+
+
+def sylvester(n: int, r: int, ranks: dict[str, Any], y: int, kept: Any = (1, 1)) -> int:
     """The lower bound that these ranks give, by Sylvester's inequality for a product of matrices."""
-    k, first, last = sites // 2, ranks["first"], ranks["last"][y]
-    points = n ** (k - 1)
-    missing = (r * n * (k - 1) - sum(ranks["pairs"])) * n ** max(0, k - 2)
-    if sites % 2:
+    pairs, first, last, (e, f) = len(ranks["pairs"]), ranks["first"], ranks["last"][y], kept
+    points = n**pairs
+    missing = (r * n * pairs - sum(ranks["pairs"])) * n ** max(0, pairs - 1)
+    if ranks["state"] is not None:
         bound = points * ranks["state"] - r * missing - (r * r - first * last) * points
     else:
-        bound = points * (first + last - r) - missing
+        bound = points * (f * first + e * last - e * f * r) - e * f * missing
     return min(max(0, bound), 10**DIGITS)
 
 
@@ -345,6 +381,280 @@ def unit_scores(weights: Weights, vectors: list[Rows], p: int) -> Iterator[Rows]
 SCORES = {"first": chain_scores, "leaves": tree_scores, "factors": unit_scores}
 
 
+# Width within an error, on mixed images. A block (m, e, x) stands for numbers within e of the integers m, times 2^x.
+
+
+DEEP = 512
+ONE = 1 << DEEP  # numbers with DEEP bits after the point; functions of them are within 2^-250, which the notes count
+FEATURE, KEPT = 192, 192  # bits of a feature after the point; bits of the largest number of a block
+ACTIVATIONS = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
+
+
+def exp_minus(a: int) -> int:
+    """exp(-a), a >= 0. About 70 terms, each off by 2 in the last place; 16 squares double that each time."""
+    if a >> (DEEP + 9):
+        return 0  # exp(-512) < 2^-738
+    total, term, k = ONE, ONE, 0
+    while term:
+        k += 1
+        term = (term * a >> (DEEP + 16)) // k
+        total += term
+    value = ONE * ONE // total
+    for _ in range(16):
+        value = value * value >> DEEP
+    return value
+
+
+def arctan_of_one_over(m: int) -> int:
+    total, power, k = 0, ONE // m, 1
+    while power:
+        total += power // k if k % 4 == 1 else -(power // k)
+        power, k = power // (m * m), k + 2
+    return total
+
+
+def log_of_one_plus(y: int) -> int:
+    """log(1 + y) = 2 artanh(y / (2 + y)), 0 <= y <= 1."""
+    s = y * ONE // (2 * ONE + y)
+    total, power, k = 0, s, 1
+    while power:
+        total, power, k = total + power // k, power * s // ONE * s // ONE, k + 2
+    return 2 * total
+
+
+def gelu(z: int) -> int:
+    """z Phi(z), Phi(z) = 1/2 + phi(z) (z + z^3/3 + z^5/(3 5) + ..). Up to |z| = 17 the sum is below 2^215."""
+    a = abs(z)
+    if a > 17 * ONE:
+        return max(z, 0)  # |z| (1 - Phi(|z|)) <= phi(17) < 2^-208
+    square = a * a >> DEEP
+    total, term, k = 0, a, 1
+    while term:
+        total, k = total + term, k + 2
+        term = (term * square >> DEEP) // k
+    pi = 16 * arctan_of_one_over(5) - 4 * arctan_of_one_over(239)
+    above = total * (exp_minus(square // 2) * ONE // math.isqrt(2 * pi * ONE)) >> DEEP
+    return z * (ONE // 2 + (above if z > 0 else -above)) >> DEEP
+
+
+def cosine(z: int) -> int:
+    """cos(z) = 2 cos(z/2)^2 - 1, 48 times: an error grows 2^96-fold."""
+    if abs(z) >> (DEEP + 40):
+        raise Unchecked("a cosine of a number above 2^40")
+    square, total, term, k = (z >> 48) ** 2 >> DEEP, 0, ONE, 0
+    while term:
+        total, k = total + (term if k % 4 == 0 else -term), k + 2
+        term = (term * square >> DEEP) // (k * (k - 1))
+    for _ in range(48):
+        total = (2 * total * total >> DEEP) - ONE
+    return total
+
+
+def activated(z: int, name: str) -> int:
+    if name in ("relu", "identity"):
+        return max(z, 0) if name == "relu" else z
+    if name in ("gelu", "cos"):
+        return gelu(z) if name == "gelu" else cosine(z)
+    a = abs(z)
+    small = exp_minus(2 * a if name == "tanh" else a)
+    if name == "tanh":
+        return (ONE - small) * (ONE if z > 0 else -ONE) // (ONE + small)
+    if name == "softplus":
+        return max(z, 0) + log_of_one_plus(small)
+    return (ONE if z > 0 else small) * ONE // (ONE + small)
+
+
+def integers(values: Sequence[float]) -> tuple[list[int], int]:
+    """The numbers times 2^bits, as integers."""
+    ratios = [value.as_integer_ratio() for value in values]
+    bits = max((bottom.bit_length() - 1 for _, bottom in ratios), default=0)
+    return [top << (bits + 1 - bottom.bit_length()) for top, bottom in ratios], bits
+
+
+def rounded(m: list[int], e: int, x: int) -> Any:
+    """The block with at most KEPT bits."""
+    extra = max(map(abs, m)).bit_length() - KEPT
+    return ([each >> extra for each in m], (e >> extra) + 2, x + extra) if extra > 0 else (m, e, x)
+
+
+def times(block: Any, exact: Any) -> Any:
+    """A block times an exact matrix, (columns, most, bits); most is the largest sum of a column's magnitudes."""
+    (m, e, x), (columns, most, bits) = block, exact
+    return rounded([sum(map(int.__mul__, m, column)) for column in columns], e * most, x - bits)
+
+
+def elementwise(one: Any, two: Any) -> Any:
+    (m, e, x), (n, f, y) = one, two
+    error = max(map(abs, m)) * f + max(map(abs, n)) * e + e * f
+    return rounded([a * b for a, b in zip(m, n)], error, x + y)
+
+
+class Network:
+    """Scores of mixed images, from the features of every image at every site."""
+
+    def __init__(self, weights: Weights, sites: int) -> None:
+        self.weights, self.shapes, self.sites = weights, weights.shapes, sites
+
+    def cores(self, name: str, several: bool = True) -> list[Any]:
+        """The cores of a parameter, or the one that it is: the first mode against the others, as ``times`` takes it."""
+        values, shape = self.weights.floats("format." + name), self.shapes[name]
+        count, rows = (shape[0], shape[1]) if several else (1, shape[0])
+        size = len(values) // count if count else 0
+        found = []
+        for start in range(0, len(values), size or 1):
+            numbers, bits = integers(values[start : start + size])
+            columns = [numbers[k :: size // rows] for k in range(size // rows)]
+            found.append((columns, max(sum(map(abs, column)) for column in columns), bits))
+        return found
+
+    def core(self, name: str) -> Any:
+        return self.cores(name, several=False)[0]
+
+    def scores(self, features: list[list[Any]]) -> Iterator[Any]:
+        """The block of the classes' scores for every image i, and every image j."""
+        kind = next(name for name in SCORES if name in self.shapes)
+        yield from {"first": self.chain, "factors": self.units, "leaves": self.tree}[kind](features)
+
+    def chain(self, features: list[list[Any]]) -> Iterator[Any]:
+        interior, inside = self.cores("interior"), range(self.sites - 2)
+        cores = [self.core("first"), *(interior[min(k, len(interior) - 1)] for k in inside), self.core("last")]
+        right = [self.shapes["first"][1]] * (self.sites - 1) + [self.shapes["last"][2]]
+        made = []
+        for of_sites in features:
+            row = []
+            for block, core, width_ in zip(of_sites, cores, right):
+                m, e, x = times(block, core)
+                columns = [m[k::width_] for k in range(width_)]
+                row.append((columns, max(sum(map(abs, column)) for column in columns), e, x))
+            made.append(row)
+        for odd in made:
+            for even in made:
+                columns, _, e, x = odd[0]
+                m = [column[0] for column in columns]
+                for site in range(1, self.sites):
+                    columns, most, f, y = (even if site % 2 else odd)[site]
+                    error = e * most + f * (sum(map(abs, m)) + len(m) * e)
+                    m, e, x = rounded([sum(map(int.__mul__, m, column)) for column in columns], error, x + y)
+                yield m, e, x
+
+    def units(self, features: list[list[Any]]) -> Iterator[Any]:
+        factors, last = self.cores("factors"), self.core("weights")
+        sides: list[list[Any]] = [[], []]
+        for of_sites in features:
+            inner = [times(block, factor) for block, factor in zip(of_sites, factors)]
+            for parity in (0, 1):
+                found = inner[parity]
+                for other in inner[parity + 2 :: 2]:
+                    found = elementwise(found, other)
+                sides[parity].append(found)
+        for odd in sides[0]:
+            for even in sides[1]:
+                yield times(elementwise(odd, even), last)
+
+    def tree(self, features: list[list[Any]]) -> Iterator[Any]:
+        leaves = self.cores("leaves")
+        levels = [self.cores(f"nodes.{k}") for k in range(len(self.shapes) - 2)] + [[self.core("root")]]
+        bottom = [[times(b, leaves[min(k, len(leaves) - 1)]) for k, b in enumerate(each)] for each in features]
+        for odd in bottom:
+            for even in bottom:
+                parts = [(even if site % 2 else odd)[site] for site in range(self.sites)]
+                for level in levels:
+                    pairs = zip(parts[0::2], parts[1::2])
+                    parts = [self.node(*pair, level[min(k, len(level) - 1)]) for k, pair in enumerate(pairs)]
+                yield parts[0]
+
+    def node(self, left: Any, right: Any, exact: Any) -> Any:
+        (m, e, x), (n, f, y), (columns, most, bits) = left, right, exact
+        half = [sum(map(int.__mul__, m, column)) for column in columns]  # of [b][c]
+        up = len(half) // len(n)
+        error = len(n) * most * (max(map(abs, m)) * f + max(map(abs, n)) * e + e * f)
+        return rounded([sum(map(int.__mul__, n, half[c::up])) for c in range(up)], error, x + y - bits)
+
+
+def features_of(content: dict[str, Any], weights: Weights, pixels: Sequence[float]) -> list[list[Any]]:
+    """The block of the features of every image at every site: sigma(A (x - m) + b), and perhaps 1."""
+    matrix, bits = integers(weights.floats("features.linear.weight"))
+    shifts, of_shifts = integers(weights.floats("features.linear.bias"))
+    numbers, of_numbers = integers([*pixels, content["pixel_mean"]])
+    size, total = len(matrix) // len(shifts), bits + of_numbers
+    rows = [matrix[k : k + size] for k in range(0, len(matrix), size)]
+    centred = [each - numbers[-1] for each in numbers[:-1]]
+    blocks = []
+    for start in range(0, len(centred), size):
+        patch, m = centred[start : start + size], []
+        for row, shift in zip(rows, shifts):
+            z = (sum(map(int.__mul__, row, patch)) << of_shifts) + (shift << total)
+            z = z << DEEP >> (total + of_shifts)
+            m.append(activated(z, content["activation"]) >> (DEEP - FEATURE))
+        blocks.append((m + [1 << FEATURE] * content["constant"], 2, -FEATURE))
+    return [blocks[k : k + content["sites"]] for k in range(0, len(blocks), content["sites"])]
+
+
+def common_rows(scores: list[Any], images: int, classes: int) -> tuple[Rows, int]:
+    """C times (scores minus their mean over the C classes), image by image, and a bound on the square of the errors."""
+    unit = max(max(map(abs, m)).bit_length() + x for m, _, x in scores) - KEPT
+    entries, square = [], 0
+    for m, e, x in scores:
+        shift = x - unit
+        moved = [each << shift if shift >= 0 else each >> -shift for each in m]
+        error = 2 * classes * ((e << shift if shift >= 0 else e >> -shift) + 2)
+        entries.append([classes * each - sum(moved) for each in moved])
+        square += classes * error * error
+    return [[x for each in entries[k : k + images] for x in each] for k in range(0, len(entries), images)], square
+
+
+def jacobi(a: list[list[float]]) -> list[list[float]]:
+    """Rows that are nearly the eigenvectors of a symmetric matrix; what they miss is counted afterwards."""
+    size = len(a)
+    vectors = [[float(i == j) for j in range(size)] for i in range(size)]
+    for _ in range(12):
+        turned = False
+        for p in range(size):
+            for q in range(p + 1, size):
+                if abs(a[p][q]) <= 1e-17:
+                    continue
+                turned, theta = True, (a[q][q] - a[p][p]) / (2 * a[p][q])
+                t = (1 if theta >= 0 else -1) / (abs(theta) + math.hypot(theta, 1))
+                c = 1 / math.hypot(t, 1)
+                s = t * c
+                for rows in (a, vectors):
+                    one, two = rows[p], rows[q]
+                    rows[p] = [c * x - s * y for x, y in zip(one, two)]
+                    rows[q] = [s * x + c * y for x, y in zip(one, two)]
+                for row in a:
+                    row[p], row[q] = c * row[p] - s * row[q], s * row[p] + c * row[q]
+        if not turned:
+            break
+    return vectors
+
+
+def check_units(content: dict[str, Any], rows: Rows, square: int) -> None:
+    """Every width: the tail of the singular values is above the error. As docs/width.md says, in integers.
+
+    D = Q^T H Q for any Q; eigenvalues of D are at most 1 + |Q^T Q - 1| times those of H, and they differ from the
+    diagonal by at most sqrt(K) |D - diagonal| in sum.
+    """
+    size, scale = len(rows), 1 << 60
+    gram = [[sum(map(int.__mul__, a, b)) for b in rows] for a in rows]
+    total = sum(gram[k][k] for k in range(size))
+    vectors = jacobi([[x / total for x in row] for row in gram]) if total else []
+    q = [[round(x * scale) for x in row] for row in vectors]
+    half = [[sum(map(int.__mul__, row, column)) for column in gram] for row in q]
+    turned = [[sum(map(int.__mul__, row, other)) for other in q] for row in half]
+    others = sum(turned[a][b] ** 2 for a in range(len(q)) for b in range(len(q)) if a != b)
+    skew = [[sum(map(int.__mul__, a, b)) - (scale**2 if a is b else 0) for b in q] for a in q]
+    defect = math.isqrt(sum(x * x for row in skew for x in row)) + 1
+    lost, moved, norm = math.isqrt(size * others) + 1, math.isqrt(square) + 1, math.isqrt(total) + 1
+    smallest = sorted(turned[k][k] for k in range(len(q)))
+    for permille, units in zip(content["permille"], content["units_at_least"]):
+        tail = sum(smallest[: size - units + 1]) - lost
+        right = permille * (norm + moved) + 1000 * moved
+        if units and not (tail > 0 and tail * 10**6 > right * right * (scale**2 + defect)):
+            if moved << 40 > norm:
+                raise Unchecked("its scores are too small beside their terms for this program's precision")
+            raise Rejected(f"{units} hidden units for {permille / 10:g} % are more than counting gives")
+
+
 # Cost
 
 
@@ -384,6 +694,14 @@ def staircase_cost(size: int, r: int, n: int, sites: int, pairs: int, classes: i
     return cost
 
 
+def add_ends(cost: Cost, tall: int, columns: int, r: int, absorbed: int, classes: int, primes: Any) -> None:
+    """The ends that take sites in: matrices of ``tall`` rows."""
+    for p in primes:
+        cost.add((1 + classes) * absorbed * 2 * tall * columns, r, p, r)
+        cost.other += (1 + classes) * absorbed * tall * columns * 4e-6
+        cost.rank((1 + classes) * tall, columns, p)
+
+
 def sampled_cost(weights: Weights, size: int, r: int, n: int, sites: int, counts: Any, primes: Any) -> Cost:
     cost, classes = Cost(), classes_of(weights)
     largest = size * size * (1 if "factors" in weights.shapes else r)
@@ -400,17 +718,30 @@ def sampled_cost(weights: Weights, size: int, r: int, n: int, sites: int, counts
     return cost
 
 
+def width_cost(weights: Weights, images: int, sites: int, n: int, r: int, classes: int, activation: str) -> float:
+    """Seconds, from above."""
+    pair = sites * r ** (3 if "leaves" in weights.shapes else 2 if "first" in weights.shapes else 1) + classes * r * r
+    wide = 8 if any(entry["dtype"] == "F64" for entry in weights.entries.values()) else 1  # up to 2^-1074
+    patch_dim = weights.entries["features.linear.weight"]["shape"][1]
+    slow = 1e-5 if activation in ("relu", "identity") else 4e-4
+    of_features = images * sites * n * (3e-7 * (patch_dim + r ** (2 if "first" in weights.shapes else 1)) + slow)
+    return wide * (2e-7 * images**2 * pair + of_features + 3e-7 * images**3 * (classes + 20) + 3e-6 * weights.count)
+
+
 # Claims
 
 HEAD = {"certificate", "version", "kind", "statement", "mode_size", "rank", "sites", "primes", "ranks"}
 FIELDS = {
     "generic": HEAD | {"seed", "cp_rank_at_least"},
-    "checkpoint": HEAD | {"weights_sha256", "slices", "cp_rank_at_least"},
+    "checkpoint": HEAD | {"weights_sha256", "absorbed", "kept", "slices", "cp_rank_at_least"},
     "sampled": HEAD | {"weights_sha256", "size", "seed", "cp_rank_at_least"},
+    "width": (HEAD - {"primes", "ranks"})
+    | {"weights_sha256", "images", "images_sha256", "activation", "constant", "pixel_mean"}
+    | {"permille", "units_at_least"},
 }
 
 
-def verify(content: dict[str, Any], find_weights: Any, limit: float, say: Any) -> None:
+def verify(content: dict[str, Any], find_weights: Any, find_images: Any, limit: float, say: Any) -> None:
     """Raise ``Rejected`` unless counting gives every claim again."""
     check_form(content)
     kind = content["kind"]
@@ -420,14 +751,37 @@ def verify(content: dict[str, Any], find_weights: Any, limit: float, say: Any) -
         weights = find_weights()
         if content["weights_sha256"] != weights.sha256:
             raise Rejected("it is for other weights than those of the file")
-        if weights.metadata.get("sites", str(content["sites"])) != str(content["sites"]):
-            raise Rejected(f"it is for {content['sites']} sites, the weights are for another number")
+        own = content.get("network_sites", content["sites"])
+        if weights.metadata.get("sites", str(own)) != str(own):
+            raise Rejected(f"it is for {own} sites, the weights are for another number")
+        if "network_sites" in content:
+            take_length(content, weights)
         check_shapes(content, weights)
+        if kind == "width":
+            count_width(content, weights, find_images(), limit, say)
+            return
         expected = (count_staircase if kind == "checkpoint" else count_sampled)(content, weights, limit, say)
     if "features" in content:
         expected["statement"] += check_features(content, weights)
+    if "network_sites" in content:
+        expected["statement"] += (
+            f" The network has {content['network_sites']} sites. Its interior cores are equal, so they give sequences "
+            f"of {content['sites']} sites the scores of these tensors."
+        )
     for name, value in expected.items():
         compare(name, content[name], value)
+
+
+def take_length(content: dict[str, Any], weights: Weights) -> None:
+    """Equal cores only have tensors of other numbers of sites than the network's; of two sites, without them."""
+    if weights.metadata.get("format", "EqualCoreTensorTrain") != "EqualCoreTensorTrain":
+        raise Rejected(f"it is for {content['sites']} sites, and only equal cores have several numbers of sites")
+    if content["network_sites"] == content["sites"] or "features" in content:
+        raise Rejected("network_sites is for another number of sites than the network's, without features")
+    shape = weights.shapes.get("interior", ())
+    if len(shape) != 4 or shape[0] != 1:
+        raise Rejected("only a chain of equal cores has tensors of several numbers of sites")
+    weights.shapes["interior"] = (min(1, content["sites"] - 2), *shape[1:])
 
 
 def check_features(content: dict[str, Any], weights: Weights) -> str:
@@ -447,6 +801,8 @@ def check_features(content: dict[str, Any], weights: Weights) -> str:
     shapes = [weights.entries[name]["shape"] if name in weights.entries else [] for name in names]
     if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1] or shapes[0][0] + constant != n:
         raise Rejected(f"the weights have no feature map of {n} features")
+    if any(name.startswith("features.") and name not in names for name in weights.entries):
+        raise Rejected("the feature map has more than one layer")
     flat, shifts = (weights.floats(name) for name in names)
     rows = [flat[i * shapes[0][1] : (i + 1) * shapes[0][1]] for i in range(shapes[0][0])]
     seen: set[Any] = set()
@@ -478,16 +834,20 @@ def check_form(content: dict[str, Any]) -> None:
     for name in sorted(fields ^ set(content)):
         if name in fields:
             raise Rejected(f"{name} is missing")
-        if name not in ("checkpoint", "features") or kind == "generic":
+        if kind == "generic" or name not in ("checkpoint",) + ("features", "network_sites") * (kind != "width"):
             raise Rejected(f"{short(name)} is too much")
     path = content.get("checkpoint", "network.ckpt")
     if type(path) is not str or not 0 < len(path) <= 4096 or not path.isprintable() or path.startswith("~"):
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
     if not PurePosixPath(path).parts or PurePosixPath(path).is_absolute():
         raise Rejected(f"checkpoint is {short(path)}, not a path from the folder of the certificate")
-    for name, (least, most) in {**RANGES, "size": (1, SIZE_LIMIT)}.items():
+    more = {"network_sites": RANGES["sites"], "size": (1, SIZE_LIMIT), "images": (2, IMAGES_LIMIT)}
+    for name, (least, most) in {**RANGES, **more}.items():
         if name in content and not (type(content[name]) is int and least <= content[name] <= most):
             raise Rejected(f"{name} is {short(content[name])}, not an integer from {least} to {most:,}")
+    if kind == "width":
+        check_width(content)
+        return
     primes = content["primes"]
     if type(primes) is not list or not 1 <= len(primes) <= PRIMES_LIMIT:
         raise Rejected(f"primes must be a list of one to {PRIMES_LIMIT}")
@@ -523,7 +883,7 @@ def count_generic(content: dict[str, Any], limit: float, say: Any) -> dict[str, 
         core = [hashed(states, states, p, f"{seed}/interior", i * states * states) for i in range(slices)]
         first, last = hashed(slices, states, p, f"{seed}/first"), hashed(states, slices, p, f"{seed}/last")
         ranks.append(staircase_ranks([core] * (sites - 2), sites, first, [last], p))
-        if sylvester(slices, states, sites, ranks[-1], 0) != bound:
+        if sylvester(slices, states, ranks[-1], 0) != bound:
             raise Rejected(f"the cores of the seed do not reach the bound modulo {p}")
     return {"ranks": ranks}
 
@@ -535,7 +895,12 @@ def count_staircase(content: dict[str, Any], weights: Weights, limit: float, say
     size = len(slices[0]) if slices else n
     different = len(slices) > 1 or weights.shapes["interior"][0] > 1
     pairs = (sites // 2 - 1 if different else 1) if sites > 3 else 0
-    say(staircase_cost(size, r, n, sites, pairs, classes, weights.count, primes).refuse_above(limit))
+    absorbed, kept = content["absorbed"], content["kept"]
+    check_ends(absorbed, kept, sites, size)
+    cost = staircase_cost(size, r, n, sites, pairs, classes, weights.count, primes)
+    if absorbed:  # twenty pairs of sites are too many as soon as there are two slices
+        add_ends(cost, n * size ** min(absorbed, 20), r * max(kept), r, absorbed, classes, primes)
+    say(cost.refuse_above(limit))
     ranks, bounds = [], []
     for p in primes:
         cores, last = weights.matrices("interior", p), weights.matrices("last", p)
@@ -545,8 +910,8 @@ def count_staircase(content: dict[str, Any], weights: Weights, limit: float, say
             which, picked = min(site, len(cores) - 1), slices[min(site, len(slices) - 1)]
             interior.append(known.setdefault((which, *picked), [cores[which][i] for i in picked]))
         lasts = [[[x[y] for x in row] for row in last] for y in range(classes)]
-        ranks.append(staircase_ranks(interior, sites, weights.matrices("first", p), lasts, p))
-        bounds.append([sylvester(size, r, sites, ranks[-1], y) for y in range(classes)])
+        ranks.append(staircase_ranks(interior, sites, weights.matrices("first", p), lasts, p, absorbed, kept))
+        bounds.append([sylvester(size, r, ranks[-1], y, kept) for y in range(classes)])
     best = [max(each) for each in zip(*bounds)]
     return {"ranks": ranks, "cp_rank_at_least": best, "statement": of_classes(best, sites, "")}
 
@@ -565,6 +930,55 @@ def count_sampled(content: dict[str, Any], weights: Weights, limit: float, say: 
     if "factors" in weights.shapes:
         statement += f" None has a CP-rank above {r}, the hidden units of the network itself."
     return {"ranks": ranks, "cp_rank_at_least": best, "statement": statement}
+
+
+def count_width(content: dict[str, Any], weights: Weights, data: bytes, limit: float, say: Any) -> None:
+    """Raise ``Rejected`` unless the widths follow from the scores at the features of the images."""
+    n, r, sites, images = (content[name] for name in ("mode_size", "rank", "sites", "images"))
+    names = ("features.linear.weight", "features.linear.bias")
+    shapes = [weights.entries[name]["shape"] if name in weights.entries else [] for name in names]
+    if len(shapes[0]) != 2 or shapes[1] != [n - content["constant"]] or shapes[0][:1] != shapes[1] or 0 in shapes[0]:
+        raise Rejected(f"the weights have no feature map of {n} features")
+    if any(name.startswith("features.") and name not in names for name in weights.entries):
+        raise Unchecked("the feature map has more than one layer, which `python -m ttlightning verify` counts")
+    if len(data) != 4 * images * sites * shapes[0][1]:
+        raise Rejected(f"the images are not {images} of {sites} patches of {shapes[0][1]} numbers")
+    if hashlib.sha256(data).hexdigest() != content["images_sha256"]:
+        raise Rejected("it is for other images than those beside it")
+    pixels = struct.unpack(f"<{len(data) // 4}f", data)
+    if not all(map(math.isfinite, pixels)):
+        raise Rejected("a pixel is infinite or not a number")
+    seconds = width_cost(weights, images, sites, n, r, classes_of(weights), content["activation"])
+    if seconds > limit:
+        raise Unchecked(f"counting takes about {seconds:,.1f} s, the limit is {limit:,.0f} s: raise it with --limit")
+    say(f"{images * images:,} scores in exact arithmetic with error bounds, about {seconds:,.1f} s")
+    scores = list(Network(weights, sites).scores(features_of(content, weights, pixels)))
+    check_units(content, *common_rows(scores, images, classes_of(weights)))
+
+
+def check_width(content: dict[str, Any]) -> None:
+    """The form of the fields of a width, and the statement."""
+    permille, units, images, mean = (content[x] for x in ("permille", "units_at_least", "images", "pixel_mean"))
+    for name, values, most in (("permille", permille, 999), ("units_at_least", units, images)):
+        if type(values) is not list or not 1 <= len(values) <= 20 or len(values) != len(permille):
+            raise Rejected(f"{name} must be a list of one to 20, as long as the other")
+        if not all(type(x) is int and 0 <= x <= most for x in values):
+            raise Rejected(f"{name} has a number out of range")
+    if 0 in permille or sorted(set(permille), reverse=True) != permille or sorted(units) != units:
+        raise Rejected("permille must fall, and be above 0, and units_at_least must not fall")
+    if type(content["activation"]) is not str or content["activation"] not in ACTIVATIONS:
+        raise Rejected(f"activation is {short(content['activation'])}, which this program does not know")
+    if type(content["constant"]) is not bool or type(mean) is not float or not abs(mean) <= 2.0**64:
+        raise Rejected("constant must be true or false, and pixel_mean a number of at most 2^64")
+    each = ", ".join(f"{count} for {error / 10:g} %" for error, count in zip(permille, units))
+    statement = (
+        "Every shallow network, whatever its features, that stays within an error of the scores of the network with "
+        f"these weights and the features {content['activation']}(A (x - {mean!r}) + b), in exact arithmetic, on the "
+        f"{images} x {images} images that take the odd patches of one of {images} images and the even patches of "
+        f"another, has at least so many hidden units: {each}. The error is the root mean square over these images and "
+        "the classes, as a fraction of that of the scores, which are taken minus their mean over the classes."
+    )
+    compare("statement", content["statement"], statement)
 
 
 def of_classes(bounds: list[int], sites: int, seen: str) -> str:
@@ -601,6 +1015,14 @@ def check_slices(slices: Any, sites: int, n: int) -> None:
             raise Rejected("slices must be as many different modes at each site")
 
 
+def check_ends(absorbed: Any, kept: Any, sites: int, size: int) -> None:
+    if type(absorbed) is not int or not 0 <= absorbed <= (sites // 2 - 1) // 2:
+        raise Rejected(f"absorbed is {short(absorbed)}, not a number of pairs of sites")
+    most = size if absorbed else 1
+    if type(kept) is not list or len(kept) != 2 or not all(type(x) is int and 1 <= x <= most for x in kept):
+        raise Rejected(f"kept is {short(kept)}, not two numbers from 1 to {most}")
+
+
 def classes_of(weights: Weights) -> int:
     end = next((name for name in ("last", "weights", "root") if weights.shapes.get(name)), None)
     return weights.shapes[end][-1] if end else 0
@@ -610,7 +1032,7 @@ def check_shapes(content: dict[str, Any], weights: Weights) -> None:
     """The parameters must be those of a tensor train, a sum of units, or a balanced tree with these sizes."""
     n, r, d, classes = content["mode_size"], content["rank"], content["sites"], classes_of(weights)
     possible = [{"first": (n, r), "interior": (k, n, r, r), "last": (n, r, classes)} for k in {min(1, d - 2), d - 2}]
-    if content["kind"] == "sampled":
+    if content["kind"] in ("sampled", "width"):
         possible.append({"factors": (d, n, r), "weights": (r, classes)})
         if d & (d - 1) == 0:
             for most in (1, d):
@@ -618,7 +1040,7 @@ def check_shapes(content: dict[str, Any], weights: Weights) -> None:
                 possible.append({"leaves": (most, n, r), "root": (r, r, classes), **nodes})
     if weights.shapes not in possible or classes < 1:
         raise Rejected(f"a network of {d} sites, mode size {n} and rank {r} is not what the weights are")
-    if classes != len(content["cp_rank_at_least"]):
+    if content["kind"] != "width" and classes != len(content["cp_rank_at_least"]):
         raise Rejected(f"it is for {len(content['cp_rank_at_least'])} classes, the weights are for {classes}")
 
 
@@ -691,7 +1113,14 @@ def judge(file: Path, weights: Path | None, limit: float) -> tuple[int, str]:
 
     try:
         content = read_certificate(file)
-        verify(content, lambda: Weights(weights or file.with_suffix(".safetensors")), limit, say)
+        beside = file.with_suffix(".images")
+        verify(
+            content,
+            lambda: Weights(weights or file.with_suffix(".safetensors")),
+            lambda: read_bytes(beside, WEIGHTS_LIMIT),
+            limit,
+            say,
+        )
     except Rejected as why:
         return 1, plain(f"REJECTED  {file}: {why}")
     except Unchecked as why:

@@ -95,7 +95,7 @@ def network_of(run: Run, state: str) -> Network:
             trained.format = type(trained.format)(trained.format.sites, n, trained.format.classes, **sizes)
         return trained.requires_grad_(False)
     with keyed_global_generator(run.config["seed_everything"], "initialization"):  # as Classifier draws them
-        trained.features = PatchFeatureMap(trained.features.linear.in_features, **model["features"]["init_args"])
+        trained.features = PatchFeatureMap(trained.features.patch_dim, **model["features"]["init_args"])
         kind = getattr(formats, chosen["class_path"].rpartition(".")[2])
         trained.format = kind(trained.format.sites, n, trained.format.classes, **chosen["init_args"])
     return trained.requires_grad_(False)

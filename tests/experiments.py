@@ -6,20 +6,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from ttlightning import Classifier, PatchDataModule
+from ttlightning.commands.configs import available_configs
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.sampler import Batch
+from ttlightning.data.sequences import SEQUENCES
 from ttlightning.runs.run import Run
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 from ttlightning.training.steps import KeptCheckpoints
 from ttlightning.training.trainer import Trainer
+
+EARLY = ("best/any.yaml", "debug.yaml", "eq.yaml")
+"""Recipes that every change tries; the others are tried every night."""
+
+
+def every_recipe() -> list[Any]:
+    """All shipped recipes, as parameters of a slow test."""
+    return [r if r in EARLY else pytest.param(r, marks=pytest.mark.nightly) for r in available_configs()]
 
 
 class Rows(Logger):
@@ -53,7 +64,7 @@ class Experiment:
 
     def __init__(self, words: tuple[str, ...], root: Path) -> None:
         self.config = configuration(words)
-        self.config["data"] |= {"root": root} if self.config["data"]["dataset"] == "mnist" else {}
+        self.config["data"] |= {"root": root} if self.config["data"]["dataset"] in ("mnist", *SEQUENCES) else {}
         self.rows = Rows()
 
     def objects(self) -> tuple[PatchDataModule, Classifier]:

@@ -124,6 +124,7 @@ def gpu_script(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_every_section_of_the_gpu_script_runs_dry(tmp_path):
     """On the CPU, in Triton's interpreter: all paths are exact and repeatable, all rivals are measured."""

@@ -72,7 +72,7 @@ import numpy, torch, ttlightning
 from ttlightning import formats
 from ttlightning.rank.unfolding import matricization
 
-for name in sorted(set(formats.FILES) - {"ScoreTensor"}):
+for name in sorted(formats.NAMES):
     kind = getattr(ttlightning, name)
     weights = kind(4, 3, 2, rank=2, initialization="gaussian").double()
     weights(torch.randn(5, 4, 3).double()).sum().backward()

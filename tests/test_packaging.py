@@ -118,7 +118,8 @@ def test_the_workflow_runs_everything_everywhere():
     """Each job of the matrix calls .ci/run, which passes its packages on to make; the classifiers are tested."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     tests, alone = workflow["jobs"]["tests"], workflow["jobs"]["alone"]
-    assert tests["steps"][-1]["run"] == "bash .ci/run"
+    assert [step["run"] for step in tests["steps"][-2:]] == ["bash .ci/run", "make test-nightly"]
+    assert tests["steps"][-1]["if"] == "github.event_name == 'schedule'"
     assert tests["env"]["PACKAGES"] == "${{ matrix.packages }}"
     matrix = tests["strategy"]["matrix"]
     assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]

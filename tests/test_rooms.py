@@ -13,11 +13,12 @@ FLOOR = {"errors", "randomness", "system"}
 
 MAY_IMPORT = {
     "commands": {"training", "comparison", "runs", "networks", "data", "rank", "formats"},
-    "training": {"runs", "networks", "data", "rank", "formats"},
+    "training": {"runs", "networks", "data", "rank", "formats", "optim"},
     "comparison": {"runs", "networks", "data", "rank", "formats"},
     "runs": {"networks", "data", "rank", "formats"},
     "networks": {"data", "formats"},
     "data": set(),
+    "optim": set(),
     "rank": {"formats"},
     "formats": set(),
     "testing": {"rank", "formats"},

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from ttlightning.formats import CanonicalPolyadic as CanonicalPolyadic
     from ttlightning.formats import EqualCoreTensorTrain as EqualCoreTensorTrain
     from ttlightning.formats import HierarchicalTucker as HierarchicalTucker
+    from ttlightning.formats import ScoreFunction as ScoreFunction
     from ttlightning.formats import ScoreTensor as ScoreTensor
     from ttlightning.formats import SharedHierarchicalTucker as SharedHierarchicalTucker
     from ttlightning.formats import TensorTrain as TensorTrain
+    from ttlightning.networks.features import ByteFeatureMap as ByteFeatureMap
     from ttlightning.networks.features import PatchFeatureMap as PatchFeatureMap
+    from ttlightning.networks.features import Pixels as Pixels
     from ttlightning.runs.run import load as load
     from ttlightning.training.classifier import Classifier as Classifier
     from ttlightning.training.datamodule import PatchDataModule as PatchDataModule
@@ -35,7 +38,9 @@ FILES: Final = (
     | {
         "Classifier": "training.classifier",
         "PatchDataModule": "training.datamodule",
+        "ByteFeatureMap": "networks.features",
         "PatchFeatureMap": "networks.features",
+        "Pixels": "networks.features",
         "load": "runs.run",
     }
     | dict.fromkeys(

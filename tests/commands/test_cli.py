@@ -137,7 +137,7 @@ MISTAKES = [
     (["fit", *SMALL, "--data.dataset=circles"], "patch sizes that fit: 1, 2"),
     (["fit", *SMALL, "--data.repeat=0"], "repeat is 0, it must be at least 1"),
     (["fit", *SMALL, "--data.validation=1.5"], "data.validation is 1.5"),
-    (["fit", *SMALL, "--model.format=TensorTran"], "the formats are: CanonicalPolyadic, EqualCoreTensorTrain"),
+    (["fit", *SMALL, "--model.format=TensorTran"], "EqualCoreTensorTrain, HierarchicalTucker"),
     (["fit", *SMALL, "--model.format=HierarchicalTucker", "--data.patch_size=4"], "sites is 49, it must be a power"),
     (["fit", *SMALL, "--model.format.rank=0"], "rank is 0, it must be at least 1"),
     (["fit", *SMALL, "--model.features.mode_size=1"], "mode_size is 1, it must be at least 2"),

@@ -103,8 +103,15 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_bits(command):
 def test_mistakes_are_one_line_and_write_nothing(command):
     command.finished(*DIFFERENT)
     command.finished(*QUIET, "--model.format", "CanonicalPolyadic", "--model.format.rank", "3")
+    command.finished(*QUIET, "--model.format", "LSTM", "--model.format.width", "4")
+    for part in ("train", "test"):
+        (command.folder / f"{part}.txt").write_text("one\taba\ntwo\tbbbab\n" * 8)
+    text = ("--data.root", ".", "--data.batch_size", "8", "--data.validation", "0", "--trainer.max_epochs", "1")
+    command("fit", "--config", "sequences/text.yaml", *text, "--figures", "false")
     before = file_contents(command.folder)
     for words, message in (
+        (("runs/debug/2", "--rank", "2"), "holds a LSTM, which has no weight tensor"),
+        (("runs/text/0", "--rank", "2"), "for sequences of different lengths"),
         (("runs/debug/0", "--rank", "5"), "rank is 5, it must be at most 4"),
         (("runs/debug/0", "--rank", "0"), "rank is 0, it must be at least 1"),
         (("runs/debug/0", "--rank", "2", "--to", "equal"), "no rounding makes equal: use --to different"),

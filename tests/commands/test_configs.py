@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, TensorTrain, UserError, formats
+import ttlightning
+from ttlightning import EqualCoreTensorTrain, PatchFeatureMap, Pixels, TensorTrain, UserError, formats
 from ttlightning.commands.configs import available_configs, find_config
 from ttlightning.data.patches import Patching
+from ttlightning.networks import baselines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(
@@ -47,6 +49,29 @@ def test_the_best_configs_keep_to_their_limits(name):
     assert f"it has {parameters:,}" in text
 
 
+@pytest.mark.parametrize("name", ["logistic", "mlp", "cnn", "lstm", "shallow", "tree"])
+def test_the_baselines_are_as_large_as_they_say_and_no_larger_than_the_best_equal_cores(name):
+    """Within the parameters of best/eq.yaml, and one unit more would exceed them."""
+    text = (CONFIGS / "baselines" / f"{name}.yaml").read_text()
+    config = yaml.safe_load(text)
+    data, features, format = config["data"], config["model"]["features"], config["model"]["format"]
+    patching = Patching(data["patch_size"], data.get("stride"), data.get("padding", 0))
+    sites, pixels = patching.shape(1, 28, 28)
+
+    def parameters(more: int = 0) -> int:
+        arguments = dict(format.get("init_args", {}))
+        arguments |= {size: arguments[size] + more for size in ("width", "rank") if size in arguments}
+        kind = features.get("class_path")
+        made = Pixels(pixels) if kind == "Pixels" else PatchFeatureMap(pixels, features["mode_size"])
+        weights = getattr(ttlightning, format["class_path"], None) or getattr(baselines, format["class_path"])
+        weights = weights(sites, made.mode_size, 10, **arguments)
+        return sum(p.numel() for part in (made, weights) for p in part.parameters())
+
+    assert f": {parameters():,} parameters on images of 28 x 28" in text
+    assert parameters() <= 47_488
+    assert name == "logistic" or parameters(1) > 47_488
+
+
 def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_config("eq.yaml") == CONFIGS / "eq.yaml"
@@ -62,9 +87,7 @@ def test_a_bare_name_is_looked_up_here_then_in_configs_then_in_the_package(tmp_p
 def test_a_name_that_is_nowhere_lists_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert available_configs() == EXPERIMENTS
-    with pytest.raises(
-        UserError, match=r"'equal.yaml' is not in .*; there is: best/eq.yaml, best/tt.yaml, debug.yaml, eq.yaml"
-    ):
+    with pytest.raises(UserError, match=r"'equal.yaml' is not in .*; there is: .*best/tt.yaml, .*debug.yaml, eq.yaml"):
         find_config("equal.yaml")
 
 
@@ -80,7 +103,7 @@ def test_every_format_is_known_by_its_name_in_a_new_process():
     """In a process of its own: other tests import formats."""
     code = f"""
 from ttlightning.commands.main import main
-for name in {sorted(set(formats.FILES) - {"ScoreTensor"})}:
+for name in {sorted(formats.NAMES)}:
     try:
         main(["fit", "--config=debug.yaml", f"--model.format={{name}}", "--model.format.rank=2", "--print_config"])
     except SystemExit as end:
@@ -88,5 +111,5 @@ for name in {sorted(set(formats.FILES) - {"ScoreTensor"})}:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name in set(formats.FILES) - {"ScoreTensor"}:
+    for name in formats.NAMES:
         assert f"class_path: ttlightning.{name}" in done.stdout

@@ -64,6 +64,24 @@ def test_maps_stay_within_their_sizes(rotation, scaling, shear):
     assert sheared[:, 0, 1].abs().max() <= shear
 
 
+def test_every_second_image_is_mirrored_and_the_other_numbers_stay():
+    flip = Augmentation(flip=True)
+    assert flip
+    maps = flip.maps(40, 8, 8, torch.Generator().manual_seed(1))
+    mirrored = maps[:, 0, 0] == -1
+    assert 10 < mirrored.sum() < 30
+    expected = torch.where(mirrored[:, None, None, None], IMAGES.flip(3), IMAGES)
+    assert torch.equal(flip(IMAGES, maps), expected)
+    sizes = {"shift": 2, "rotation": 20.0, "scaling": 0.2, "shear": 0.1}
+    one, other = (
+        Augmentation(**sizes, flip=flip).maps(40, 8, 8, torch.Generator().manual_seed(2)) for flip in (False, True)
+    )
+    signs = other[:, :1, 0] / one[:, :1, 0]
+    assert set(signs.flatten().tolist()) == {-1.0, 1.0}
+    assert torch.equal(other[:, :, 0], one[:, :, 0] * signs)
+    assert torch.equal(other[:, :, 1:], one[:, :, 1:])
+
+
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_devices_see_the_slices_of_one_batch(world):
     alone = list(batches(EVERYTHING))

@@ -43,7 +43,7 @@ def test_rectangular_windows():
     assert Patching((14, 4))(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)).shape == (1, 14, 56)
 
 
-@pytest.mark.parametrize("order", ["raster", "snake", "hilbert"])
+@pytest.mark.parametrize("order", ["raster", "columns", "snake", "hilbert"])
 @pytest.mark.parametrize("side", [1, 2, 4, 8, 16])
 def test_orders_visit_every_window_once(order, side):
     assert sorted(visiting_order(order, side, side).tolist()) == list(range(side * side))
@@ -54,6 +54,21 @@ def test_neighbours_in_the_chain_are_neighbours_in_the_image(order, rows, column
     index = visiting_order(order, rows, columns)
     row, column = index // columns, index % columns
     assert ((row.diff().abs() + column.diff().abs()) == 1).all()
+
+
+def test_columns_are_the_rows_of_the_transposed_image():
+    images = torch.rand(3, 1, 28, 28)
+    turned = Patching(7)(images.mT).unflatten(2, (7, 7)).mT.flatten(2)
+    assert torch.equal(Patching(7, order="columns")(images), turned)
+
+
+def test_several_orders_are_read_one_after_the_other():
+    images = torch.rand(3, 2, 12, 16)
+    both = Patching(4, order=["raster", "columns"], repeat=2)
+    assert both.shape(2, 12, 16) == (48, 32)
+    parts = [Patching(4, order=order)(images) for order in ("raster", "columns")]
+    assert torch.equal(both(images), torch.cat(2 * parts, 1))
+    assert hash(both) == hash(Patching(4, order=("raster", "columns"), repeat=2))
 
 
 def test_an_order_permutes_the_sites():
@@ -85,6 +100,8 @@ def test_points_stay_floats():
         (Patching(7, padding=-1), "padding -1"),
         (Patching(4, order="hilbert"), "hilbert needs a square grid.* 7 x 7; use snake"),
         (Patching(4, order="zigzag"), "zigzag"),
+        (Patching(4, order=("raster", "zigzag")), "zigzag"),
+        (Patching(4, order=()), "order is empty"),
         (Patching(7, repeat=0), "repeat is 0, it must be at least 1"),
     ],
 )

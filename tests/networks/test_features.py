@@ -20,6 +20,23 @@ def test_formula(activation, constant):
     assert torch.equal(found[..., -1], torch.ones(3, 16)) == constant
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_formula_with_a_hidden_layer(activation):
+    features = PatchFeatureMap(49, mode_size=5, activation=activation, hidden=7)
+    assert [tuple(layer.weight.shape) for layer in features.layers()] == [(7, 49), (4, 7)]
+    patches, sigma = torch.rand(3, 16, 49), ACTIVATIONS[activation]
+    hidden = sigma(patches @ features.hidden.weight.T + features.hidden.bias)
+    learned = sigma(hidden @ features.linear.weight.T + features.linear.bias)
+    torch.testing.assert_close(features(patches), torch.cat([learned, torch.ones(3, 16, 1)], 2))
+    assert features.patch_dim == 49
+    assert features.formula() == f"{activation}(A {activation}(Hx + c) + b), the last one constant"
+
+
+def test_a_hidden_layer_has_units():
+    with pytest.raises(UserError, match="hidden is 0, it must be at least 1, or null"):
+        PatchFeatureMap(49, hidden=0)
+
+
 def test_the_map_is_shared_by_all_sites():
     features = PatchFeatureMap(4, mode_size=3)
     patches = torch.rand(2, 6, 4)

@@ -315,3 +315,22 @@ def test_only_checkpoints_are_removed(tmp_path):
     SafeCheckpointIO().remove_checkpoint(str(tmp_path / "old.ckpt"))
     SafeCheckpointIO().remove_checkpoint(str(tmp_path / "old.ckpt"))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept.txt", "link.ckpt", "papers", "run"]
+
+
+def test_the_function_in_the_state_of_swalr_is_left_out(tmp_path):
+    """Some versions of torch have it there; the constructor sets it again. Every other value stays."""
+    own = {"swa_lrs": [0.1], "last_epoch": 3, "anneal_func": print}
+    states = {
+        "StochasticWeightAveraging": {"n_averaged": 2, "scheduler_state": own},
+        "Other": {"anneal_func": 1},
+        "x": 3,
+    }
+    written = content() | {"lr_schedulers": [own, {"last_epoch": 4}], "callbacks": states}
+    SafeCheckpointIO().save_checkpoint(written, tmp_path / "last.ckpt")
+    read = read_checkpoint(tmp_path / "last.ckpt")
+    kept = {"swa_lrs": [0.1], "last_epoch": 3}
+    assert read["lr_schedulers"] == [kept, {"last_epoch": 4}]
+    average = {"n_averaged": 2, "scheduler_state": kept}
+    assert read["callbacks"] == {"StochasticWeightAveraging": average, "Other": {"anneal_func": 1}, "x": 3}
+    assert written["lr_schedulers"][0] is own
+    assert own["anneal_func"] is print

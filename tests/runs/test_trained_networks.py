@@ -48,8 +48,8 @@ def tested(monkeypatch) -> list[torch.Tensor]:
 @pytest.mark.parametrize("recipe", available_configs())
 def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLine, tested, monkeypatch, recipe):
     """From pixels as data/ reads them, against the differences and probabilities of the commands, to the bit."""
-    toy = recipe.startswith("toy")
-    words = () if toy else ("--data.dataset=mnist", "--data.batch_size=8")
+    toy, rows = recipe.startswith("toy"), recipe in ("sequences/series.yaml", "sequences/text.yaml")
+    words = () if toy or rows else ("--data.dataset=mnist", "--data.batch_size=8")
     command("fit", f"--config={recipe}", "--experiment=r", *QUICK, *words)
     command("test", "--ckpt_path=runs/r/0")
     predicted = []
@@ -64,16 +64,20 @@ def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLi
 
     run = command.folder / "runs/r/0"
     network = ttlightning.load(run)
-    name = recipe.partition("/")[2].removesuffix(".yaml") if toy else "mnist"
-    test = read_dataset(name, command.data).test
-    scores = network.score_images(test.images)
+    monkeypatch.setenv("TTLIGHTNING_DATA", str(command.data))
+    data = PatchDataModule.load_from_checkpoint(run)
+    test = data.own.images.test if rows else read_dataset(data.dataset, command.data).test
+    images = test.images
+    if rows:
+        images = [image[0, 0, :length] for image, length in zip(images, test.lengths.tolist(), strict=True)]
+    scores = network.score_images(images)
     assert not network.training
     assert torch.equal(scores - scores.amax(1, keepdim=True), torch.cat(tested))
-    assert torch.equal(network.predict(test.images), predicted[0])
+    assert torch.equal(network.predict(images), predicted[0])
     assert weights_sha256(network.state_dict()) == command.result("r/0")["weights_sha256"]
-    assert network.class_names == PatchDataModule(name, command.data, patch_size=1).class_names
+    assert network.class_names == data.class_names
     for again in (ttlightning.load(run / "checkpoints/last.ckpt"), Run.open(run).network()):
-        assert torch.equal(again.score_images(test.images), scores)
+        assert torch.equal(again.score_images(images), scores)
 
 
 @pytest.mark.slow

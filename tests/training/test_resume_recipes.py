@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Killed, kill
-from experiments import Experiment, assert_same, outcome
+from experiments import Experiment, assert_same, every_recipe, outcome
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ttlightning.commands.configs import available_configs, find_config
+from ttlightning.commands.configs import find_config
 
 STEPS_OF_AN_EPOCH = 18
 AT_ENDS = "--last_checkpoint.every_n_steps=null"
@@ -38,7 +38,7 @@ def stopped(experiment: Experiment, folder: Path, at_step, stops) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", available_configs())
+@pytest.mark.parametrize("recipe", every_recipe())
 def test_every_recipe_goes_on_to_the_same_bits(root, tmp_path, at_step, recipe):
     """Killed in each epoch and before the last step, with one step a call and with four: one outcome."""
     data = yaml.safe_load(find_config(recipe).read_text())["data"]

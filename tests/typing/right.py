@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 import ttlightning
 from ttlightning import (
+    ByteFeatureMap,
     CanonicalPolyadic,
     Classifier,
     EqualCoreTensorTrain,
     HierarchicalTucker,
     PatchDataModule,
     PatchFeatureMap,
+    Pixels,
+    ScoreFunction,
     ScoreTensor,
     SharedHierarchicalTucker,
     TensorTrain,
@@ -58,6 +61,9 @@ def accuracy(path: str, images: Tensor, labels: Tensor) -> float:
 data = PatchDataModule("moons", patch_size=1)
 model = Classifier(data.sites, data.patch_dim, data.classes)
 features = PatchFeatureMap(49, mode_size=17)
+maps: list[PatchFeatureMap] = [features, ByteFeatureMap(2, mode_size=5), Pixels(49)]
+function: ScoreFunction = weights
+assert_type(function.weight_tensor(), ScoreTensor | None)
 assert_type(features(torch.rand(2, 49)), Tensor)
 assert_type(ttlightning.__version__, str)
 

@@ -13,6 +13,7 @@ from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.certificates.features import with_features
 from ttlightning.rank.certificates.files import write_certificate
+from ttlightning.rank.certificates.lengths import with_length
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.limits import out_of_range
@@ -27,6 +28,9 @@ def main(args: Sequence[str]) -> int:
     parser.add_argument("--mode_size", type=int | None, help="n, without a source")
     parser.add_argument("--rank", type=int | None, help="r")
     parser.add_argument("--sites", type=int | None, help="d")
+    parser.add_argument(
+        "--length", type=int | None, help="sites of the sequences, for equal cores; default: the longest"
+    )
     parser.add_argument("--sampled", type=int | None, help="K: from K x K scores instead of the staircase")
     parser.add_argument("--width", type=int | None, help="K: the width within an error of the scores on K x K images")
     parser.add_argument("--images", type=list[Path], default=[], help="pictures for --width, not the run's test set")
@@ -78,7 +82,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
             raise UserError("--features is for a trained network: name a run directory or a checkpoint")
         if None in sizes:
             raise UserError("certify needs a run directory or a checkpoint, or all of --mode_size, --rank and --sites")
-        for name in ("sampled", "width"):
+        for name in ("sampled", "width", "length"):
             if getattr(options, name) is not None:
                 raise UserError(f"--{name} is for a trained network: name a run directory or a checkpoint")
         n, r, d = sizes
@@ -97,14 +101,23 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
         return _prepare_width(options, file, run, trusted)
     features = read_features(file) if options.features else None
     format, sha256 = read_format(file, trusted)
+    own = format.sites
+    if options.length is not None:
+        if reason := out_of_range(sites=options.length):
+            raise UserError(f"--length: {reason}")
+        if features is not None and options.length != format.sites:
+            raise UserError("--features is for sequences of the network's own number of sites: leave --length out")
+        format = format.of_length(options.length)
     if options.sampled is None and format.staircase_cores() is None:
         raise UserError(f"{file} holds no tensor train, which the staircase is for: use --sampled K, K = 16 or more")
-    output = options.output or run.new_certificate_file("sampled", options.sampled)
+    output = options.output or run.new_certificate_file("sampled", options.sampled, options.length)
     origin = _origin(file, output)
 
     def make() -> Certificate:
         found = count() | origin
-        return found if features is None else with_features(found, *features)
+        if features is not None:
+            return with_features(found, *features)
+        return found if own == format.sites else with_length(found, own)
 
     def count() -> Certificate:
         if options.sampled is None:
@@ -118,7 +131,7 @@ def prepare(options: Any, trusted: Sequence[str]) -> tuple[Path, Callable[[], Ce
 def _prepare_width(
     options: Any, file: Path, run: Run, trusted: Sequence[str]
 ) -> tuple[Path, Callable[[], Certificate]]:
-    for name in ("sampled", "features"):
+    for name in ("sampled", "features", "length"):
         if getattr(options, name):
             raise UserError(f"--{name} is for a certificate of the rank: leave --width out")
     with signals.importing():

@@ -19,6 +19,7 @@ from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
 from ttlightning.commands.parser import PlainErrors, renamed_since_0_1
 from ttlightning.errors import UserError
+from ttlightning.networks import baselines
 from ttlightning.runs.beginning import NEWEST, how_to_begin, newest_run
 from ttlightning.runs.masking import masked, refuse_masked
 from ttlightning.runs.run import Run, check_experiment_name, check_utf8, checkpoint_file, runs_root
@@ -67,7 +68,7 @@ TRAINER_DEFAULTS = {
 }
 
 
-for name in formats.FILES:
+for name in formats.NAMES:
     getattr(formats, name)  # jsonargparse resolves a class name without a module among the imported classes
 
 
@@ -91,7 +92,7 @@ class Parser(PlainErrors, LightningArgumentParser):
             hint = "; data that were given in Python are read again by Python only: see ttlightning.fit_model"
             return "" if hint in message else hint  # a parser of a config's part has said it
         if option_of_wrong_value(message) == "model.format":
-            return f"; the formats are: {', '.join(sorted(set(formats.__all__) - {'ScoreTensor'}))}"
+            return f"; the formats are: {', '.join(sorted({*formats.NAMES, *baselines.__all__}))}"
         near = difflib.get_close_matches(unknown_option(message) or "", option_names(self), n=3, cutoff=0.5)
         return f"; did you mean {', '.join(near)}?" if near else ""
 

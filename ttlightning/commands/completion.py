@@ -99,12 +99,14 @@ def options_with_trainer() -> dict[str, Options]:
     try:
         with needed_by("the completion of fit, validate, test and predict"):
             from ttlightning.commands.studies import command_line
+            from ttlightning.networks import baselines
             from ttlightning.networks.features import ACTIVATIONS, PatchFeatureMap
     except MissingExtra as reason:
         print(f"ttlightning: left out: {reason}", file=sys.stderr)
         return {}
-    kinds = {name: getattr(formats, name) for name in sorted(set(formats.FILES) - {"ScoreTensor"})}
-    more: dict[str, list[str]] = {OPTION: [], "--model.format": list(kinds)}
+    kinds = {name: getattr(formats, name) for name in formats.NAMES}
+    kinds |= {name: getattr(baselines, name) for name in baselines.__all__}
+    more: dict[str, list[str]] = {OPTION: [], "--model.format": sorted(kinds)}
     for kind in kinds.values():
         more |= {f"--model.format.{name}": [] for name in inspect.signature(kind).parameters if name not in OF_THE_DATA}
     names = set(inspect.signature(PatchFeatureMap).parameters) - OF_THE_DATA | {"mode_size"}

@@ -78,13 +78,17 @@ def compress(
     with signals.importing():  # Lightning, for the data
         from ttlightning.runs.checkpoints import weights_sha256
         from ttlightning.runs.compressed import Origin, read_trained, write_run
+        from ttlightning.runs.trained_formats import weight_tensor_of
         from ttlightning.runs.trained_networks import read_network
     content, config = read_trained(file)
     run = _new_run(output)
     network = read_network(file, trusted)
+    weight_tensor_of(network.format, file)
     to = to or next(iter(network.format.compressed_to), "different")
     network.format.check_compression(rank, to)
     data = _read_data(file, content, root, trusted)
+    if data.has_lengths:
+        raise UserError(f"{file} is for sequences of different lengths: a rounding is for one length, so there is none")
     started = time.perf_counter()
     with Console(stderr=True).status("rounding"):
         lines = _lines(network, data, _ranks(network.format.rank, rank) if table else [rank], to, metric, table, test)

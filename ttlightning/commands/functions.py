@@ -163,6 +163,7 @@ def certify(
     width: int | None = None,
     images: Sequence[str | Path] = (),
     features: bool = False,
+    length: int | None = None,
     seed: int = 0,
     trust: Sequence[str] = (),
 ) -> "Certificate":
@@ -173,6 +174,7 @@ def certify(
         width: K, the width within an error of the scores on K x K mixed images; it needs ``output``.
         images: pictures for ``width``, in place of the run's test set.
         features: also that the network's features are linearly independent, so that the bound is about functions.
+        length: sites of the sequences that the certificate speaks of, for equal cores; default the longest.
         seed: seed of the sampled features.
     """
     from ttlightning.commands.certify import prepare
@@ -182,7 +184,7 @@ def certify(
     if width is not None and output is None:
         raise UserError("a certificate of width is written beside its images: name a file as output")
     asked = dict.fromkeys(("mode_size", "rank", "sites")) | {"sampled": sampled, "seed": seed}
-    asked |= {"width": width, "images": [Path(image) for image in images], "features": features}
+    asked |= {"width": width, "images": [Path(image) for image in images], "features": features, "length": length}
     file, make = prepare(Namespace(source=Path(source), output=output and Path(output), **asked), trust)
     if output is not None:
         check_new_file(file, "output")

@@ -207,14 +207,20 @@ def here(data: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str,
         import torch
 
         from ttlightning.data.datasets import default_root, describe_dataset, fetch_dataset, read_dataset
+        from ttlightning.data.sequences import SEQUENCES, read_sequences
+        from ttlightning.data.windows import windows_of_config
     root = expanded(data["root"]) if data["root"] else default_root()
     name, fallback = data["dataset"], data["offline_fallback"]
-    if fetch:
-        fetch_dataset(name, root, fallback)
-    images = read_dataset(name, root, fallback)
+    if name in SEQUENCES:
+        images, spec, _ = read_sequences(name, root, windows_of_config(data), data["longest"])
+    else:
+        if fetch:
+            fetch_dataset(name, root, fallback)
+        images = read_dataset(name, root, fallback)
+        spec = describe_dataset(images.name, root)
     dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
     if "classes" in dataset:
-        dataset["classes"] = list(describe_dataset(images.name, root).names)
+        dataset["classes"] = list(spec.names)
     record = provenance(dataset, before["world_size"]).content
     chosen = "OMP_NUM_THREADS" in os.environ or before["threads"] > 1  # one thread follows from the sizes
     return record | {"threads": torch.get_num_threads() if chosen else before["threads"]}

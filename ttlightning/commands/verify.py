@@ -64,6 +64,8 @@ def count(content: dict[str, Any], file: Path, checkpoint: Path | None) -> None:
     else:
         format, sha256 = read_format(checkpoint)
         features = read_features(checkpoint) if "features" in content else None
+        if "network_sites" in content and not format.any_length:
+            raise Rejected(f"it is for {content['sites']} sites, and a {format.name} has {format.sites} only")
         verify(content, dict(format.named_parameters()), sha256, format.sites, features)
 
 

@@ -38,6 +38,7 @@ def prepare_width(
     from ttlightning.networks.features import PatchFeatureMap
     from ttlightning.rank.certificates.width import width_certificate
     from ttlightning.runs.checkpoints import weights_sha256
+    from ttlightning.runs.trained_formats import weight_tensor_of
     from ttlightning.runs.trained_networks import read_network
 
     if reason := out_of_range(images=images):
@@ -45,6 +46,7 @@ def prepare_width(
     beside = images_beside(output)
     check_new_file(beside, "--output")
     network = read_network(checkpoint, trusted)
+    weight_tensor_of(network.format, checkpoint)
     if type(network.features) is not PatchFeatureMap:
         raise UserError(f"a width is certified for PatchFeatureMap, {checkpoint} has {type(network.features).__name__}")
     patches = _of_files(network, given) if given else _of_test_set(checkpoint, images, trusted)
@@ -72,14 +74,14 @@ def check_width(content: dict[str, Any], file: Path, checkpoint: Path) -> None:
 
     state = read_checkpoint(checkpoint)["state_dict"]
     network = read_network(checkpoint)
-    if not isinstance(network.features, PatchFeatureMap):
+    if type(network.features) is not PatchFeatureMap:
         raise UserError(f"the features of {checkpoint} are not counted here")
     agree("activation", content, network.features.activation)
     agree("constant", content, network.features.constant)
     agree("pixel_mean", content, network.pixel_mean)
     agree("sites", content, network.format.sites)  # which the weights of equal cores do not determine
     beside = images_beside(file)
-    expected = 4 * content["images"] * content["sites"] * network.features.linear.in_features
+    expected = 4 * content["images"] * content["sites"] * network.features.patch_dim
     try:
         with beside.open("rb") as images:
             numbers = images.read(expected + 1)
@@ -103,6 +105,11 @@ def _of_test_set(checkpoint: Path, images: int, trusted: Sequence[str]) -> torch
         from ttlightning.training.datamodule import PatchDataModule
 
     data = PatchDataModule.load_from_checkpoint(checkpoint, trust=trusted)
+    if data.has_lengths:
+        raise UserError(
+            "a width is certified on samples whose odd and even sites can be mixed, and these are sequences of "
+            "different lengths: leave --width out"
+        )
     data.prepare_data()
     data.setup("test")
     parts: list[torch.Tensor] = []

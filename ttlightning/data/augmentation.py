@@ -29,6 +29,7 @@ class Augmentation:
         rotation: degrees: a is uniform from -rotation to rotation.
         scaling: s_x and s_y are uniform from 1 - scaling to 1 + scaling.
         shear: h is uniform from -shear to shear.
+        flip: whether every second image, drawn at random, is mirrored left to right after its map.
 
     Raises:
         UserError: a negative range, or a scaling of 1 or more.
@@ -38,6 +39,7 @@ class Augmentation:
     rotation: float = 0.0
     scaling: float = 0.0
     shear: float = 0.0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         for name in ("shift", "rotation", "scaling", "shear"):
@@ -59,6 +61,8 @@ class Augmentation:
         maps[:, 0, 0], maps[:, 0, 1] = across * angle.cos(), uniform[:, 3] * self.shear - down * angle.sin()
         maps[:, 1, 0], maps[:, 1, 1] = across * angle.sin(), down * angle.cos()
         maps[:, :, 2] = shift * torch.tensor([2 / width, 2 / height])
+        if self.flip:  # drawn last, so that the other numbers do not depend on it
+            maps[:, :, 0] *= torch.randint(0, 2, (samples, 1), generator=generator) * 2.0 - 1
         return maps
 
     def __call__(

@@ -15,6 +15,7 @@ from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST
 
 from ttlightning.data.folder import look_into
 from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
+from ttlightning.data.sequences import SEQUENCES
 from ttlightning.data.splits import ImageDataset, Spec, Split
 from ttlightning.errors import UserError
 from ttlightning.system.paths import expanded
@@ -38,6 +39,8 @@ def describe_dataset(name: str, root: Path) -> Spec:
     """
     if name not in get_args(DatasetName):
         raise UserError(f"data.dataset is {name!r}, it must be one of {', '.join(get_args(DatasetName))}")
+    if name in SEQUENCES:
+        raise UserError(f"{name} has the sizes that its files and its windows give, so it is no fallback")
     if name == "image_folder":
         folder = look_into(root)
         return Spec(folder.shape, len(folder.classes), read=_read_folder, names=folder.names())
@@ -206,4 +209,4 @@ DATASETS: Final[dict[str, Spec]] = {
 }
 """Data sets of fixed size. A new one is an entry, with a reader if torchvision has none."""
 
-DatasetName = Literal[*DATASETS, "image_folder"]
+DatasetName = Literal[*DATASETS, "image_folder", *SEQUENCES]

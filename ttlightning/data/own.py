@@ -31,6 +31,8 @@ class Own(NamedTuple):
 
     images: ImageDataset
     spec: Spec
+    cut: Mapping[str, int] | None = None
+    """Of sequences: how many of each part were longer than what is kept of them."""
 
 
 def read_own(

@@ -5,9 +5,11 @@ vectorised channel by channel, row by row. With p = q = s = 7 an MNIST digit bec
 [K18, Fig. 2].
 
 A chain that reads its w patches k times, x_1, ..., x_w, x_1, ..., x_w, ..., has k * w sites. Its scores are polynomials
-of degree k in the features of each patch. With k = 2, a chain of two patches has interior cores.
+of degree k in the features of each patch. With k = 2, a chain of two patches has interior cores. Several orders are
+read one after the other: (raster, columns) reads the image row by row, then column by column.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from ttlightning.errors import UserError
 
-Order = Literal["raster", "snake", "hilbert"]
+Order = Literal["raster", "columns", "snake", "hilbert"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,28 @@ class Patching:
         patch_size: side of the square window, or its height and width, in pixels.
         stride: step of the window; ``None`` means the patch size, so that patches tile the image.
         padding: zeros around the image, in pixels on every side.
-        order: ``raster`` (row by row), ``snake`` (every second row backwards, so that neighbours in the chain are
-            neighbours in the image), ``hilbert`` (the space-filling curve; square grids with a side of 2^m only).
-        repeat: k, how often the chain reads the patches.
+        order: ``raster`` (row by row), ``columns`` (column by column), ``snake`` (every second row backwards, so that
+            neighbours in the chain are neighbours in the image), ``hilbert`` (the space-filling curve; square grids
+            with a side of 2^m only), or several of them, which are read one after the other.
+        repeat: how often the chain reads the patches in this order, or in these orders.
     """
 
     patch_size: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
     padding: int = 0
-    order: Order = "raster"
+    order: Order | Sequence[Order] = "raster"
     repeat: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.order, str):
+            object.__setattr__(self, "order", tuple(self.order))  # of a configuration, whose lists have no hash
+
+    def sequence(self, rows: int, columns: int) -> Int[Tensor, " sites"]:
+        """Raster index of the window of each site, for all orders and repetitions."""
+        orders = (self.order,) if isinstance(self.order, str) else self.order
+        if not orders:
+            raise UserError("order is empty, it must name at least one order")
+        return torch.cat([visiting_order(order, rows, columns) for order in orders]).repeat(self.repeat)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Number of windows down and across; ``UserError`` if they do not tile the padded image."""
@@ -65,12 +79,23 @@ class Patching:
         if self.repeat < 1:
             raise UserError(f"repeat is {self.repeat}, it must be at least 1: how often the chain reads the patches")
         rows, columns = self.grid(height, width)
-        return self.repeat * len(visiting_order(self.order, rows, columns)), self.patch_dim(channels)
+        return len(self.sequence(rows, columns)), self.patch_dim(channels)
 
     def patch_dim(self, channels: int) -> int:
         """Length of a vectorised patch."""
         height, width = _pair(self.patch_size)
         return channels * height * width
+
+    def check_tiling(self, shape: tuple[int, int, int], reader: str) -> None:
+        """``UserError`` unless the sites are square patches that tile a square image once, row by row."""
+        (high, wide), (_, height, width) = _pair(self.patch_size), shape
+        tiles = self.stride is None or _pair(self.stride) == (high, wide)
+        if not tiles or high != wide or height != width or self.padding or self.order != "raster" or self.repeat != 1:
+            raise UserError(
+                f"{reader} needs patches that tile a square image, row by row, got an image of {height} x {width}, "
+                f"patch_size {self.patch_size}, stride {self.stride}, padding {self.padding}, order {self.order}, "
+                f"repeat {self.repeat}"
+            )
 
     def __call__(
         self, images: Real[Tensor, "samples channels height width"]
@@ -81,7 +106,7 @@ class Patching:
         padded = F.pad(images, (self.padding,) * 4) if self.padding else images
         windows = padded.unfold(2, height, step[0]).unfold(3, width, step[1])
         by_site = windows.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        return by_site[:, visiting_order(self.order, rows, columns).repeat(self.repeat)]
+        return by_site[:, self.sequence(rows, columns)]
 
 
 def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites"]:
@@ -96,6 +121,8 @@ def visiting_order(order: Order, rows: int, columns: int) -> Int[Tensor, " sites
             )
         return _hilbert(rows) @ torch.tensor([columns, 1])
     raster = torch.arange(rows * columns).reshape(rows, columns)
+    if order == "columns":
+        return raster.T.flatten()
     if order == "snake":
         raster[1::2] = raster[1::2].flip(1)
     return raster.flatten()

@@ -36,6 +36,8 @@ class Batch(NamedTuple):
     """Epoch of a training batch, and its number in the epoch: keys of its random numbers."""
     dtype: torch.dtype = torch.float32
     """Type of ``patches``."""
+    lengths: Int[Tensor, " batch"] | None = None
+    """Sites of each sequence; None: all have all sites of ``pixels``."""
 
     @property
     def patches(self) -> Float[Tensor, "batch sites patch_dim"]:
@@ -46,7 +48,16 @@ class Batch(NamedTuple):
         """The slice of the global batch for ``shard``, which must lie inside this one."""
         start, end = shard.bounds(self.global_size)
         mine = slice(start - self.start, end - self.start)
-        return self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start)
+        batch = self._replace(pixels=self.pixels[mine], labels=self.labels[mine], start=start)
+        return without_tail(batch, None if self.lengths is None else self.lengths[mine])
+
+
+def without_tail(batch: Batch, lengths: Int[Tensor, " batch"] | None) -> Batch:
+    """The batch of these lengths, without the sites that none of its sequences has."""
+    if lengths is None:
+        return batch
+    longest = int(lengths.max()) if len(lengths) else 2
+    return batch._replace(pixels=batch.pixels[:, :longest], lengths=lengths)
 
 
 class Shard(NamedTuple):
@@ -94,9 +105,11 @@ class TrainingBatches:
         shard: Shard,
         same: bool = False,
         dtype: torch.dtype = torch.float32,
+        lengths: Int[Tensor, " samples"] | None = None,
     ) -> None:
         self.inputs, self.labels, self.batch_size = inputs, labels, batch_size
         self.seed, self.epoch, self.shard, self.same, self.dtype = seed, epoch, shard, same, dtype
+        self.lengths = lengths
         self._place, self._resumed = (0, 0), (0, 0)
 
     def __len__(self) -> int:
@@ -112,7 +125,10 @@ class TrainingBatches:
             mine = indices[start:end]
             self._place = epoch, given
             pixels = self.take(mine, start, len(indices), epoch, given - 1)
-            yield Batch(pixels, self.labels[mine], start, len(indices), epoch, given - 1, self.dtype)
+            yield without_tail(
+                Batch(pixels, self.labels[mine], start, len(indices), epoch, given - 1, self.dtype),
+                None if self.lengths is None else self.lengths[mine],
+            )
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass, in a loop without a trainer."""
@@ -157,8 +173,9 @@ class EvaluationBatches:
         batch_size: int,
         shards: Sequence[Shard],
         dtype: torch.dtype = torch.float32,
+        lengths: Int[Tensor, " samples"] | None = None,
     ) -> None:
-        self.patches, self.labels, self.dtype = patches, labels, dtype
+        self.patches, self.labels, self.dtype, self.lengths = patches, labels, dtype, lengths
         bounds = [shard.bounds(len(labels)) for shard in shards]
         self.cuts = [(at, min(at + batch_size, end)) for start, end in bounds for at in range(start, end, batch_size)]
 
@@ -167,4 +184,7 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for start, end in self.cuts:
-            yield Batch(self.patches[start:end], self.labels[start:end], 0, end - start, dtype=self.dtype)
+            yield without_tail(
+                Batch(self.patches[start:end], self.labels[start:end], 0, end - start, dtype=self.dtype),
+                None if self.lengths is None else self.lengths[start:end],
+            )

@@ -16,6 +16,13 @@ class Split:
 
     images: Real[Tensor, "samples channels height width"]
     labels: Int[Tensor, " samples"]
+    lengths: Int[Tensor, " samples"] | None = None
+    """Values of each sequence, which is an image of one row; None: all images are full."""
+
+    def chosen(self, indices: Int[Tensor, " chosen"]) -> "Split":
+        """The samples with these indices."""
+        lengths = None if self.lengths is None else self.lengths[indices]
+        return Split(self.images[indices], self.labels[indices], lengths)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class ImageDataset:
         """Hash of shapes, pixels and labels of all splits, which identifies the data."""
         digest = hashlib.sha256()
         for split in filter(None, (self.train, self.test, self.validation)):
-            for tensor in (split.images, split.labels):
+            for tensor in filter(lambda part: part is not None, (split.images, split.labels, split.lengths)):
                 digest.update(repr((tuple(tensor.shape), str(tensor.dtype))).encode())
                 digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()

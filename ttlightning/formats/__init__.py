@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from ttlightning.formats.base import ScoreFunction as ScoreFunction
     from ttlightning.formats.base import ScoreTensor as ScoreTensor
     from ttlightning.formats.canonical import CanonicalPolyadic as CanonicalPolyadic
     from ttlightning.formats.hierarchical import HierarchicalTucker as HierarchicalTucker
@@ -15,6 +16,7 @@ FILES: Final = {
     "CanonicalPolyadic": "canonical",
     "EqualCoreTensorTrain": "tensor_train",
     "HierarchicalTucker": "hierarchical",
+    "ScoreFunction": "base",
     "ScoreTensor": "base",
     "SharedHierarchicalTucker": "hierarchical",
     "TensorTrain": "tensor_train",
@@ -22,6 +24,9 @@ FILES: Final = {
 """Class: its file in this folder."""
 
 __all__ = list(FILES)
+
+NAMES: Final = tuple(name for name in FILES if FILES[name] != "base")
+"""The formats, without the interfaces that they share."""
 
 
 if not TYPE_CHECKING:  # a type checker reports names that do not exist

@@ -30,7 +30,124 @@ class StaircaseCores(NamedTuple):
     last: Float[Tensor, "modes rank classes"]
 
 
-class ScoreTensor(nn.Module, ABC):
+class ScoreFunction(nn.Module, ABC):
+    """Scores of all classes from the features of all sites.
+
+    A function of your own defines ``scores``, and ``sizes`` if its constructor has more of them; that is enough for
+    training and all that follows from scores. Ranks, widths and certificates are for ``ScoreTensor``, a function that
+    is linear in the features of each site.
+
+    Shapes:
+        features ``(batch, sites, mode_size)`` -> scores ``(batch, classes)``.
+
+    Raises:
+        UserError: at construction, if a size is too small; at a call, if the features do not have the shape
+            ``(batch, sites, mode_size)``.
+    """
+
+    sizes: ClassVar[tuple[str, ...]] = ("sites", "mode_size", "classes")
+    """Integers of the constructor, attributes of the same names: with its weights they make the function again."""
+
+    kind: ClassVar[str | None] = None
+    """The papers' term for the network that the format describes, a tag in W&B; None: there is none."""
+
+    needs_whole_images: ClassVar[bool] = False
+    """Whether the sites must be the patches that tile a square image, row by row."""
+
+    def __init__(self, sites: int, mode_size: int, classes: int) -> None:
+        super().__init__()
+        for name, value, least in (("sites", sites, 2), ("mode_size", mode_size, 1), ("classes", classes, 1)):
+            require_at_least(self.name, name, value, least)
+        self.sites, self.mode_size, self.classes = sites, mode_size, classes
+
+    @abstractmethod
+    def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
+        """``forward`` without the check of the shape."""
+
+    def scaled_scores(
+        self, features: Float[Tensor, "batch sites modes"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """Scores as ``mantissa * 2**exponent``, with one exponent for each sample; here it is 0."""
+        scores = self.scores(features)
+        return scores, torch.zeros_like(scores[:, 0], dtype=torch.int32)
+
+    any_length: ClassVar[bool] = False
+    """Whether the same parameters describe a function of every number of sites: ``scaled_scores_of_lengths``."""
+
+    def scaled_scores_of_lengths(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """Scores of sequences: sample b has the scores of its first ``lengths[b]`` sites, by the same parameters.
+
+        What lies behind the end of a sequence has no influence and the gradient 0. ``features`` may have fewer sites
+        than the format.
+
+        Raises:
+            UserError: the format has parameters per site; a length below 2 or above the number of sites.
+        """
+        raise UserError(self.has_one_length())
+
+    def has_one_length(self, asked: str = "sequences of different lengths") -> str:
+        """The line that refuses ``asked``, for a format with parameters per site."""
+        return (
+            f"{self.name} has parameters for each of {self.sites} sites and none for {asked}: use EqualCoreTensorTrain"
+        )
+
+    def weight_tensor(self) -> "ScoreTensor | None":
+        """This function as a weight tensor; None: it is not linear in the features of each site."""
+        return None
+
+    def multiplications(self) -> int:
+        """About how many multiplications a sample costs."""
+        return self.parameter_count()
+
+    def described_sizes(self) -> str:
+        """The sizes in the line that ``fit`` prints."""
+        own = "".join(f"{name.replace('_', ' ')} {getattr(self, name)}, " for name in self.sizes[3:])
+        return f"d = {self.sites} sites, {own}{self.classes} classes"
+
+    @property
+    def name(self) -> str:
+        """The name of the format in records, tags and messages: the class's own."""
+        return type(self).__name__
+
+    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
+
+    def forward(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch classes"]:
+        """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf.
+
+        With ``lengths``, of sequences: see ``scaled_scores_of_lengths``.
+        """
+        self._check(features, lengths)
+        if lengths is None:
+            return self.scores(features)
+        return scale_by_power_of_two(*self.scaled_scores_of_lengths(features, lengths))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What ``torch.jit.script`` asks first; its language has no tensor formats."""
+        raise UserError(f"torch.jit.script cannot compile {self.name}, use torch.export.export or torch.compile")
+
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    def extra_repr(self) -> str:
+        order = (*self.sizes[:2], *self.sizes[3:], "classes")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in order)
+
+    def _check(self, features: Tensor, lengths: Tensor | None = None) -> None:
+        fewest = self.sites if lengths is None else 2
+        inside = features.ndim == 3 and fewest <= features.shape[1] <= self.sites
+        if not inside or features.shape[2] != self.mode_size:
+            raise UserError(
+                f"{self.name} takes features of shape (batch, {self.sites}, {self.mode_size}) "
+                f"= (batch, sites, mode_size), got {tuple(features.shape)}"
+            )
+
+
+class ScoreTensor(ScoreFunction):
     r"""``classes`` weight tensors with ``sites`` modes of size ``mode_size``, which are never stored in full.
 
     The contract: the scores are linear in the features of every single site, with the other sites fixed. Everything
@@ -50,8 +167,7 @@ class ScoreTensor(nn.Module, ABC):
             shape ``(batch, sites, mode_size)``.
     """
 
-    kind: ClassVar[str | None] = None
-    """The papers' term for the network that the format describes, a tag in W&B; None: there is none."""
+    sizes = (*ScoreFunction.sizes, "rank")
 
     shallow: ClassVar[bool] = False
     """Whether ``rank`` bounds the CP-rank of every class tensor from above, as in a sum of ``rank`` products."""
@@ -61,12 +177,6 @@ class ScoreTensor(nn.Module, ABC):
 
     why_not_compressed: ClassVar[str] = "is no chain, whose bonds are truncated one after the other"
     """What ``compressed`` says of a format without a rounding."""
-
-    def __init__(self, sites: int, mode_size: int, classes: int) -> None:
-        super().__init__()
-        for name, value, least in (("sites", sites, 2), ("mode_size", mode_size, 1), ("classes", classes, 1)):
-            require_at_least(self.name, name, value, least)
-        self.sites, self.mode_size, self.classes = sites, mode_size, classes
 
     @property
     @abstractmethod
@@ -124,10 +234,14 @@ class ScoreTensor(nn.Module, ABC):
         cores = self.cores()
         return None if cores is None else chain_moments(cores, metrics)
 
-    @property
-    def name(self) -> str:
-        """The name of the format in records, tags and messages: the class's own."""
-        return type(self).__name__
+    def weight_tensor(self) -> "ScoreTensor":
+        return self
+
+    def multiplications(self) -> int:
+        return self.sites * self.mode_size * self.rank**2
+
+    def described_sizes(self) -> str:
+        return f"d = {self.sites} sites, rank r = {self.rank}, {self.classes} classes"
 
     def generic_rank(self) -> int | None:
         """Rank of the odd/even matricization of almost every tensor of this format and size; None: not known."""
@@ -181,35 +295,20 @@ class ScoreTensor(nn.Module, ABC):
         """
         raise UserError(f"{self.name} has no method exact_scores, which a certificate is counted from")
 
-    __call__: Callable[..., Tensor]  # of nn.Module, which gives a type checker Any
+    def of_length(self, sites: int) -> "ScoreTensor":
+        """The format of ``sites`` sites with the same parameters, which it shares; see ``any_length``.
 
-    def forward(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
-        """Scores of all classes; a score that the floating-point type cannot hold becomes 0 or inf."""
-        self._check(features)
-        return self.scores(features)
+        Raises:
+            UserError: ``sites`` is below 2, or another number than the format's own and it has parameters per site.
+        """
+        if sites != self.sites:
+            raise UserError(self.has_one_length(f"a tensor of {sites} sites"))
+        return self
 
     @in_full_precision
     def scores(self, features: Float[Tensor, "batch sites modes"]) -> Float[Tensor, "batch classes"]:
         """``forward`` without the check of the shape. A format overrides it if exponents cost time."""
         return scale_by_power_of_two(*self.scaled_scores(features))
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        """What ``torch.jit.script`` asks first; its language has no tensor formats."""
-        raise UserError(f"torch.jit.script cannot compile {self.name}, use torch.export.export or torch.compile")
-
-    def parameter_count(self) -> int:
-        """Number of trainable numbers of the decomposition."""
-        return sum(p.numel() for p in self.parameters())
-
-    def extra_repr(self) -> str:
-        return f"sites={self.sites}, mode_size={self.mode_size}, rank={self.rank}, classes={self.classes}"
-
-    def _check(self, features: Tensor) -> None:
-        if features.ndim != 3 or features.shape[1:] != (self.sites, self.mode_size):
-            raise UserError(
-                f"{self.name} takes features of shape (batch, {self.sites}, {self.mode_size}) "
-                f"= (batch, sites, mode_size), got {tuple(features.shape)}"
-            )
 
 
 def require_at_least(owner: str, name: str, value: int, least: int) -> None:

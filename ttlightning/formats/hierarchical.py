@@ -40,9 +40,9 @@ class HierarchicalTucker(ScoreTensor):
         classes: C.
         rank: r.
         initialization: ``identity`` starts near a canonical polyadic network whose units are 1 if the last feature is
-            1 and the others are 0: the last slice of a leaf is 1, B[a, a, a] is 1, the diagonal of the root is
-            N(0, 1/r), and all else is noise of size gain/10. ``gaussian`` draws all entries so that each level keeps
-            the variance.
+            1 and the others are 0, in the scale in which the vectors of all nodes then have norm 1: with s = r^(-1/2)
+            the last slice of a leaf is s, B[a, a, a] is 1/s, the diagonal of the root is N(0, 1/r) / s^2, and all else
+            is noise of size gain/10. ``gaussian`` draws all entries so that each level keeps the variance.
         gain: size of the random part.
 
     Raises:
@@ -66,19 +66,21 @@ class HierarchicalTucker(ScoreTensor):
             raise UserError(f"{self.name}: sites is {sites}, it must be a power of two: 4, 16, 64, ...")
         identity = initialization == "identity"
         noise = gain * (0.1 if identity else 1.0)
+        # Vectors of ones would be the same network, and one step of Adam of size lr would move them by r^2 lr.
+        scale = rank**-0.5 if identity else 1.0
         widths = [sites >> level for level in range(1, sites.bit_length() - 1)]
-        self.leaves = nn.Parameter(gaussian(noise / mode_size**0.5, self._distinct(sites), mode_size, rank))
+        self.leaves = nn.Parameter(gaussian(noise * scale / mode_size**0.5, self._distinct(sites), mode_size, rank))
         self.nodes = nn.ParameterList(
-            gaussian(noise / rank, self._distinct(width), rank, rank, rank) for width in widths
+            gaussian(noise / (rank * scale), self._distinct(width), rank, rank, rank) for width in widths
         )
-        self.root = nn.Parameter(gaussian(noise / rank, rank, rank, classes))
+        self.root = nn.Parameter(gaussian(noise / (rank * scale**2), rank, rank, classes))
         if identity:
             with torch.no_grad():
                 along = torch.arange(rank)
-                self.leaves[:, -1] = 1
+                self.leaves[:, -1] = scale
                 for node in self.nodes:
-                    node[:, along, along, along] = 1
-                self.root[along, along] = gaussian(rank**-0.5, rank, classes)
+                    node[:, along, along, along] = 1 / scale
+                self.root[along, along] = gaussian(rank**-0.5 / scale**2, rank, classes)
 
     @property
     def rank(self) -> int:

@@ -21,6 +21,7 @@ from ttlightning.formats.initialization import INITIALIZATIONS
 from ttlightning.formats.kernels.derivatives import in_full_precision
 from ttlightning.formats.kernels.dispatch import chain_scores as scaled_chain_scores
 from ttlightning.formats.kernels.dispatch import chain_values
+from ttlightning.formats.kernels.lengths import chain_scores_of_lengths
 from ttlightning.formats.modular import Field, Residues, chain_scores
 from ttlightning.formats.rounding import equal_chain, fit_equal, project_equal, round_chain
 
@@ -41,7 +42,8 @@ class TensorTrain(ScoreTensor):
         classes: C, outputs of the last unit.
         rank: r, the TT-rank (bond dimension) of every bond.
         initialization: ``identity`` passes the state on unchanged if the last feature is 1 and the others are 0, so
-            it needs a constant last feature; ``gaussian`` draws every entry independently.
+            it needs a constant last feature; ``rotation`` turns the state instead, for long chains; ``gaussian`` draws
+            every entry independently.
         gain: size of the random part, in units of the formula in ``ttlightning.formats.initialization``.
 
     Raises:
@@ -57,7 +59,7 @@ class TensorTrain(ScoreTensor):
         mode_size: int,
         classes: int,
         rank: int = 16,
-        initialization: Literal["identity", "gaussian"] = "identity",
+        initialization: Literal["identity", "rotation", "gaussian"] = "identity",
         gain: float = 1.0,
     ) -> None:
         super().__init__(sites, mode_size, classes)
@@ -157,7 +159,27 @@ class EqualCoreTensorTrain(TensorTrain):
     """
 
     kind = "equal cores"
+    any_length = True
     compressed_to = ("equal", "different")
+
+    @in_full_precision
+    def scaled_scores_of_lengths(
+        self, features: Float[Tensor, "batch sites modes"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        return chain_scores_of_lengths(features, lengths, self.first, self.interior, self.last)
+
+    def of_length(self, sites: int) -> "EqualCoreTensorTrain":
+        """A chain of two sites has no interior core; it cannot be made longer."""
+        if sites == self.sites:
+            return self
+        require_at_least(self.name, "sites", sites, 2)
+        if self.sites == 2:
+            raise UserError(f"{self.name} of 2 sites has no interior core, so it has no tensor of {sites} sites")
+        with torch.device("meta"):
+            other = EqualCoreTensorTrain(sites, self.mode_size, self.classes, self.rank)
+        other.first, other.last = self.first, self.last
+        other.interior = self.interior if sites > 2 else nn.Parameter(self.interior[:0])
+        return other.train(self.training)
 
     def published_bound(self) -> int:
         return cp_rank_bound_a24(self.mode_size, self.rank, self.sites)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ttlightning.data.pixels import scaled
+from ttlightning.data.windows import is_sequence
 from ttlightning.errors import UserError
 from ttlightning.networks.network import Network
 
@@ -49,6 +50,11 @@ class Deployed(nn.Module):
         super().__init__()
         if network.patching is None or network.image_shape is None:
             raise UserError("this network has no patching: ttlightning.load gives one that can be exported")
+        if is_sequence(network.image_shape) and network.format.any_length:
+            raise UserError(
+                "this network takes sequences of different lengths, and an exported program images of one size: "
+                "ttlightning.load(run).predict takes them"
+            )
         self.network, self.image_shape = network, network.image_shape
         pixels = torch.arange(1, 1 + torch.Size(self.image_shape).numel()).view(1, *self.image_shape)
         self.register_buffer("pixel_of_entry", network.patching(pixels)[0], persistent=False)

@@ -12,56 +12,55 @@ between the ends, d = 2k >= 4m - 2,
     rank P >= e f r n^K - (e r - rank A) f n^K - (f r - rank B) e n^K - e f sum_T (r n - rank T) n^(K-1),
 
 about (n / r) n^k where A, B and T have full rank. At m = 1 it is the bound of ``staircase.py``. The argument is in
-docs/theorem.md, step 2.
+docs/theorem.md, step 2. For odd d the last site is summed over its index first, which takes it away.
+
+Where a chain's interior cores keep s of their slices, s stands for n but at the end cores: the first has n rows, so A
+has n s^(m-1); so has B, and s^m for odd d.
 """
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Final
 
-from ttlightning.errors import UserError
 from ttlightning.formats.modular import Residues
-from ttlightning.rank.finite_field import PRIMES, PrimeField, rank_modulo
-from ttlightning.rank.staircase import pair_matrix
+from ttlightning.rank.finite_field import PrimeField
+from ttlightning.rank.staircase import pair_matrix, rank_from_deficits
+
+Kept = tuple[int, int]
+"""e and f."""
+ENDS_ALONE: Final[tuple[int, Kept]] = (0, (1, 1))
 
 
-def absorbed_bound(cores: Sequence[Residues], prime: int = PRIMES[0]) -> int:
-    """A lower bound on the rank of the odd/even matricization of one tensor train with an even number of sites.
+def best_ends(mode_size: int, slices: int, rank: int, sites: int) -> tuple[int, Kept]:
+    """m - 1 and (e, f) of the best bound where all matrices have full rank; 0 and (1, 1) stand for ``staircase.py``.
 
     Args:
-        cores: (n, r_{k-1}, r_k) for each site modulo ``prime``, r_0 = r_d = 1 and all other r_k = r.
-        prime: the ranks are counted modulo it.
-
-    Raises:
-        UserError: if the number of sites is odd or below 4m - 2, or if n = 1 < r.
+        mode_size: n of the end cores.
+        slices: s of the interior cores.
+        rank: r.
+        sites: d.
     """
-    first, last = cores[0][:, 0, :], cores[-1][:, :, 0]
-    (n, r), sites, field = first.shape, len(cores), PrimeField(prime)
-    taken = absorbed_pairs(n, r)
-    between = sites // 2 - 1 - 2 * taken
-    if sites % 2 or between < 0:
-        least = 4 * taken + 2
-        raise UserError(
-            f"at mode size {n} and rank {r} the number of sites must be even and {least} or more, got {sites}"
-        )
-    kept = kept_slices(n, r)
-    mirrored = [core.transpose(0, 2, 1) for core in cores[::-1]]
-    of_ends = [
-        e * r - rank_modulo(absorbed_end(end, chain[1 : 2 * taken + 1], e, field), prime)
-        for end, chain, e in ((first, cores, kept[0]), (last, mirrored, kept[1]))
-    ]
-    known: dict[tuple[int, int], int] = {}  # equal cores have one T
-    of_pairs = 0
-    for site in range(2 * taken + 1, 2 * (taken + between) + 1, 2):
-        both = cores[site], cores[site + 1]
-        key = id(both[0]), id(both[1])
-        if key not in known:
-            known[key] = r * n - rank_modulo(pair_matrix(*both, field.multiply), prime)
-        of_pairs += known[key]
-    return bound_from_deficits(n, r, between, kept, of_ends, of_pairs)
+    rows = (mode_size, slices if sites % 2 else mode_size)
+    pairs, between = 0, sites // 2 - 1
+    while slices > 1 and slices**pairs * min(rows) < rank:
+        pairs, between = pairs + 1, between - 2
+    if pairs == 0 or between < 0:
+        return ENDS_ALONE
+    ends = [slices**pairs * each for each in rows]
+    choices = [(min(end // rank, slices), min(-(-end // rank), slices)) for end in ends]
+
+    def left(kept: Kept) -> int:
+        missing = [max(0, e * rank - end) for e, end in zip(kept, ends, strict=True)]
+        return bound_from_deficits(slices, rank, between, kept, missing, 0)
+
+    best = max(product(*choices), key=left)
+    end, full = min(mode_size, rank), [slices * rank] * (sites // 2 - 1)
+    alone = rank_from_deficits(slices, rank, sites, full, min(slices, rank**2), end, end)
+    return (pairs, best) if left(best) > alone else ENDS_ALONE
 
 
 def absorbed_end(end: Residues, cores: Sequence[Residues], columns: int, field: PrimeField) -> Residues:
-    """A, (n^m, e r), from F (n, r), the cores (n, r, r) of the sites 2 .. 2m-1 and e = ``columns``; F if m = 1."""
+    """A, (n s^(m-1), e r), from F (n, r), the cores (s, r, r) of the sites 2 .. 2m-1 and e = ``columns``."""
     rows, pairs = end, len(cores) // 2
     for pair in range(pairs):
         even, odd = cores[2 * pair : 2 * pair + 2]
@@ -70,36 +69,10 @@ def absorbed_end(end: Residues, cores: Sequence[Residues], columns: int, field: 
     return rows
 
 
-def absorbed_pairs(mode_size: int, rank: int) -> int:
-    """m - 1, the pairs of sites that an end takes in: the least m with n^m >= r; ``UserError`` if n = 1 < r."""
-    if mode_size == 1 < rank:
-        raise UserError(f"ends of mode size 1 have rank 1, never {rank}")
-    pairs = 0
-    while mode_size ** (pairs + 1) < rank:
-        pairs += 1
-    return pairs
-
-
-def kept_slices(mode_size: int, rank: int) -> tuple[int, int]:
-    """e and f, n^m / r rounded down or up, whichever leaves more where A and B have full rank; 1 and 1 at m = 1."""
-    pairs = absorbed_pairs(mode_size, rank)
-    if pairs == 0:
-        return 1, 1
-    rows = mode_size ** (pairs + 1)
-    down, up = rows // rank, -(-rows // rank)
-
-    def left(kept: tuple[int, int]) -> int:
-        return bound_from_deficits(mode_size, rank, 0, kept, [max(0, e * rank - rows) for e in kept], 0)
-
-    return max(product((down, up), repeat=2), key=left)
-
-
-def bound_from_deficits(
-    mode_size: int, rank: int, between: int, kept: tuple[int, int], of_ends: Sequence[int], of_pairs: int
-) -> int:
-    """The bound from K = ``between``, (e, f) = ``kept``, (e r - rank A, f r - rank B) and sum_T (r n - rank T)."""
-    (e, f), points = kept, mode_size**between
+def bound_from_deficits(slices: int, rank: int, between: int, kept: Kept, of_ends: Sequence[int], of_pairs: int) -> int:
+    """The bound from K = ``between``, (e, f) = ``kept``, (e r - rank A, f r - rank B) and sum_T (r s - rank T)."""
+    (e, f), points = kept, slices**between
     bound = e * f * rank * points - of_ends[0] * f * points - of_ends[1] * e * points
     if between:
-        bound -= e * f * of_pairs * mode_size ** (between - 1)
+        bound -= e * f * of_pairs * slices ** (between - 1)
     return max(0, bound)

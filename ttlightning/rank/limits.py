@@ -98,6 +98,8 @@ def staircase_excess(
     distinct: bool = False,
     classes: int = 1,
     numbers: int = 0,
+    absorbed: int = 0,
+    kept: tuple[int, int] = (1, 1),
 ) -> str | None:
     """Why a staircase is too large to count; None if it is not.
 
@@ -110,17 +112,28 @@ def staircase_excess(
         distinct: whether the T_m differ.
         classes: number of last cores.
         numbers: weights to be reduced modulo each prime.
+        absorbed: pairs of sites that an end takes in.
+        kept: e and f, the slices that it keeps of the last one.
     """
     rows = slices * rank
     if sites > 2 and rows > LARGEST_PAIR:
         return f"T has {rows:,} rows at {slices:,} slices and rank {rank:,}, the limit is {LARGEST_PAIR:,}"
     pairs = (sites // 2 - 1 if distinct else 1) if sites > 3 else 0
-    ends = (1 + classes) * mode_size * rank * min(mode_size, rank) + (rows * rows if sites % 2 else 0)
+    tall, columns = mode_size, rank
+    if absorbed:  # with two slices, twelve pairs of sites reach the limit
+        tall, columns = mode_size * slices ** min(absorbed, 12), max(kept) * rank
+        if tall > LARGEST_PAIR or columns > 2 * LARGEST_PAIR:
+            return (
+                f"ends of {absorbed:,} pairs of sites and {columns:,} columns are too large: the limit is "
+                f"{LARGEST_PAIR:,} rows and {2 * LARGEST_PAIR:,} columns"
+            )
+    ends = (1 + classes) * tall * columns * min(tall, columns) + (rows * rows if sites % 2 else 0)
+    building = (1 + classes) * absorbed * (PYTHON * tall * columns * rank + COLUMN * min(tall, columns))
     work = 0
     for p in primes:
         slower = 1 if p < SMALL_PRIME else LARGE_PRIME
         work += pairs * rows * (rows * (slower * rows + PYTHON * rank) + COLUMN)
-        work += slower * ends + EXACT_IMAGE * numbers
+        work += slower * ends + building + EXACT_IMAGE * numbers
     return _too_much(work)
 
 
@@ -172,7 +185,8 @@ def width_excess(
         classes: C.
     """
     pair = sites * (rank**3 if "format.leaves" in weights else rank**2) + classes * rank**2
-    features = images * sites * mode_size * (rank**2 + weights["features.linear.weight"].shape[1])
+    layers = sum(weight.numel() for name, weight in weights.items() if name.startswith("features."))
+    features = images * sites * (mode_size * rank**2 + layers)
     algebra = images**3 * (classes + 6)
     return _too_much(BALL * (images**2 * pair + features + algebra))
 

@@ -29,8 +29,7 @@ from ttlightning.rank.limits import stated
 from ttlightning.rank.spectrum import bond_spectra, entropy, numerical_rank, stable_rank
 from ttlightning.rank.staircase import pair_matrix, pairs
 from ttlightning.rank.unfolding import equilibrate, sketch
-from ttlightning.rank.width.curve import width_curve
-from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
+from ttlightning.rank.width.curve import curve_on_images
 
 WIDTH_ERRORS = {"width_10_percent": 0.1, "width_1_percent": 0.01}
 """Entries of a record, and the relative root mean square error that they are for."""
@@ -93,10 +92,9 @@ def measure_width(format: ScoreTensor, features: Float[Tensor, "images sites mod
     All classes together, without their mean over the classes, in float64 without a proof of the rounding errors. At
     most K units are seen. Empty if a score is not finite.
     """
-    matrix, _ = side_by_side(without_common(mixed_scores(format, features, proven=False)))
-    if not matrix.isfinite().all():
+    curve = curve_on_images(format, features, proven=False)
+    if curve is None:
         return {}
-    curve = width_curve(matrix)
     return {"width_images": len(features)} | {name: curve.width(eps) for name, eps in WIDTH_ERRORS.items()}
 
 

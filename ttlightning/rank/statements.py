@@ -6,8 +6,9 @@ from typing import Any, Final
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS
 
 TITLE: Final = "ttlightning rank certificate"
-VERSION: Final = 3
-"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``; version 2 does not name the matricization."""
+VERSION: Final = 4
+"""Version 1, of ttlightning 0.1, has ``modes`` instead of ``mode_size``; 2 does not name the matricization; 3 has no
+absorbed ends."""
 MATRICIZATION: Final = "matricization with the odd modes as rows and the even modes as columns"
 UNITS: Final = "Fewer hidden units may approximate, but a shallow network needs as many to equal"
 NOTHING: Final = "which says nothing: every tensor but 0 has CP-rank at least 1"
@@ -61,6 +62,14 @@ def sampled_statement(bounds: Sequence[int], sites: int, size: int, units: int |
     if units is not None:
         statement += f" None has a CP-rank above {units}, the hidden units of the network itself."
     return statement
+
+
+def length_statement(sites: int, network_sites: int) -> str:
+    """What a certificate of equal cores for another number of sites than the network's says in addition."""
+    return (
+        f" The network has {network_sites} sites. Its interior cores are equal, so they give sequences of {sites} "
+        "sites the scores of these tensors."
+    )
 
 
 def features_statement(mode_size: int, activation: str, constant: bool) -> str:

@@ -155,9 +155,17 @@ class Run:
         except (OSError, csv.Error, UnicodeDecodeError) as fault:
             raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
 
-    def new_certificate_file(self, kind: str, size: int | None) -> Path:
-        """Default output of ``certify``, by the staircase or of a kind with a size: beside the rank checks."""
-        name = self.certificate_file.name if size is None else f"certificate-{kind}-{size}.json"
+    def new_certificate_file(self, kind: str, size: int | None, length: int | None = None) -> Path:
+        """Default output of ``certify``, by the staircase or of a kind with a size: beside the rank checks.
+
+        ``length``: sites of the sequences that it speaks of, if it was asked for.
+        """
+        parts = [
+            "certificate",
+            *([] if size is None else [kind, size]),
+            *([] if length is None else ["length", length]),
+        ]
+        name = self.certificate_file.with_stem("-".join(map(str, parts))).name
         return (self.certificate_file.parent if self.certificate_file.parent.is_dir() else self.path) / name
 
     def new_export(self, kind: str) -> Path:

@@ -33,6 +33,8 @@ def read_features(file: Path) -> TrainedFeatures:
     names = ("features.linear.weight", "features.linear.bias")
     if not isinstance(described, dict) or described.get("class_path") not in OWN or not all(n in state for n in names):
         raise UserError(f"{file} has a feature map that is not PatchFeatureMap, whose independence is not counted here")
+    if "features.hidden.weight" in state:
+        raise UserError(f"{file} has a feature map with a hidden layer, whose independence is not counted here")
     arguments = described.get("init_args") or {}
     return TrainedFeatures(
         str(arguments.get("activation", "relu")), arguments.get("constant", True) is True, *(state[n] for n in names)

@@ -18,15 +18,19 @@ import yaml
 from jsonargparse import set_parsing_settings
 
 from ttlightning.errors import UserError
-from ttlightning.formats import FILES
+from ttlightning.formats import NAMES
 from ttlightning.runs.masking import MASK
 from ttlightning.system.parsing import denied_import, may_be_imported, parsing_settings, restored_settings
 
 OPTION: Final = "--trust"
 
+NETWORKS: Final = ("PatchFeatureMap", "ByteFeatureMap", "Pixels", *NAMES)
+
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
-    ("ttlightning", "torch.nn.Module", ("PatchFeatureMap", *(name for name in FILES if name != "ScoreTensor"))),
+    ("ttlightning", "torch.nn.Module", NETWORKS),
+    ("ttlightning.networks.baselines", "torch.nn.Module", ("CNN", "LSTM", "MLP", "LogisticRegression")),
     ("ttlightning.data.augmentation", "builtins.object", ("Augmentation",)),
+    ("ttlightning.optim", "torch.optim.Optimizer", ("CoreMuon",)),
     ("torch.optim", "torch.optim.Optimizer", ()),
     ("torch.optim.lr_scheduler", "torch.optim.lr_scheduler.LRScheduler", ()),
     ("torch.optim.swa_utils", "torch.optim.lr_scheduler.LRScheduler", ("SWALR",)),
@@ -166,8 +170,8 @@ def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
 
 
 def listed_networks() -> list[str]:
-    """Names of this package's feature maps and formats."""
-    return _listed(LISTED[:1])
+    """Names of this package's feature maps, formats and baselines."""
+    return _listed(LISTED[:2])
 
 
 def check_foreign(parser: Any, words: Sequence[str]) -> None:

@@ -29,6 +29,29 @@ def with_safe_checkpoints(plugins: Any) -> list[Any]:
     return given if writers else [*given, SafeCheckpointIO()]
 
 
+def without_swa_function(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint without the function that SWALR of older torch has in its state, which no reader accepts.
+
+    torch 2.6 to 2.9 have it, 2.11 does not. SWALR's constructor sets it again. Its state is among those of the
+    trainer's schedulers and in that of the callback.
+    """
+
+    def plain(state: Any) -> Any:
+        return {k: v for k, v in state.items() if k != "anneal_func"} if isinstance(state, dict) else state
+
+    changed = dict(checkpoint)
+    if "lr_schedulers" in changed:
+        changed["lr_schedulers"] = [plain(state) for state in changed["lr_schedulers"]]
+    if "callbacks" in changed:
+        changed["callbacks"] = {
+            name: state | {"scheduler_state": plain(state["scheduler_state"])}
+            if isinstance(state, dict) and "scheduler_state" in state
+            else state
+            for name, state in changed["callbacks"].items()
+        }
+    return changed
+
+
 class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's, but a process that dies while it writes leaves the older file, and a changed byte is noticed.
 
@@ -36,7 +59,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        write_checkpoint(Path(path), checkpoint)
+        write_checkpoint(Path(path), without_swa_function(checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))

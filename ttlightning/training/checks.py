@@ -29,6 +29,13 @@ def check_fit(trainer: Trainer, model: Classifier, datamodule: PatchDataModule, 
     Args:
         checkpoint: the options of the checkpoints that are kept beside the last one.
     """
+    model.take_images_of(datamodule)
+    if datamodule.has_lengths and not model.format.any_length:
+        raise UserError(model.format.has_one_length())
+    if getattr(model.features, "takes_bytes", False) and datamodule.spec.floats:
+        raise UserError(
+            f"model.features is {type(model.features).__name__}, which takes bytes, and the data are floats"
+        )
     if trainer._model_registry is not None:
         raise UserError(
             "trainer.model_registry is for uploads to Lightning's cloud, which fit does not make; leave it out"
@@ -90,6 +97,5 @@ def choose_threads(trainer: Trainer, model: Classifier, datamodule: PatchDataMod
     if trainer.strategy.root_device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
         return
     batch = datamodule.batch_size // max(datamodule.microbatches, trainer.world_size)
-    arithmetic = batch * model.format.sites * model.format.mode_size * model.format.rank**2
-    if datamodule.microbatches > 1 or arithmetic < ARITHMETIC_FOR_THREADS:
+    if datamodule.microbatches > 1 or batch * model.format.multiplications() < ARITHMETIC_FOR_THREADS:
         torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from ttlightning.data.sampler import Batch
 from ttlightning.errors import Fault, UserError
 from ttlightning.formats import EqualCoreTensorTrain
 from ttlightning.networks.features import PatchFeatureMap
-from ttlightning.networks.network import FeatureMapFactory, Keep, Network, Scores, ScoreTensorFactory
+from ttlightning.networks.network import FeatureMapFactory, Keep, Network, ScoreFunctionFactory, Scores
 from ttlightning.randomness import keep_mask, keyed_global_generator
 from ttlightning.runs.checkpoints import CONFIG_KEY, NETWORK_KEY, STEPS_KEY, SUMS_KEY, VALUES_KEY
 from ttlightning.runs.trained_formats import describe_format
@@ -39,7 +39,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         patch_dim: length of a vectorised patch (from the data).
         classes: number of classes (from the data).
         features: factory of the feature map, with the argument ``patch_dim``.
-        format: factory of the weight tensor, with the arguments ``sites``, ``mode_size`` and ``classes``.
+        format: factory of the weight tensor, or of a baseline of ``networks/baselines.py``, with the arguments
+            ``sites``, ``mode_size`` and ``classes``.
         optimizer: factory of the optimizer, with the parameters.
         scheduler: factory of the learning-rate schedule, with the optimizer; ``total_steps=None`` becomes the number of
             optimizer steps of the run.
@@ -63,7 +64,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         patch_dim: int,
         classes: int,
         features: FeatureMapFactory = PatchFeatureMap,
-        format: ScoreTensorFactory = EqualCoreTensorTrain,
+        format: ScoreFunctionFactory = EqualCoreTensorTrain,
         optimizer: optimizers.OptimizerFactory = torch.optim.Adam,
         scheduler: optimizers.SchedulerFactory | None = None,
         scheduler_interval: optimizers.Interval = "step",
@@ -161,7 +162,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
 
     def _losses(self, batch: Batch) -> tuple[Tensor, Outcome]:
         """Sum of the samples' losses, and the input of the metrics."""
-        scores = self(batch.patches, self._keep(batch))
+        scores = self(batch.patches, self._keep(batch), *([] if batch.lengths is None else [batch.lengths]))
         losses = F.cross_entropy(scores, batch.labels, reduction="sum")
         return losses, Outcome(losses.detach(), scores.detach(), batch.labels)
 
@@ -170,7 +171,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         if self.patch_dropout == 0:
             return None
         mask = keep_mask(batch.global_size, self.format.sites, self.patch_dropout, self.seed, batch.epoch, batch.step)
-        return mask[batch.start : batch.start + len(batch.labels)].to(batch.labels.device)
+        mine = mask[batch.start : batch.start + len(batch.labels), : batch.pixels.shape[1]]
+        return mine.to(batch.labels.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", as_batches(self, batch, batch_idx, "val"))
@@ -184,7 +186,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
 
         A score that is NaN or inf is a ``Fault``.
         """
-        scores = self.finite_scores(as_batches(self, batch, batch_idx, "predict").patches)
+        batch = as_batches(self, batch, batch_idx, "predict")
+        scores = self.finite_scores(batch.patches, batch.lengths)
         return scores.softmax(-1), scores.argmax(-1)
 
     def on_train_start(self) -> None:
@@ -222,7 +225,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         self.metrics["train_metrics"].start_from(mine)
 
     def _evaluate(self, stage: Stage, batch: Batch) -> Scores:
-        scores, labels = self.below_the_largest(batch.patches), batch.labels
+        scores, labels = self.below_the_largest(batch.patches, batch.lengths), batch.labels
         losses = F.cross_entropy(scores, labels, reduction="sum")
         lost = ~scores.gather(1, labels.unsqueeze(1)).isfinite()
         self.metrics[f"{stage}_metrics"].update(losses, scores, labels, lost.sum())

@@ -25,7 +25,9 @@ from ttlightning.data.own import Own
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.pixels import scaled
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
+from ttlightning.data.sequences import SEQUENCES, read_sequences
 from ttlightning.data.splits import ImageDataset, Split
+from ttlightning.data.windows import windows_of
 from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import check_classes
 from ttlightning.system.paths import expanded
@@ -41,10 +43,11 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
     Args:
         dataset: name of the data set.
         root: folder of the data sets in torchvision's layout, or of the IDX files; for ``image_folder`` the folder of
-            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; default ``$TTLIGHTNING_DATA``,
-            else ``data``.
+            ``train/<class>/`` and ``test/<class>/`` with PNG and JPEG files of one size; for ``time_series`` and
+            ``text`` the folder of the two files, see ``data/sequences.py``; default ``$TTLIGHTNING_DATA``, else
+            ``data``.
         offline_fallback: data set to use, with a warning, if ``dataset`` is neither in ``root`` nor downloadable.
-        patch_size: side of the square window, or its height and width, in pixels.
+        patch_size: side of the square window, or its height and width, in pixels; of sequences [1, values].
         stride: step of the window; default the patch size.
         padding: zeros on every side of the image, in pixels.
         order: raster, snake or hilbert.
@@ -58,6 +61,8 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             train the same network to the bit, with one thread each, by V small passes instead of a large one.
         evaluation_batch_size: samples that a device scores in one pass in validation, test and prediction.
         validation: share of the training samples held out for validation, chosen by the seed; 0 for none.
+        longest: of sequences, the values that are kept of each, from its beginning, and the length of the chain;
+            default all values of the longest sequence.
         seed: key of the permutations and of the validation split.
 
     Attributes:
@@ -77,7 +82,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         patch_size: int | tuple[int, int] = 7,
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
-        order: Order = "raster",
+        order: Order | tuple[Order, ...] = "raster",
         repeat: int = 1,
         augmentation: Augmentation = NONE,
         batch_size: int = 64,
@@ -85,6 +90,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         microbatches: int = 1,
         evaluation_batch_size: int = 2000,
         validation: float = 0.0,
+        longest: int | None = None,
         seed: int = 0,
         _own: Own | None = None,
     ) -> None:
@@ -98,19 +104,23 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         if not 0 <= validation < 1:
             raise UserError(f"data.validation is {validation}, a share of the training samples: at least 0 and below 1")
         self.root = default_root() if root is None else expanded(root)
-        self.own, self.shard = _own, Shard()
-        self.spec = describe_dataset(dataset, self.root) if _own is None else _own.spec
+        self.own, self.shard, self.longest = _own, Shard(), longest
+        self.patching = Patching(patch_size, stride, padding, order, repeat)
+        if dataset in SEQUENCES and _own is None:
+            self.own = read_sequences(dataset, self.root, windows_of(self.patching), longest)
+        elif longest is not None:
+            raise UserError(f"data.longest is {longest}, which is for sequences, and {dataset} has none: leave it out")
+        self.spec = describe_dataset(dataset, self.root) if self.own is None else self.own.spec
         if offline_fallback is not None:
             check_fallback(dataset, self.spec, offline_fallback, self.root)
-        if augmentation and self.spec.floats:
-            has = "points" if self.spec.points else "floats that are no bytes"
+        if augmentation and (self.spec.floats or dataset in SEQUENCES):
+            has = "points" if self.spec.points else "sequences" if dataset in SEQUENCES else "floats that are no bytes"
             raise UserError(f"data.augmentation moves images, and {dataset} has {has}: leave it out")
         self.dataset, self.offline_fallback = dataset, offline_fallback
         self.batch_size, self.evaluation_batch_size = batch_size, evaluation_batch_size
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
         self.validation, self.seed = validation, seed
         self.augmentation = augmentation
-        self.patching = Patching(patch_size, stride, padding, order, repeat)
         self.sites, self.patch_dim = self.patching.shape(*self.spec.shape)
         self.classes = self.spec.classes
         self.images: ImageDataset | None = None
@@ -123,6 +133,11 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     def take_images(self, paths: Sequence[Path]) -> Images:
         """Predict these files' images instead of the test set's."""
+        if self.dataset in SEQUENCES:
+            raise UserError(
+                f"data.dataset is {self.dataset}, of sequences and not of pictures: predict writes those of the test "
+                "file, and ttlightning.load(run).predict takes lists of others; leave --images out"
+            )
         if not self.spec.unit_pixels:
             are = "points" if self.spec.points else "floats outside [0, 1]"
             raise UserError(f"data.dataset is {self.dataset}: its samples are {are}, no pictures; leave --images out")
@@ -150,17 +165,15 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
             rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
         read = self.own.images if self.own else read_dataset(self.dataset, self.root, self.offline_fallback)
-        images, labels = read.train.images, read.train.labels
-        train, held_out = validation_split(len(labels), self._held_out(len(labels), stage), self.seed)
+        whole = read.train
+        train, held_out = validation_split(len(whole.labels), self._held_out(len(whole.labels), stage), self.seed)
         self.images = read
         if read.name != self.dataset:
             self.spec = describe_dataset(read.name, self.root)
-        self._train = (images[train], labels[train]) if len(held_out) else (images, labels)
-        if not self.augmentation:
-            self._train = self.patching(self._train[0]), self._train[1]
-        held = read.validation or Split(images[held_out], labels[held_out])
-        self._validation = self.patching(held.images), held.labels
-        self._test = self.patching(self.images.test.images), self.images.test.labels
+        kept = whole.chosen(train) if len(held_out) else whole
+        self._train = self._chains(kept) if not self.augmentation else (kept.images, kept.labels, None)
+        self._validation = self._chains(read.validation or whole.chosen(held_out))
+        self._test = self._chains(read.test)
 
     def describe(self) -> dict[str, Any]:
         """Name (of the fallback if it was read), content hash and sizes of the data."""
@@ -174,6 +187,10 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             "sites": self.sites,
             "patch_dim": self.patch_dim,
         }
+        if self.own is not None and self.own.cut is not None:
+            each = [lengths for *_, lengths in (self._train, self._validation, self._test) if lengths is not None]
+            shortest = min((int(lengths.min()) for lengths in each if len(lengths)), default=self.sites)
+            described |= {"shortest": shortest, "cut": dict(self.own.cut)}
         return described | ({"classes": list(self.spec.names)} if self.spec.names else {})
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,6 +217,11 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         chosen = images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
         return scaled(self.patching(chosen) if self.augmentation and not held else chosen)
 
+    @property
+    def has_lengths(self) -> bool:
+        """Whether the samples are sequences of different lengths."""
+        return self.own is not None and self.own.images.train.lengths is not None
+
     def has_validation(self) -> bool:
         """Whether samples are held out."""
         return len(self._validation[1]) > 0
@@ -215,7 +237,8 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     def train_dataloader(self) -> TrainingBatches | Calls:
         same = self.trainer is not None and self.trainer.overfit_batches > 0
-        inputs = *self._train, self.batch_size, self.seed, self._epoch, self._shard(), same, self._dtype()
+        images, labels, lengths = self._train
+        inputs = images, labels, self.batch_size, self.seed, self._epoch, self._shard(), same, self._dtype(), lengths
         if self.augmentation:
             batches = AugmentedBatches(self.patching, self.augmentation, *inputs)
         else:
@@ -224,8 +247,8 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
 
     def unaugmented_dataloader(self) -> EvaluationBatches:
         """The training images as they are, in order, each once."""
-        images, labels = self._train
-        return self._evaluation(self.patching(images) if self.augmentation else images, labels)
+        images, labels, lengths = self._train
+        return self._evaluation(self.patching(images) if self.augmentation else images, labels, lengths)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if self.has_validation() else []
@@ -242,16 +265,22 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         return self._evaluation(self.patching(pixels), torch.full((len(pixels),), -1))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the two tensors of a batch; Lightning's search of nested collections costs more than the move."""
+        """Move the tensors of a batch; Lightning's search of nested collections costs more than the move."""
         if isinstance(batch, list):
             return [self.transfer_batch_to_device(part, device, dataloader_idx) for part in batch]
         pixels, labels = (tensor.to(device, non_blocking=True) for tensor in (batch.pixels, batch.labels))
-        return batch._replace(pixels=pixels, labels=labels)
+        lengths = None if batch.lengths is None else batch.lengths.to(device, non_blocking=True)
+        return batch._replace(pixels=pixels, labels=labels, lengths=lengths)
 
-    def _evaluation(self, patches: Tensor, labels: Tensor) -> EvaluationBatches:
+    def _chains(self, split: Split) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Patches, labels, and the sites of sequences of different lengths."""
+        lengths = None if split.lengths is None else windows_of(self.patching).sites(split.lengths)
+        return self.patching(split.images), split.labels, lengths
+
+    def _evaluation(self, patches: Tensor, labels: Tensor, lengths: Tensor | None = None) -> EvaluationBatches:
         shard = self._shard()
         shards = shard.cut(max(self.microbatches, shard.world))
-        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype())
+        return EvaluationBatches(patches, labels, self.evaluation_batch_size, shards, self._dtype(), lengths)
 
     def _held_out(self, samples: int, stage: str) -> int:
         """Number of training samples held out; fit and validate need some and not all if ``validation`` is set."""

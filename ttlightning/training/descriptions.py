@@ -38,7 +38,7 @@ def describe_data(data: LightningDataModule) -> dict[str, Any]:
     Of data that were given in Python it has the name, from which they cannot be read again.
     """
     root = None if data.root == default_root() else str(data.root)
-    names = ("batch_size", "steps_per_execution", "microbatches", "evaluation_batch_size", "validation")
+    names = ("batch_size", "steps_per_execution", "microbatches", "evaluation_batch_size", "validation", "longest")
     return (
         {"dataset": data.dataset, "root": root, "offline_fallback": data.offline_fallback}
         | geometry(data.patching)

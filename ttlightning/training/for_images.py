@@ -5,10 +5,13 @@ from typing import Any, Self
 
 from ttlightning.data.arrays import Shape
 from ttlightning.data.patches import Order, Patching
+from ttlightning.formats import ScoreFunction
 
 
 class ForImages:
     """The part of ``Classifier`` that takes images."""
+
+    format: ScoreFunction
 
     @classmethod
     def for_images(
@@ -18,7 +21,7 @@ class ForImages:
         patch_size: int | tuple[int, int],
         stride: int | tuple[int, int] | None = None,
         padding: int = 0,
-        order: Order = "raster",
+        order: Order | tuple[Order, ...] = "raster",
         repeat: int = 1,
         class_names: Sequence[str] = (),
         **options: Any,
@@ -45,7 +48,13 @@ class ForImages:
         class_names: Sequence[str] = (),
         unit_pixels: bool = True,
     ) -> None:
-        """Take images of this shape: in batches and in ``predict``."""
+        """Take images of this shape: in batches and in ``predict``.
+
+        Raises:
+            UserError: the format needs the patches that tile a square image, and these are others.
+        """
+        if self.format.needs_whole_images and patching is not None and image_shape is not None:
+            patching.check_tiling(image_shape, self.format.name)
         self.patching, self.image_shape = patching, image_shape
         self.class_names, self.unit_pixels = tuple(class_names), unit_pixels
 

@@ -11,12 +11,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ttlightning.errors import UserError
+from ttlightning.optim import CoreMuon
 from ttlightning.training.steps import steps_of_a_run
 
 OptimizerFactory = Callable[[Any], Optimizer]  # (parameters)
 SchedulerFactory = Callable[[Optimizer], LRScheduler]  # (optimizer)
 T, Made = TypeVar("T"), TypeVar("Made")
 Interval = Literal["step", "epoch"]
+
+OWN: Final = (CoreMuon,)
+"""Optimizers of this package; their import lets a configuration name them without their module."""
 
 PEAKS: Final = ("max_lr",)
 """Arguments of schedules such as OneCycleLR that replace the optimizer's learning rate."""

@@ -154,7 +154,7 @@ def test_changed_weights_are_rejected():
         ("[" * 100_000, "not a whole JSON file"),
         ("[1, 2]", "not a rank certificate"),
         ('{"metrics": {}}', "not a rank certificate"),
-        (json.dumps(changed(GENERIC, version=2)), "of version 2, this program knows 3: certify again"),
+        (json.dumps(changed(GENERIC, version=3)), "of version 3, this program knows 4: certify again"),
         (json.dumps(changed(GENERIC, version=True)), "of version True"),
         (json.dumps(changed(GENERIC, version=[])), "of version a list of 0"),
         (json.dumps(changed(GENERIC, kind="magic\nholds")), r"unknown kind 'magic\\nholds'"),

@@ -161,3 +161,19 @@ def test_certify_says_that_features_are_independent(command):
     assert (code, "linearly independent on" in line) == (0, True), line
     refused = command("certify", "--mode_size=3", "--rank=2", "--sites=4", "--features=true", code=2).stderr
     assert "--features is for a trained network" in refused
+
+
+def test_features_with_a_hidden_layer_are_not_counted(command, tmp_path):
+    """A(x) of the last layer alone would be independent: certificate and verifiers look at the whole map."""
+    features, state = network("gelu")
+    state["features.hidden.weight"] = torch.eye(6)
+    found = with_features(checkpoint_certificate(FORMAT, weights_sha256(state)), *features)
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(found))
+    write_safetensors(file.with_suffix(".safetensors"), state, {"activation": "gelu"})
+    code, line = judged(file)
+    assert (code, "more than one layer" in line) == (1, True), line
+    run = command.finished("--config=debug.yaml", "--model.features.hidden=6", "--data.order=[snake,columns]")
+    for words in (("certify", run, "--features=true"), ("certify", run, "--weights=w.safetensors", "--features=true")):
+        assert "hidden layer, whose independence is not counted" in command(*words, code=2).stderr
+    assert not list(run.rglob("*.safetensors"))

@@ -16,6 +16,7 @@ from kinds import random_format, restore, weights_of
 import ttlightning
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
 from ttlightning.commands.verify import judge
+from ttlightning.rank.certificates.lengths import with_length
 from ttlightning.rank.certificates.sampled import sampled_certificate
 from ttlightning.rank.certificates.staircase import checkpoint_certificate, generic_certificate
 from ttlightning.rank.verifier.claims import Rejected, check_claims
@@ -27,8 +28,13 @@ KINDS = {
     "generic, odd": (None, 7),
     "staircase": (TensorTrain, 6),
     "staircase, odd": (EqualCoreTensorTrain, 5),
+    "absorbed ends": (TensorTrain, 6),
+    "absorbed ends, odd": (EqualCoreTensorTrain, 7),
     "two sites": (TensorTrain, 2),
     "sampled chain": (EqualCoreTensorTrain, 5),
+    "length 8": (EqualCoreTensorTrain, 5),
+    "length 2": (EqualCoreTensorTrain, 5),
+    "sampled length 7": (EqualCoreTensorTrain, 5),
     "sampled units": (CanonicalPolyadic, 4),
     "sampled tree": (HierarchicalTucker, 4),
     "sampled shared tree": (ttlightning.SharedHierarchicalTucker, 8),
@@ -40,15 +46,17 @@ def made(name, folder):
     kind, sites = KINDS[name]
     if kind is None:
         return generic_certificate(4, 2, sites), None
-    weights = weights_of(random_format(kind, sites, 4, 3))
+    rank = 6 if name.startswith("absorbed") else 3
+    weights = weights_of(random_format(kind, sites, 4, rank))
     state = {f"format.{key}": value for key, value in weights.items()}
-    network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": 3}
+    network = {"format": kind.__name__, "sites": sites, "mode_size": 4, "classes": 2, "rank": rank}
     SafeCheckpointIO().save_checkpoint({"state_dict": state, NETWORK_KEY: network}, folder / "network.ckpt")
-    sha256 = weights_sha256(state)
-    if name.startswith("sampled"):
-        found = sampled_certificate(restore(weights, sites), sha256, 4)
-    else:
-        found = checkpoint_certificate(restore(weights, sites), sha256)
+    sha256, format = weights_sha256(state), restore(weights, sites)
+    if "length" in name:
+        format = format.of_length(int(name.split()[-1]))
+    found = sampled_certificate(format, sha256, 4) if "sampled" in name else checkpoint_certificate(format, sha256)
+    if "length" in name:
+        found = with_length(found, sites)
     return found | {"checkpoint": "network.ckpt"}, weights
 
 
@@ -57,10 +65,13 @@ def again(content, weights):
     if content["kind"] == "generic":
         return generic_certificate(*(content[name] for name in ("mode_size", "rank", "sites", "seed", "primes")))
     sites, sha256, primes = content["sites"], content["weights_sha256"], content["primes"]
+    own = content.get("network_sites", sites)
+    format = restore(weights, own).of_length(sites)
     if content["kind"] == "sampled":
-        found = sampled_certificate(restore(weights, sites), sha256, content["size"], content["seed"], primes)
+        found = sampled_certificate(format, sha256, content["size"], content["seed"], primes)
     else:
-        found = checkpoint_certificate(restore(weights, sites), sha256, primes) | {"slices": content["slices"]}
+        found = checkpoint_certificate(format, sha256, primes) | {"slices": content["slices"]}
+    found = found if own == sites else with_length(found, own)
     return found | {"checkpoint": content["checkpoint"]}
 
 

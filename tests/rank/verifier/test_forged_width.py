@@ -23,9 +23,9 @@ from ttlightning.runs.checkpoints import weights_sha256
 class Case:
     """A network with random weights, random images, and the certificate of its width."""
 
-    def __init__(self, kind, sites=4, activation="relu", constant=True, dtype=torch.float32, images=10):
+    def __init__(self, kind, sites=4, activation="relu", constant=True, dtype=torch.float32, images=10, hidden=None):
         torch.manual_seed(0)
-        features = PatchFeatureMap(3, 5, activation, constant)
+        features = PatchFeatureMap(3, 5, activation, constant, hidden)
         self.network = Network(features, random_format(kind, sites, 5, 4, classes=3), 0.13).to(dtype)
         self.patches = torch.rand(images, sites, 3, generator=torch.Generator().manual_seed(3))
         self.numbers = self.patches.numpy().astype("<f4").tobytes()
@@ -78,6 +78,18 @@ def test_of_every_format(kind, sites, dtype):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_of_every_activation(activation, constant):
     assert_right_and_tight(Case(FORMATS[1], 5, activation, constant))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
+def test_of_features_with_a_hidden_layer(activation, dtype):
+    case = Case(FORMATS[0], 4, activation, dtype=dtype, hidden=6)
+    assert_right_and_tight(case)
+    for name in ("features.hidden.weight", "features.hidden.bias"):
+        less = {key: value for key, value in case.state.items() if key != name}
+        assert case.judge(case.content | {"weights_sha256": weights_sha256(less)}, less) is not None
+    same = case.state | {"features.hidden.weight": 0 * case.state["features.hidden.weight"]}  # for all images
+    assert "hidden units for" in case.judge(case.content | {"weights_sha256": weights_sha256(same)}, same)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

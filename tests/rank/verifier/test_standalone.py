@@ -30,7 +30,8 @@ def prepared(name, folder):
     content, weights = made(name, folder)
     if weights is not None:
         state = {f"format.{key}": value for key, value in weights.items()}
-        write_safetensors(folder / "network.safetensors", state, {"sites": str(content["sites"])})
+        own = content.get("network_sites", content["sites"])
+        write_safetensors(folder / "network.safetensors", state, {"sites": str(own)})
     return content, weights, folder / "network.safetensors"
 
 
@@ -291,8 +292,10 @@ def test_it_is_the_standard_library_alone(tmp_path):
 def test_certify_writes_the_weights(command):
     command.finished(*SMALL, "--data.dataset=mnist5k")
     command("certify", "runs/debug/0", "--output=c.json", "--weights=c.safetensors")
-    code, line = judged(command.folder / "c.json")
-    assert code == 0, line
+    command("certify", "runs/debug/0", "--width=8", "--output=w.json", "--weights=w.safetensors")
+    for name in ("c.json", "w.json"):
+        code, line = judged(command.folder / name)
+        assert code == 0, line
     refused = command("certify", "runs/debug/0", "--output=d.json", "--weights=c.safetensors", code=2).stderr
     assert "c.safetensors exists and is left as it is" in refused
     assert not (command.folder / "d.json").exists()

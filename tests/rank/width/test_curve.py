@@ -4,8 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kinds import FORMATS, random_format
 
-from ttlightning.rank.width.curve import width_curve
+from ttlightning.rank.width import images
+from ttlightning.rank.width.curve import curve_of_blocks, curve_on_images, width_curve
 
 
 def random(rows: int, columns: int, seed: int, decay: float) -> torch.Tensor:
@@ -65,3 +67,44 @@ def test_of_a_matrix_within_its_error_nothing_is_known(matrix, error):
     curve = width_curve(matrix.double(), error)
     assert torch.equal(curve.errors, torch.zeros(4).double())
     assert curve.width(0.01) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(2, 9),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(-700, 700)), min_size=1, max_size=5),
+    st.floats(0, 1e-3),
+    st.integers(0, 9),
+)
+def test_blocks_of_columns_have_the_curve_of_the_matrix(rows, shapes, size, seed):
+    """Each block with a power of two and an error of its own; those of 2^-700 do not count beside those of 2^700."""
+    blocks = [random(rows, columns, seed + k, 0.5) for k, (columns, _) in enumerate(shapes)]
+    top = max(exponent for _, exponent in shapes)
+    whole = torch.cat([b * 2.0 ** max(e - top, -900) for b, (_, e) in zip(blocks, shapes, strict=True)], 1)
+    errors = [size * float(b.norm()) for b in blocks]
+    error = torch.tensor([each * 2.0 ** max(e - top, -900) for each, (_, e) in zip(errors, shapes, strict=True)])
+    found = curve_of_blocks((b, each, e) for b, each, (_, e) in zip(blocks, errors, shapes, strict=True)).errors
+    best = best_errors(whole)
+    assert (found[: len(best)] <= best + 1e-14).all()
+    right = width_curve(whole, float(error.norm())).errors
+    torch.testing.assert_close(found, right, rtol=0.02, atol=1e-6)  # 1.01 times the errors
+
+
+def test_a_block_that_is_not_finite_has_no_curve():
+    assert (
+        curve_of_blocks([(torch.ones(2, 2).double(), 0.0, 0), (torch.full((2, 1), torch.nan).double(), 0.0, 0)]) is None
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_images_in_blocks_have_the_curve_of_all(kind, monkeypatch):
+    format = random_format(kind, 8, 3, 4)
+    features = torch.randn(11, 8, 3, generator=torch.Generator().manual_seed(1)).double()
+    features[7:] *= 2.0**300  # blocks of different powers of two
+    features[:, 0] *= 1.5
+    whole = curve_on_images(format, features)
+    monkeypatch.setattr(images, "SCORES_AT_ONCE", 11 * format.classes * 3)
+    assert [each.scores.shape[2] for each in images.mixed_blocks(format, features)] == [3, 3, 3, 2]
+    found = curve_on_images(format, features)
+    torch.testing.assert_close(found.errors, whole.errors, rtol=1e-6, atol=1e-9)
+    assert 0.99 < found.errors[0] <= 1

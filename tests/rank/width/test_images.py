@@ -35,7 +35,7 @@ def in_extended_precision(format, features) -> np.ndarray:
 def test_the_scores_are_the_dense_tensors_within_the_proven_error(kind, sites, dtype):
     format = random_format(kind, sites, 3, 4).to(dtype)
     features = features_of(5, sites, 3)
-    scores, error = mixed_scores(format, features)
+    scores, error, _ = mixed_scores(format, features)
     right = in_extended_precision(format, features)
     scale = 2.0 ** np.round(np.log2(np.abs(scores.numpy()).max() / float(np.abs(right).max())))
     distance = np.linalg.norm((scores.numpy() - scale * right).astype(float), axis=(1, 2))

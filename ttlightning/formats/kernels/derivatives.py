@@ -109,14 +109,14 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if torch._C._is_any_autocast_enabled() else nullcontext()
 
 
-def in_full_precision(method: Callable[[Any, Tensor], Result]) -> Callable[[Any, Tensor], Result]:
+def in_full_precision(method: Callable[..., Result]) -> Callable[..., Result]:
     """Decorator: inside autocast (bf16-mixed, 16-mixed), compute everything in the type of the cores."""
 
     @wraps(method)
-    def computed(self: Any, features: Tensor, /) -> Result:
+    def computed(self: Any, features: Tensor, /, *others: Tensor) -> Result:
         if not torch._C._is_any_autocast_enabled():
-            return method(self, features)
+            return method(self, features, *others)
         with without_autocast(features.device.type):
-            return method(self, features.to(next(self.parameters()).dtype))
+            return method(self, features.to(next(self.parameters()).dtype), *others)
 
     return computed

@@ -1,6 +1,7 @@
 r"""Certificates by the staircase: for almost every tensor train, and for one trained tensor train.
 
-``rank/staircase.py`` has the matrices T_m, H, F and L and the bound that follows from their ranks.
+``rank/staircase.py`` has the matrices T_m, H, F and L and the bound that follows from their ranks. Where n < r, F and L
+take in neighbouring sites and become A and B (``rank/absorbed_ends.py``), if that bound is larger.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from ttlightning.errors import UserError
 from ttlightning.formats.bounds import generic_odd_even_rank
 from ttlightning.formats.modular import Residues
+from ttlightning.rank.absorbed_ends import ENDS_ALONE, Kept, absorbed_end, best_ends, bound_from_deficits
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.finite_field import PRIMES, PrimeField, hashed, pivot_columns, rank_modulo
 from ttlightning.rank.limits import out_of_range, refuse, staircase_excess, stated, unfit
@@ -73,42 +75,83 @@ def checkpoint_certificate(format: "ScoreTensor", sha256: str, primes: Sequence[
     refuse(out_of_range(mode_size=mode_size, rank=rank, sites=sites, classes=format.classes) or unfit(cores._asdict()))
     numbers, distinct = sum(core.numel() for core in cores), len(cores.interior)
     slices: list[list[int]] = []
-    ranks, bounds = [], []
+    ranks, bounds, ends = [], [], ENDS_ALONE
     for prime in primes:
         first, interior, last = map(PrimeField(prime).residues, cores)
         slices = slices or _independent_slices(interior, sites, prime)
         size = len(slices[0]) if slices else mode_size
-        refuse(staircase_excess(size, rank, sites, primes, mode_size, distinct > 1, format.classes, numbers))
-        ranks.append(_ranks(_chosen(interior, slices), sites, first, list(last.transpose(2, 1, 0)), prime))
+        ends = best_ends(mode_size, size, rank, sites)
+        refuse(staircase_excess(size, rank, sites, primes, mode_size, distinct > 1, format.classes, numbers, *ends))
+        ranks.append(_ranks(_chosen(interior, slices), sites, first, list(last.transpose(2, 1, 0)), prime, *ends))
         of_classes = [_for_class(ranks[-1], y) for y in range(format.classes)]
-        bounds.append([rank_from_deficits(size, rank, sites, *pieces) for pieces in of_classes])
+        bounds.append([_bound(size, rank, sites, ends, *pieces) for pieces in of_classes])
     best = [stated(max(each)) for each in zip(*bounds, strict=True)]
     return heading("checkpoint", checkpoint_statement(best, sites), mode_size, rank, sites) | {
         "weights_sha256": sha256,
         "primes": list(primes),
+        "absorbed": ends[0],
+        "kept": list(ends[1]),
         "slices": slices if len({tuple(s) for s in slices}) > 1 else slices[:1],
         "ranks": ranks,
         "cp_rank_at_least": best,
     }
 
 
-def _ranks(interior: Sequence[Residues], sites: int, first: Residues, last: Sequence[Residues], prime: int) -> Any:
-    """Ranks of the matrices of the staircase: T_m, H (odd d), F, and L of every class."""
+def _ranks(
+    interior: Sequence[Residues],
+    sites: int,
+    first: Residues,
+    last: Sequence[Residues],
+    prime: int,
+    absorbed: int = 0,
+    kept: Kept = (1, 1),
+) -> Any:
+    """Ranks of the matrices of the staircase: T_m, H (odd d), F, and L of every class; or A and B."""
     known: dict[tuple[int, int], int] = {}  # equal cores have one T
+    field, between = PrimeField(prime), pairs(sites)[absorbed : max(0, sites // 2 - 1 - absorbed)]
+    left, right = [first], list(last)
+    if absorbed:
+        chain, ends = list(interior), [each.T for each in last]
+        if sites % 2:
+            *chain, final = chain
+            summed = [field.multiply(final.reshape(-1, len(each)), each.sum(1, keepdims=True) % prime) for each in last]
+            ends = [each.reshape(final.shape[:2]) for each in summed]
+        mirrored = [core.transpose(0, 2, 1) for core in chain[::-1][: 2 * absorbed]]
+        left = [absorbed_end(first, chain[: 2 * absorbed], kept[0], field)]
+        right = [absorbed_end(end, mirrored, kept[1], field) for end in ends]
 
     def pair_rank(even: int, odd: int) -> int:
         cores = interior[even - 2], interior[odd - 2]
         key = id(cores[0]), id(cores[1])
         if key not in known:
-            known[key] = rank_modulo(pair_matrix(*cores, PrimeField(prime).multiply), prime)
+            known[key] = rank_modulo(pair_matrix(*cores, field.multiply), prime)
         return known[key]
 
     return {
-        "pairs": [pair_rank(*both) for both in pairs(sites)],
-        "state": rank_modulo(state_matrix(interior[-1]), prime) if sites % 2 else None,
-        "first": rank_modulo(first, prime),
-        "last": [rank_modulo(each, prime) for each in last],
+        "pairs": [pair_rank(*both) for both in between],
+        "state": rank_modulo(state_matrix(interior[-1]), prime) if sites % 2 and not absorbed else None,
+        "first": rank_modulo(left[0], prime),
+        "last": [rank_modulo(each, prime) for each in right],
     }
+
+
+def _bound(
+    size: int,
+    rank: int,
+    sites: int,
+    ends: tuple[int, Kept],
+    pair_ranks: list[int],
+    state_rank: int | None,
+    first: int,
+    last: int,
+) -> int:
+    """The lower bound that the ranks of one class give."""
+    absorbed, kept = ends
+    if not absorbed:
+        return rank_from_deficits(size, rank, sites, pair_ranks, state_rank, first, last)
+    of_pairs = sum(rank * size - pair for pair in pair_ranks)
+    of_ends = [e * rank - end for e, end in zip(kept, (first, last), strict=True)]
+    return bound_from_deficits(size, rank, len(pair_ranks), kept, of_ends, of_pairs)
 
 
 def _for_class(ranks: Any, y: int) -> tuple[list[int], int | None, int, int]:

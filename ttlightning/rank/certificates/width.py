@@ -17,11 +17,12 @@ from ttlightning.errors import UserError
 from ttlightning.rank.certificates import Certificate
 from ttlightning.rank.limits import out_of_range, refuse, unfit, width_excess
 from ttlightning.rank.statements import heading, width_statement
-from ttlightning.rank.width.curve import width_curve
-from ttlightning.rank.width.images import mixed_scores, side_by_side, without_common
+from ttlightning.rank.width.curve import WidthCurve, curve_on_images
 
 PERMILLE = (500, 200, 100, 50, 20, 10)
 """Errors that a certificate has a width for, in thousandths."""
+IMAGES_AT_ONCE: Final = 256
+"""Images whose features are balls at a time."""
 ACTIVATIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "relu": lambda z: z.nonnegative_part(),
     "gelu": lambda z: z * (1 + (z / arb(2).sqrt()).erf()) / 2,
@@ -53,22 +54,21 @@ def width_certificate(
     Raises:
         UserError: if the network's arithmetic has no error bound, or a size is outside the table of ``limits.py``.
     """
-    format, features, images = network.format, network.features, len(patches)
-    activation = getattr(features, "activation", None)
-    if activation not in ACTIVATIONS or format.roundings() is None:
+    format, features, images = network.format.weight_tensor(), network.features, len(patches)
+    activation: str = getattr(features, "activation", "")
+    known = activation in ACTIVATIONS and bool(getattr(features, "layers", list)())
+    if format is None or not known or format.roundings() is None:
         raise UserError(
             "a width is certified for the formats and the feature map of this package, not for "
-            f"{format.name} with {type(features).__name__}"
+            f"{network.format.name} with {type(features).__name__}"
         )
     weights = dict(network.named_parameters())
     mode_size, rank, sites = format.mode_size, format.rank, format.sites
     refuse(out_of_range(images=images, sites=sites, mode_size=mode_size, rank=rank, classes=format.classes))
     refuse(unfit(weights) or width_excess(weights, images, sites, mode_size, rank, format.classes))
-    linear = features.linear
-    found, error = exact_features(patches, linear.weight, linear.bias, network.pixel_mean, activation)
-    if features.constant:
-        found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
-    curve = width_curve(*side_by_side(without_common(mixed_scores(format, found, error))))
+    curve = proven_curve(network, patches)
+    if curve is None:
+        raise UserError("a score on the mixed images is infinite or not a number: there is no width to certify")
     units = [curve.width(each / 1000) for each in permille]
     return heading(
         "width", width_statement(permille, units, images, activation, network.pixel_mean), mode_size, rank, sites
@@ -84,24 +84,41 @@ def width_certificate(
     }
 
 
+def proven_curve(network: Any, patches: Float[Tensor, "images sites patch_dim"]) -> WidthCurve | None:
+    """The curve of a network of known arithmetic on mixed images, for any K; None if a score is not finite."""
+    features = network.features
+    layers = [(layer.weight, layer.bias) for layer in features.layers()]
+    parts = [
+        exact_features(part, layers, network.pixel_mean, features.activation) for part in patches.split(IMAGES_AT_ONCE)
+    ]
+    found, error = (torch.cat(each) for each in zip(*parts, strict=True))
+    if features.constant:
+        found, error = (torch.cat([t, t.new_full((*t.shape[:2], 1), v)], 2) for t, v in ((found, 1.0), (error, 0.0)))
+    return curve_on_images(network.format, found, error)
+
+
 def exact_features(
     patches: Float[Tensor, "images sites patch_dim"],
-    weight: Float[Tensor, "modes patch_dim"],
-    bias: Float[Tensor, " modes"],
+    layers: Sequence[tuple[Float[Tensor, "outputs inputs"], Float[Tensor, " outputs"]]],
     pixel_mean: float,
     activation: str,
 ) -> tuple[Float[Tensor, "images sites modes"], Float[Tensor, "images sites modes"]]:
-    """Features in float64, and a bound on the distance of each from the exact one; from balls of 128 bits."""
+    """Features in float64, and a bound on the distance of each from the exact one; from balls of 128 bits.
+
+    Args:
+        layers: weight and bias of every layer of the feature map.
+    """
     before, ctx.prec = ctx.prec, 128
     try:
         mean, of_balls = arb(pixel_mean), ACTIVATIONS[activation]
-        rows = arb_mat([[arb(x) - mean for x in row] for row in patches.flatten(0, 1).double().tolist()])
-        products = (rows * arb_mat(weight.detach().double().T.tolist())).tolist()
-        added = [arb(b) for b in bias.detach().double().tolist()]
-        balls = [[of_balls(z + b) for z, b in zip(row, added, strict=True)] for row in products]
+        balls = [[arb(x) - mean for x in row] for row in patches.flatten(0, 1).double().tolist()]
+        for weight, bias in layers:
+            products = (arb_mat(balls) * arb_mat(weight.detach().double().T.tolist())).tolist()
+            added = [arb(b) for b in bias.detach().double().tolist()]
+            balls = [[of_balls(z + b) for z, b in zip(row, added, strict=True)] for row in products]
         found = [[float(f.mid()) for f in row] for row in balls]
         error = [[1.01 * float(f.rad()) + 2.0**-51 * abs(float(f.mid())) for f in row] for row in balls]
     finally:
         ctx.prec = before
-    shape = (*patches.shape[:2], len(bias))
+    shape = (*patches.shape[:2], len(added))
     return torch.tensor(found, dtype=torch.float64).view(shape), torch.tensor(error, dtype=torch.float64).view(shape)

@@ -38,19 +38,36 @@ def pair_matrix(even: Slices, odd: Slices, p: int) -> Rows:
 
 
 def staircase_ranks(
-    interior: Sequence[Slices], sites: int, first: Rows, last: Sequence[Rows], p: int
+    interior: Sequence[Slices],
+    sites: int,
+    first: Rows,
+    last: Sequence[Rows],
+    p: int,
+    absorbed: int = 0,
+    kept: tuple[int, int] = (1, 1),
 ) -> dict[str, Any]:
-    """Ranks of T_m, H, F and every L_y; equal matrices are counted once."""
+    """Ranks of T_m, H, F and every L_y; equal matrices are counted once.
+
+    With ``absorbed`` pairs of sites in each end, the ranks of A and every B_y in place of F and L_y; no H.
+    """
     known: dict[tuple[int, int], int] = {}
     pairs = []
-    for m in range(1, sites // 2):
+    for m in range(1 + absorbed, sites // 2 - absorbed):
         even, odd = interior[2 * m - 2], interior[2 * m - 1]
         key = id(even), id(odd)
         if key not in known:
             known[key] = rank_modulo(pair_matrix(even, odd, p), p)
         pairs.append(known[key])
     state = None
-    if sites % 2:
+    if absorbed:
+        first = _end(first, interior, absorbed, kept[0], p)
+        chain = [_transposed(core) for core in interior[::-1]]
+        starts = [_turned(each) for each in last]
+        if sites % 2:
+            starts = [_summed(chain[0], each, p) for each in starts]
+            chain = chain[1:]
+        last = [_end(each, chain, absorbed, kept[1], p) for each in starts]
+    elif sites % 2:
         core = interior[-1]
         state = rank_modulo([[entry for row in each for entry in row] for each in core], p)  # H transposed
     return {
@@ -59,6 +76,38 @@ def staircase_ranks(
         "first": rank_modulo(first, p),
         "last": [rank_modulo(each, p) for each in last],
     }
+
+
+def _end(start: Rows, chain: Sequence[Slices], pairs: int, kept: int, p: int) -> Rows:
+    """A[(i_1, i_3, ...), (j, b)]: every row times a slice of the even site, then times one of the odd site.
+
+    Of the even sites the first slice counts, of the last of them the first ``kept``.
+    """
+    rows = start
+    for pair in range(pairs):
+        even, odd = chain[2 * pair], chain[2 * pair + 1]
+        chosen = even[: kept if pair == pairs - 1 else 1]
+        inner = [[_row_times(row, each, p) for each in chosen] for row in rows]
+        rows = [[x for row in those for x in _row_times(row, each, p)] for those in inner for each in odd]
+    return rows
+
+
+def _row_times(row: list[int], matrix: Rows, p: int) -> list[int]:
+    return [sum(map(int.__mul__, row, column)) % p for column in zip(*matrix, strict=True)]
+
+
+def _summed(turned: Slices, start: Rows, p: int) -> Rows:
+    """The rows of the site before the last: each slice times the sum of the last core over its index."""
+    total = [sum(column) % p for column in zip(*start, strict=True)]
+    return [_row_times(total, each, p) for each in turned]
+
+
+def _transposed(core: Slices) -> Slices:
+    return [_turned(each) for each in core]
+
+
+def _turned(matrix: Rows) -> Rows:
+    return [list(column) for column in zip(*matrix, strict=True)]
 
 
 def rank_modulo(matrix: Rows | NDArray[Any], p: int) -> int:

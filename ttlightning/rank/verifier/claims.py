@@ -29,6 +29,7 @@ from ttlightning.rank.statements import (
     checkpoint_statement,
     features_statement,
     generic_statement,
+    length_statement,
     width_statement,
 )
 from ttlightning.rank.verifier.arithmetic import is_prime
@@ -37,7 +38,7 @@ HEAD: Final = ("certificate", "version", "kind", "statement", "mode_size", "rank
 COUNTED: Final = (*HEAD, "primes", "ranks", "cp_rank_at_least")
 FIELDS: Final = {
     "generic": (*COUNTED, "seed"),
-    "checkpoint": (*COUNTED, "weights_sha256", "slices"),
+    "checkpoint": (*COUNTED, "weights_sha256", "absorbed", "kept", "slices"),
     "sampled": (*COUNTED, "weights_sha256", "size", "seed"),
     "width": (
         *(*HEAD, "weights_sha256", "images", "images_sha256", "activation", "constant", "pixel_mean"),
@@ -47,11 +48,11 @@ FIELDS: Final = {
 """The fields of each kind."""
 MORE: Final[dict[str, tuple[str, ...]]] = {
     "generic": (),
-    "checkpoint": ("checkpoint", "features"),
-    "sampled": ("checkpoint", "features"),
+    "checkpoint": ("checkpoint", "features", "network_sites"),
+    "sampled": ("checkpoint", "features", "network_sites"),
     "width": ("checkpoint",),
 }
-"""Fields that a certificate of each kind may have: the path of its checkpoint, independent features."""
+"""Fields that a certificate of each kind may have: the path of its checkpoint, independent features, another length."""
 ACTIVATIONS: Final = ("relu", "gelu", "sigmoid", "tanh", "softplus", "cos", "identity")
 SIZES: Final = ("mode_size", "rank", "sites", "size", "seed", "images")
 
@@ -114,6 +115,8 @@ def check_claims(content: dict[str, Any]) -> None:
         return
     _check_primes(content["primes"])
     _check_bounds(content["cp_rank_at_least"])
+    if "network_sites" in content:
+        _check_length(content)
     if "features" in content:
         _check_features(content["features"], content["cp_rank_at_least"])
     {"generic": _check_generic, "checkpoint": _check_staircase, "sampled": _check_sampled}[kind](content)
@@ -127,7 +130,7 @@ def _check_generic(content: dict[str, Any]) -> None:
     expected = closed_form(mode_size, rank, sites)
     agree("cp_rank_at_least", content, [stated(expected)])
     agree("statement", content, generic_statement(mode_size, rank, sites, stated(expected)))
-    _check_ranks(content, slices, states, slices, classes=1)
+    _check_ranks(content, slices, states, slices, 1, 0, (1, 1))
     for ranks in content["ranks"]:
         if sylvester(slices, states, sites, ranks, 0) != expected:
             raise Rejected("ranks give less than the bound")
@@ -138,12 +141,13 @@ def _check_staircase(content: dict[str, Any]) -> None:
     classes, slices = len(content["cp_rank_at_least"]), content["slices"]
     _check_slices(slices, sites, mode_size)
     size = len(slices[0]) if slices else mode_size
-    _reject(staircase_excess(size, rank, sites, primes, mode_size, len(slices) > 1, classes))
-    _check_ranks(content, size, rank, mode_size, classes)
-    bounds = [[sylvester(size, rank, sites, ranks, y) for y in range(classes)] for ranks in content["ranks"]]
+    absorbed, kept = _check_ends(content, size)
+    _reject(staircase_excess(size, rank, sites, primes, mode_size, len(slices) > 1, classes, 0, absorbed, kept))
+    _check_ranks(content, size, rank, mode_size, classes, absorbed, kept)
+    bounds = [[sylvester(size, rank, sites, ranks, y, kept) for y in range(classes)] for ranks in content["ranks"]]
     best = [stated(max(of_class)) for of_class in zip(*bounds, strict=True)]
     agree("cp_rank_at_least", content, best)
-    agree("statement", content, checkpoint_statement(best, sites) + of_features(content))
+    agree("statement", content, checkpoint_statement(best, sites) + additions(content))
 
 
 def _check_sampled(content: dict[str, Any]) -> None:
@@ -180,11 +184,20 @@ def _check_width(content: dict[str, Any]) -> None:
     )
 
 
-def of_features(content: dict[str, Any]) -> str:
-    """The sentence of the field ``features``, whose form has been checked; empty without it."""
+def additions(content: dict[str, Any]) -> str:
+    """The sentence of the field ``features`` or ``network_sites``, whose form has been checked; empty without them."""
+    if "network_sites" in content:
+        return length_statement(content["sites"], content["network_sites"])
     if "features" not in content:
         return ""
     return features_statement(content["mode_size"], content["features"]["activation"], content["features"]["constant"])
+
+
+def _check_length(content: dict[str, Any]) -> None:
+    _check_integer("network_sites", content["network_sites"])
+    _reject(out_of_range(sites=content["network_sites"]))
+    if content["network_sites"] == content["sites"] or "features" in content:
+        raise Rejected("network_sites is for another number of sites than the network's, without features")
 
 
 def _check_features(claim: Any, bounds: list[int]) -> None:
@@ -202,15 +215,19 @@ def closed_form(n: int, r: int, d: int) -> int:
     return pairs if d % 2 else min(n, r) * pairs
 
 
-def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int) -> int:
-    """The lower bound from Sylvester's inequality; the verifier's own copy of the formula."""
-    k, first, last = sites // 2, ranks["first"], ranks["last"][y]
+def sylvester(n: int, r: int, sites: int, ranks: dict[str, Any], y: int, kept: tuple[int, int] = (1, 1)) -> int:
+    """The lower bound from Sylvester's inequality; the verifier's own copy of the formula.
+
+    For ends alone, kept is (1, 1), and the pairs are k - 1. For absorbed ends the number of sites counts as even.
+    """
+    k, first, last = len(ranks["pairs"]) + 1, ranks["first"], ranks["last"][y]
     power = n ** (k - 1)
     full = r * power
     if k > 1:
         full -= (r * n * (k - 1) - sum(ranks["pairs"])) * n ** (k - 2)
-    if sites % 2 == 0:
-        return max(0, full - (r - first) * power - (r - last) * power)
+    if ranks["state"] is None:
+        e, f = kept
+        return max(0, e * f * full - f * (e * r - first) * power - e * (f * r - last) * power)
     lost = r * (r * power - full)
     return max(0, power * ranks["state"] - lost - (r * r - first * last) * power)
 
@@ -273,20 +290,41 @@ def _check_slices(slices: Any, sites: int, mode_size: int) -> None:
             raise Rejected("slices must be as many different modes at each site")
 
 
-def _check_ranks(content: dict[str, Any], slices: int, rank: int, mode_size: int, classes: int) -> None:
+def _check_ends(content: dict[str, Any], slices: int) -> tuple[int, tuple[int, int]]:
+    """The pairs of sites that an end takes in, and the slices kept of the last one; 0, 1 and 1 for ends alone."""
+    absorbed, kept = content["absorbed"], content["kept"]
+    _check_list("absorbed", [absorbed], 1, (content["sites"] // 2 - 1) // 2)
+    _check_list("kept", kept, 2, slices if absorbed else 1)
+    if 0 in kept:
+        raise Rejected("kept has a 0: an end keeps one slice or more")
+    return absorbed, (kept[0], kept[1])
+
+
+def _check_ranks(
+    content: dict[str, Any],
+    slices: int,
+    rank: int,
+    mode_size: int,
+    classes: int,
+    absorbed: int,
+    kept: tuple[int, int],
+) -> None:
     """Check that no rank of a staircase's matrices is larger than its size allows."""
+    points = slices**absorbed
+    rows = (mode_size * points, (slices if absorbed and content["sites"] % 2 else mode_size) * points)
     sites, ranks = content["sites"], content["ranks"]
     if type(ranks) is not list or len(ranks) != len(content["primes"]):
         raise Rejected("ranks must be an object for each prime")
     for each in ranks:
         if type(each) is not dict or {*each} != {"pairs", "state", "first", "last"}:
             raise Rejected("ranks must have pairs, state, first and last")
-        _check_list("pairs", each["pairs"], sites // 2 - 1, rank * slices)
-        _check_list("last", each["last"], classes, min(mode_size, rank))
-        _check_list("first", [each["first"]], 1, min(mode_size, rank))
-        if sites % 2 == 0 and each["state"] is not None:
-            raise Rejected("state is for odd numbers of sites")
-        if sites % 2:
+        _check_list("pairs", each["pairs"], sites // 2 - 1 - 2 * absorbed, rank * slices)
+        _check_list("first", [each["first"]], 1, min(rows[0], kept[0] * rank))
+        _check_list("last", each["last"], classes, min(rows[1], kept[1] * rank))
+        alone = sites % 2 == 1 and not absorbed
+        if not alone and each["state"] is not None:
+            raise Rejected("state is for odd numbers of sites, and for ends alone")
+        if alone:
             _check_list("state", [each["state"]], 1, min(slices, rank * rank))
 
 

@@ -21,10 +21,10 @@ from ttlightning.rank.verifier.arithmetic import (
 from ttlightning.rank.verifier.claims import (
     NoCertificate,
     Rejected,
+    additions,
     agree,
     check_claims,
     difference,
-    of_features,
     read_certificate,
 )
 from ttlightning.rank.verifier.independence import check_features
@@ -72,8 +72,10 @@ def verify(
         raise UserError("this certificate is for a trained network: name it with --checkpoint")
     if content["weights_sha256"] != sha256:
         raise Rejected("it is for other weights than those of the checkpoint")
-    if sites is not None and content["sites"] != sites:
-        raise Rejected(f"it is for {content['sites']} sites, the checkpoint has {sites}")
+    if sites is not None and (stated := content.get("network_sites", content["sites"])) != sites:
+        raise Rejected(f"it is for {stated} sites, the checkpoint has {sites}")
+    if "network_sites" in content:
+        weights = _of_length(content["sites"], weights)
     if weights and not SCORES.keys() & weights.keys():
         raise UserError(f"the verifier has no formula for a network with the parameters {', '.join(sorted(weights))}")
     _check_shapes(content, weights)
@@ -84,6 +86,13 @@ def verify(
             raise UserError("this certificate speaks of the network's features: they are needed too")
         check_features(content["features"], content["mode_size"], *features)
     (_count_staircase if content["kind"] == "checkpoint" else _count_sampled)(content, weights)
+
+
+def _of_length(sites: int, weights: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The parameters of a chain of equal cores for another number of sites; ``Rejected`` for other parameters."""
+    if "interior" not in weights or len(weights["interior"]) != 1:
+        raise Rejected("only a chain of equal cores has tensors of several numbers of sites")
+    return weights | {"interior": weights["interior"][: min(1, sites - 2)]}
 
 
 def _count_generic(content: dict[str, Any]) -> None:
@@ -103,7 +112,8 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, "Tensor"]) -> N
     size = len(slices[0]) if slices else mode_size
     different = len(weights["interior"]) > 1 or len(content["slices"]) > 1
     numbers = sum(value.numel() for value in weights.values())
-    if reason := staircase_excess(size, rank, sites, primes, mode_size, different, classes_of(weights), numbers):
+    ends = content["absorbed"], (content["kept"][0], content["kept"][1])
+    if reason := staircase_excess(size, rank, sites, primes, mode_size, different, classes_of(weights), numbers, *ends):
         raise Rejected(reason)
     for p, claimed in zip(primes, content["ranks"], strict=True):
         first = matrix(weights["first"], p)
@@ -114,7 +124,7 @@ def _count_staircase(content: dict[str, Any], weights: dict[str, "Tensor"]) -> N
         for site, picked in enumerate(slices):
             which = 0 if len(distinct) == 1 else site
             interior.append(chosen.setdefault((which, *picked), [distinct[which][i] for i in picked]))
-        _compare(claimed, staircase_ranks(interior, sites, first, lasts, p), p)
+        _compare(claimed, staircase_ranks(interior, sites, first, lasts, p, *ends), p)
 
 
 def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> None:
@@ -125,9 +135,7 @@ def _count_sampled(content: dict[str, Any], weights: dict[str, "Tensor"]) -> Non
     if reason := sample_excess(weights, classes_of(weights), size, counts, mode_size, rank, content["primes"]):
         raise Rejected(reason)
     units = rank if "factors" in weights else None
-    agree(
-        "statement", content, sampled_statement(content["cp_rank_at_least"], sites, size, units) + of_features(content)
-    )
+    agree("statement", content, sampled_statement(content["cp_rank_at_least"], sites, size, units) + additions(content))
     of_network = next(scores for name, scores in SCORES.items() if name in weights)
     chosen = [site for site in range(sites) if counts[site] > 1]  # NumPy has 64 axes at most
     order = sorted(range(len(chosen)), key=lambda axis: chosen[axis] % 2)

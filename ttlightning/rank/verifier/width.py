@@ -69,8 +69,13 @@ def _check_sizes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> tuple
     linear = shapes.get("features.linear.weight", ())
     if not end or len(linear) != 2:
         raise Rejected("the checkpoint holds no network that this program knows")
-    learned, classes = n - int(content["constant"]), end[-1]
+    learned, classes, patch_dim = n - int(content["constant"]), end[-1], linear[1]
+    of_features: dict[str, tuple[int, ...]]
     of_features = {"features.linear.weight": (learned, linear[1]), "features.linear.bias": (learned,)}
+    hidden = shapes.get("features.hidden.weight", ())
+    if len(hidden) == 2:
+        patch_dim = hidden[1]
+        of_features |= {"features.hidden.weight": (linear[1], patch_dim), "features.hidden.bias": (linear[1],)}
     widths = [d >> level for level in range(1, d.bit_length() - 1)]
     possible: list[dict[str, tuple[int, ...]]] = [
         {"first": (n, r), "interior": (cores, n, r, r), "last": (n, r, classes)} for cores in {min(1, d - 2), d - 2}
@@ -82,17 +87,18 @@ def _check_sizes(content: dict[str, Any], weights: dict[str, "Tensor"]) -> tuple
     prefixed = [of_features | {f"format.{name}": shape for name, shape in each.items()} for each in possible]
     if shapes not in prefixed:
         raise Rejected(f"a network of {d} sites, mode size {n} and rank {r} is not what the checkpoint holds")
-    return classes, linear[1]
+    return classes, patch_dim
 
 
 def _features(content: dict[str, Any], weights: dict[str, "Tensor"], pixels: np.ndarray) -> list[Balls]:
     """The features of every patch, image by image."""
     mean = arb(content["pixel_mean"])
-    centred = arb_mat([[arb(float(x)) - mean for x in row] for row in pixels])
-    turned = _matrix(weights["features.linear.weight"]).transpose()
-    bias = [arb(float(b)) for b in weights["features.linear.bias"]]
-    found = [[z + b for z, b in zip(row, bias, strict=True)] for row in (centred * turned).tolist()]
-    found = [[_activated(z, content["activation"]) for z in row] for row in found]
+    found = [[arb(float(x)) - mean for x in row] for row in pixels]
+    for layer in ("hidden", "linear") if "features.hidden.weight" in weights else ("linear",):
+        turned = _matrix(weights[f"features.{layer}.weight"]).transpose()
+        bias = [arb(float(b)) for b in weights[f"features.{layer}.bias"]]
+        sums = [[z + b for z, b in zip(row, bias, strict=True)] for row in (arb_mat(found) * turned).tolist()]
+        found = [[_activated(z, content["activation"]) for z in row] for row in sums]
     return [[*row, arb(1)] for row in found] if content["constant"] else found
 
 

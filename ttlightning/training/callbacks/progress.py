@@ -110,17 +110,22 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
     """The data, the network, and the width of a shallow network that equals it."""
     format, features, data = module.format, module.features, trainer.datamodule.describe()
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
-    formula = f"{features.activation}(Ax + b)" + (", the last one constant" if features.constant else "")
-    shape = f"d = {format.sites} sites, rank r = {format.rank}, {format.classes} classes"
     rows = {
         "data": f"{data['name']}: {sizes}",
-        "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {formula}",
-        "weights": f"{format.name}, {shape}",
+        "features": f"n = {features.mode_size} of each {data['patch_dim']}-value patch, {features.formula()}",
+        "weights": f"{format.name}, {format.described_sizes()}",
         "parameters": f"{sum(p.numel() for p in module.parameters()):,}",
     }
+    if (cut := data.get("cut")) is not None:
+        longer = f", {sum(cut.values()):,} longer ones are cut" if any(cut.values()) else ""
+        rows["sequences"] = (
+            f"of {data['shortest']:,} to {format.sites:,} sites{longer}; ranks are those of {format.sites:,}"
+        )
     if module.looks_at_steps is not None:
         rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
-    if not format.shallow and (units := format.generic_rank()) is not None:
+    if (tensor := format.weight_tensor()) is None:
+        rows["ranks"] = f"none: {format.name} has no weight tensor"
+    elif not tensor.shallow and (units := tensor.generic_rank()) is not None:
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
     return _lines(rows)
 

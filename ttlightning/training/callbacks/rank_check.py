@@ -31,6 +31,9 @@ from ttlightning.training.trainer import run_of
 class RankCheck(Callback):
     """Check the ranks before training, every ``every_n_epochs`` epochs and after training.
 
+    All of it speaks of the tensor with ``sites`` modes. For sequences of different lengths this is the longest one.
+    A network without a weight tensor has no ranks: nothing is checked, logged or written.
+
     Args:
         every_n_epochs: epochs between two checks; 0: only at the start and at the end.
         sketch_size: K, rows and columns of the sketch; it shows no numerical rank above K. A certificate from scores
@@ -103,13 +106,14 @@ class RankCheck(Callback):
             self._check(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
+        tensor = pl_module.format.weight_tensor()
+        if not trainer.is_global_zero or tensor is None:
             return
         weights = weights_sha256(pl_module.state_dict())
         if self._weights != weights:  # changed since the last check, by later steps or by a callback
             self._check(trainer, pl_module, trainer.current_epoch)
         if self._certificate is None:  # the run was resumed after its last step
-            self._certify(pl_module.format)
+            self._certify(tensor)
         run = run_of(trainer)
         if run is None:
             return
@@ -136,17 +140,17 @@ class RankCheck(Callback):
 
     def _check(self, trainer: Trainer, pl_module: LightningModule, epochs: int, with_certificate: bool = True) -> None:
         """Measure, log and write after ``epochs`` complete epochs; the row has the number of the last one, from -1."""
-        if not trainer.is_global_zero:
+        format = pl_module.format.weight_tensor()
+        if not trainer.is_global_zero or format is None:
             return
         started = time.perf_counter()
-        format = pl_module.format
         self._weights = weights_sha256(pl_module.state_dict())
         self.latest = {"epoch": trainer.current_epoch, "step": trainer.global_step}
         self.latest |= measure_ranks(format, self.sketch_size, self.bond_tolerance, self.seed)
         self._certificate = None
         if with_certificate:
             self._certify(format)
-        self.latest |= measure_staircase(format) | self._width(trainer, pl_module)
+        self.latest |= measure_staircase(format) | self._width(format, trainer, pl_module)
         values = summarize_ranks(self.latest) | {"epoch": epochs - 1}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
@@ -157,11 +161,16 @@ class RankCheck(Callback):
             self._lines += 1
         self.seconds += time.perf_counter() - started
 
-    def _width(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
-        """Nothing for data or networks of somebody else's, which have no patches or no feature map."""
+    def _width(self, format: ScoreTensor, trainer: Trainer, pl_module: LightningModule) -> dict[str, int]:
+        """Nothing for data or networks of somebody else's, which have no patches or no feature map.
+
+        Nothing for sequences of different lengths: the even sites of one do not fit the odd sites of another.
+        """
         if not (
             self.mixed_images and isinstance(trainer.datamodule, PatchDataModule) and isinstance(pl_module, Network)
         ):
+            return {}
+        if trainer.datamodule.has_lengths:
             return {}
         patches = trainer.datamodule.some_patches(self.mixed_images).to(pl_module.device)
         training = [module for module in pl_module.features.modules() if module.training]
@@ -170,7 +179,7 @@ class RankCheck(Callback):
             features = pl_module.embed(patches)
         for module in training:  # a part that the user has frozen stays so
             module.training = True
-        return measure_width(pl_module.format, features)
+        return measure_width(format, features)
 
     def _certify(self, format: ScoreTensor) -> None:
         """Make the certificate of the present weights; record its bounds, or the reason why there is none."""

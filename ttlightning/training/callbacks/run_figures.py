@@ -55,7 +55,8 @@ class RunFigures(Callback):
         test/confusion        W&B's chart of the confusion matrix
         test/mistakes         the ``SHOWN`` surest mistakes as pictures, each with label and prediction below
         test/mistakes_table   their positions in the test set, labels, predictions, probabilities
-        rank/spectrum         singular values of each bond of a chain, of each class's sketch for other formats
+        rank/spectrum         singular values of each bond of a chain, of each class's sketch for other formats;
+                              without a weight tensor neither this nor its table nor its files
         rank/spectrum_table   the same as numbers
 
     W&B makes tables into artifacts by default, and tables with pictures always. Here no table becomes one: an
@@ -73,9 +74,10 @@ class RunFigures(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         run = run_of(trainer)
-        if run is None or not trainer.is_global_zero:
+        tensor = pl_module.format.weight_tensor()
+        if run is None or tensor is None or not trainer.is_global_zero:
             return
-        of, spectra = measure_spectra(pl_module.format, self.sketch_size, self.seed)
+        of, spectra = measure_spectra(tensor, self.sketch_size, self.seed)
         columns = (of, "number", "singular_value")
         rows = [(at, k, s) for at, values in spectra.items() for k, s in enumerate(values.tolist(), start=1)]
         _write(run.figures / "spectrum.csv", _table(columns, rows))
@@ -148,7 +150,7 @@ def show_mistakes(
         below.append(f"{short[0]} as {short[1]}\n{100 * surest:.0f}%" if names else captions[-1])
     _write(folder / "mistakes.csv", _table(columns, rows))
     pictures = images[index]
-    drawn = images.dtype == torch.uint8 and len(rows) > 0
+    drawn = images.dtype == torch.uint8 and images.shape[2] > 1 and len(rows) > 0  # one row is a sequence
     if drawn:
         _write(folder / "mistakes.png", png(draw_mistakes(pictures, below, len(mistakes))))
     else:

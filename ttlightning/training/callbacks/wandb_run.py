@@ -13,7 +13,7 @@ import wandb
 from lightning.pytorch import LightningModule, Trainer
 
 from ttlightning.errors import UserError
-from ttlightning.formats import ScoreTensor
+from ttlightning.formats import ScoreFunction
 from ttlightning.runs.run import Run, existing_runs, runs_root
 
 LONGEST_TAG: Final = 64
@@ -125,8 +125,10 @@ def new_identifier() -> str:
 def tags(trainer: Trainer, module: LightningModule, given: list[str]) -> list[str]:
     """The user's tags, those of ``$WANDB_TAGS``, then data set, network, sizes and seed, without repetition."""
     given = [*given, *filter(None, (tag.strip() for tag in os.environ.get("WANDB_TAGS", "").split(",")))]
-    format: ScoreTensor = module.format
-    sizes = [f"d={format.sites}", f"n={format.mode_size}", f"r={format.rank}", f"seed={module.seed}"]
+    format: ScoreFunction = module.format
+    named = {"d": "sites", "n": "mode_size", "r": "rank", "width": "width"}
+    sizes = [f"{short}={getattr(format, name)}" for short, name in named.items() if name in format.sizes]
+    sizes.append(f"seed={module.seed}")
     own = [trainer.datamodule.describe()["name"], format.name, *filter(None, [format.kind]), *sizes]
     return list(dict.fromkeys([*given, *(tag[:LONGEST_TAG] for tag in own)]))
 
