@@ -1,5 +1,6 @@
 """What is installed is what is declared, everywhere the same."""
 
+import json
 import re
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def test_the_wheel_has_configs_and_template_inside(tmp_path):
     assert configs
     assert "ttlightning/comparison/page.html.jinja" in code
     assert configs | code <= inside
+    index = ROOT / "ttlightning" / "weights" / "index.json"
+    released = json.loads(index.read_text()) if index.is_file() else {}
+    files = {entry["file"] for entry in released.values()}
+    files |= {file.replace(".safetensors", ".md") for file in files} | ({"index.json"} if released else set())
+    assert {f"ttlightning/weights/{file}" for file in files} <= inside
 
 
 def test_the_readmes_code_runs():

@@ -220,6 +220,24 @@ def test_width_sweep(script, tmp_path):
     assert script("width_sweep.py", *words) == said
 
 
+@pytest.mark.slow
+def test_compression(script, tmp_path):
+    """Every way once; once more, and nothing is made again."""
+    words = ("--quick", "--jobs=2", "--output=compression")
+    said = script("compression.py", *words)
+    assert (tmp_path / "compression.md").read_text() in said
+    records = json.loads((tmp_path / "compression.json").read_text())["records"]
+    results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
+    assert {r["weights_sha256"][0]: r["val/acc"][0] for r in records} == {
+        result["weights_sha256"]: result["metrics"]["val/acc"] for result in results
+    }
+    ways = [(record["way"], record["rank"]) for record in records]
+    assert {("data, equal, tuned", 2), ("data, different", 2), ("trained", 4)} < set(ways)
+    assert (tmp_path / "compression.png").stat().st_size > 10_000
+    assert (tmp_path / "compression.md").read_text() in script("compression.py", *words)
+    assert len(list((tmp_path / "runs").rglob("result.json"))) == len(results)
+
+
 def test_the_shallow_network_has_more_ranks(monkeypatch):
     sweep = module("width_sweep", monkeypatch)
     formats = ["TensorTrain", "CanonicalPolyadic"]

@@ -1,7 +1,9 @@
 """Released weights: found by name, read as a checkpoint, refused in one line where a byte is another."""
 
 import json
+import runpy
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from ttlightning.runs.releases import FOLDER, INDEX, LARGEST, find_release, rele
 from ttlightning.runs.run import Run
 from ttlightning.runs.safetensors import read_safetensors, write_safetensors
 
+ROOT = Path(__file__).resolve().parents[2]
 QUIET = ("--config", "debug.yaml", "--trainer.enable_progress_bar", "false", "--figures", "false")
 
 
@@ -102,6 +105,19 @@ def test_a_release_names_no_place_of_the_machine(released):
     text = (folder / "best/small.safetensors").read_bytes()
     assert str(run.path.parent).encode() not in text
     assert b"root: null" in text
+
+
+def test_the_script_releases_runs_with_a_card(command, tmp_path, monkeypatch):
+    run, folder = command.finished(*QUIET), tmp_path / "made"
+    monkeypatch.setattr("sys.argv", ["make_weights.py", f"best/small={run}", "--output", str(folder)])
+    runpy.run_path(str(ROOT / "scripts" / "make_weights.py"), run_name="__main__")
+    result = json.loads((run / "result.json").read_text())
+    index = json.loads((folder / INDEX).read_text())
+    assert index["best/small"]["weights_sha256"] == result["weights_sha256"]
+    card = (folder / "best/small.md").read_text()
+    assert f"| test | {100 * result['metrics']['test/acc']:.2f} |" in card
+    assert all(text in card for text in (result["weights_sha256"], "mnist5k", "EqualCoreTensorTrain", "seed 0"))
+    assert str(run) not in card
 
 
 def test_the_releases_of_the_package_are_whole_small_and_described():
