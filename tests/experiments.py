@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from ttlightning import Classifier, PatchDataModule
-from ttlightning.commands.configs import available_configs
+from ttlightning.commands.configs import available_configs, find_config
 from ttlightning.commands.studies import configuration
 from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.sampler import Batch
@@ -31,6 +32,15 @@ EARLY = ("best/any.yaml", "debug.yaml", "eq.yaml")
 def every_recipe() -> list[Any]:
     """All shipped recipes, as parameters of a slow test."""
     return [r if r in EARLY else pytest.param(r, marks=pytest.mark.nightly) for r in available_configs()]
+
+
+def small_data(recipe: str) -> tuple[str, ...]:
+    """Options that give a recipe for digits, clothes or colour pictures the small dataset in MNIST's layout."""
+    data = yaml.safe_load(find_config(recipe).read_text())["data"]
+    name = "mnist" if isinstance(data, str) else data["dataset"]  # a file beside it, which is for MNIST
+    digits = "--data.dataset=mnist"
+    known = {"mnist": (digits,), "mnist5k": (digits,), "fashion_mnist": (digits,)}
+    return (known | {"cifar10": (digits, "--data.padding=2")}).get(name, ())
 
 
 class Rows(Logger):

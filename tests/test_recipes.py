@@ -6,21 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import contents
-from experiments import every_recipe
-
-from ttlightning.commands.configs import find_config
+from experiments import every_recipe, small_data
 
 ROOT = Path(__file__).parents[1]
 
 
 def recipe_words(recipe: str) -> tuple[str, ...]:
     """A recipe for two epochs, with a small dataset in place of MNIST."""
-    data = yaml.safe_load(find_config(recipe).read_text())["data"]
-    digits = isinstance(data, str) or data["dataset"] in ("mnist", "mnist5k")
-    small = ("--data.dataset=mnist", "--data.batch_size=10") if digits else ()
-    return ("fit", f"--config={recipe}", "--experiment=r", "--trainer.max_epochs=2", *small)
+    small = small_data(recipe)
+    batches = ("--data.batch_size=10",) if small else ()
+    return ("fit", f"--config={recipe}", "--experiment=r", "--trainer.max_epochs=2", *small, *batches)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CommandLine
+from experiments import small_data
 from kinds import FORMATS
 
 import ttlightning
@@ -49,7 +50,7 @@ def tested(monkeypatch) -> list[torch.Tensor]:
 def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLine, tested, monkeypatch, recipe):
     """From pixels as data/ reads them, against the differences and probabilities of the commands, to the bit."""
     toy, rows = recipe.startswith("toy"), recipe in ("sequences/series.yaml", "sequences/text.yaml")
-    words = () if toy or rows else ("--data.dataset=mnist", "--data.batch_size=8")
+    words = () if toy or rows else (*small_data(recipe), "--data.batch_size=8")
     command("fit", f"--config={recipe}", "--experiment=r", *QUICK, *words)
     command("test", "--ckpt_path=runs/r/0")
     predicted = []

@@ -6,12 +6,9 @@ The laws are tried with a Trainer and its callbacks (experiments.py). test_resum
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import Killed, kill
-from experiments import Experiment, assert_same, every_recipe, outcome
+from experiments import Experiment, assert_same, every_recipe, outcome, small_data
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from ttlightning.commands.configs import find_config
 
 STEPS_OF_AN_EPOCH = 18
 AT_ENDS = "--last_checkpoint.every_n_steps=null"
@@ -41,10 +38,8 @@ def stopped(experiment: Experiment, folder: Path, at_step, stops) -> dict:
 @pytest.mark.parametrize("recipe", every_recipe())
 def test_every_recipe_goes_on_to_the_same_bits(root, tmp_path, at_step, recipe):
     """Killed in each epoch and before the last step, with one step a call and with four: one outcome."""
-    data = yaml.safe_load(find_config(recipe).read_text())["data"]
-    digits = isinstance(data, str) or data["dataset"] in ("mnist", "mnist5k")
-    words = (f"--config={recipe}", *SMALL, "--trainer.max_epochs=2", "--last_checkpoint.every_n_steps=4",
-             *(("--data.dataset=mnist",) if digits else ()))  # fmt: skip
+    often = ("--trainer.max_epochs=2", "--last_checkpoint.every_n_steps=4")
+    words = (f"--config={recipe}", *SMALL, *often, *small_data(recipe))
     one, four = (f"--data.steps_per_execution={steps}" for steps in (1, 4))
     expected = finished(Experiment((*words, one), root), tmp_path / "whole")
     for steps, stops in (
