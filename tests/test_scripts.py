@@ -467,3 +467,11 @@ def test_optimization_study(script):
         assert f"{100 * row['val'][0]:.2f}" in said
     assert script("optimization_study.py", "--quick", "--output=study") == said
     assert len(list(Path("runs").glob("*/*"))) == 2
+
+
+def test_compare_scale(script):
+    """On few runs; the memory is that of compare, which imports no torch."""
+    said = script("compare_scale.py", "--runs=100", "--epochs=2", "--repetitions=1")
+    found = re.search(r"^\| table \| 100 \| ([\d.]+) \(.*\) \| (\d+) \|$", said, re.M)
+    assert found, said
+    assert int(found[2]) < 150
