@@ -264,6 +264,65 @@ def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
 
 @pytest.mark.nightly
 @pytest.mark.slow
+def test_baselines(script, tmp_path):
+    """A tensor network and one without ranks; once more, and nothing is made again."""
+    words = ("--quick", "--output=table", "--trainer.limit_train_batches=5")
+    said = script("baselines.py", *words)
+    assert said == (tmp_path / "table.md").read_text()
+    equal, cnn = json.loads((tmp_path / "table.json").read_text())["rows"]
+    results = {json.loads(f.read_text())["weights_sha256"] for f in (tmp_path / "runs").rglob("result.json")}
+    assert {*equal["weights_sha256"], *cnn["weights_sha256"]} == results
+    assert int(equal["certified"][0]) > 1
+    assert 1 <= equal["width_10_percent"][0] <= equal["width_images"]
+    assert (cnn["certified"], cnn["width_10_percent"], cnn["width_images"]) == ([], [], None)
+    assert said.splitlines()[3].endswith("| no weight tensor |  |")
+    words = [row["result_sha256"] for row in (equal, cnn)]
+    script("baselines.py", "--quick", "--output=table", "--trainer.limit_train_batches=5")
+    assert [row["result_sha256"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == words
+
+
+@pytest.mark.parametrize("budget", [*range(5, 40), 1000, 1023, 1024, 1025])
+def test_the_widest_network_within_a_budget(budget, monkeypatch):
+    baselines = module("baselines", monkeypatch)
+    width = baselines.widest(lambda w: 3 * w * w + w, budget)
+    assert width == max(w for w in range(1, 100) if 3 * w * w + w <= budget or w == 1)
+
+
+@pytest.mark.slow
+def test_baselines_are_as_large_as_their_reference(monkeypatch, tmp_path, write_pictures):
+    """On grey and on coloured images; a folder that is none is refused."""
+    baselines = module("baselines", monkeypatch)
+    monkeypatch.chdir(ROOT)
+    [data] = baselines.read_data(["mnist=anywhere"])
+    assert "--data.root=anywhere" in data.options
+    entries = baselines.plan([data], ["small"], None, ())
+    sizes = {e.config: baselines.parameters(baselines.configuration(e.words), e.data) for e in entries}
+    assert list(sizes) == ["eq.yaml", *baselines.SIZED]
+    assert all(0.8 * sizes["eq.yaml"] < size <= sizes["eq.yaml"] for size in sizes.values())
+    assert len({e.experiment for e in entries}) == len(entries)
+    with pytest.raises(UserError, match="--data has 'nothing=there'"):
+        baselines.read_data(["nothing=there"])
+    [pictures] = baselines.read_data([f"Own pictures={write_pictures(tmp_path / 'own')}"])
+    assert (pictures.shape, pictures.classes) == ((3, 8, 8), 3)
+    assert "--data.dataset=image_folder" in pictures.options
+
+
+def test_a_scale_of_the_tree_changes_no_score_and_the_present_one_trains(script, tmp_path, monkeypatch):
+    start = module("tree_start", monkeypatch)
+    torch.manual_seed(0)
+    format, features = HierarchicalTucker(8, 3, 4, 5).double(), torch.rand(6, 8, 3).double()
+    before = format(features)
+    start.rescale(format, 3.7)
+    torch.testing.assert_close(format(features), before)
+    said = script("tree_start.py", "--ranks=32", "--rates=1e-3", "--seeds=1", "--steps=12", "--output=start")
+    assert said == (tmp_path / "start.md").read_text()
+    ones, present, _ = json.loads((tmp_path / "start.json").read_text())["rows"]
+    assert ones["largest_loss"] > 20 * present["largest_loss"]
+    script("tree_start.py", "--ranks=32", "--rates=1e-3", "--seeds=1", "--steps=12", "--output=start")
+    assert json.loads((tmp_path / "start.json").read_text())["rows"][0] == ones
+
+
+@pytest.mark.slow
 def test_width_against_error(script, tmp_path, monkeypatch):
     """No imitator is below the bound on mixed images; once more, and nothing is made again."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # it is two files
