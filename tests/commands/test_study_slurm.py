@@ -126,7 +126,7 @@ def test_without_slurm_it_is_one_line(command, monkeypatch):
 def test_a_task_that_makes_no_step_is_not_queued_for_ever(tmp_path, monkeypatch):
     """Its process gets SIGUSR1 and has ended when ``checkpoint`` returns; a step more begins the count anew."""
     steps = 5
-    monkeypatch.setattr(fit_process, "steps_of", lambda path: steps)
+    monkeypatch.setattr(fit_process, "_steps_of", lambda path: steps)
 
     def start(words, environment):
         code = "import signal, sys; signal.signal(signal.SIGUSR1, lambda *_: sys.exit(143)); print(flush=True)"
@@ -149,7 +149,7 @@ def test_a_task_that_makes_no_step_is_not_queued_for_ever(tmp_path, monkeypatch)
     task = Task(tmp_path, (), IDLE_STOPS - 1)
     threading.Timer(0.3, lambda: again.append(task.checkpoint())).start()
     found = iter([5, 6])
-    monkeypatch.setattr(fit_process, "steps_of", lambda path: next(found))
+    monkeypatch.setattr(fit_process, "_steps_of", lambda path: next(found))
     task()
     while len(again) == IDLE_STOPS:
         time.sleep(0.01)

@@ -51,7 +51,7 @@ class Task:
     def __call__(self) -> str:
         if Run(self.path).state == "finished":
             return ""
-        self._steps = steps_of(self.path)
+        self._steps = _steps_of(self.path)
         self._process = start_fit(self.words, {})
         errors = self._process.communicate()[1]
         return fault_of(self._process.returncode, errors)
@@ -68,14 +68,12 @@ class Task:
                 os.kill(self._process.pid, signal.SIGUSR1)
                 # The call that this handler interrupts waits for the same process, which must be left to it.
                 os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        is_idle = Run(self.path).state != "finished" and steps_of(self.path) <= self._steps
+        is_idle = Run(self.path).state != "finished" and _steps_of(self.path) <= self._steps
         idle = self.idle + 1 if is_idle else 0
         return None if idle >= IDLE_STOPS else DelayedSubmission(Task(self.path, self.words, idle))
 
 
-def steps_of(path: Path) -> int:
-    """Optimizer steps in the last checkpoint of a run; -1 where it has none."""
-    from ttlightning.runs.checkpoints import read_checkpoint  # takes a second: imports torch
+def _steps_of(path: Path) -> int:
+    from ttlightning.runs.checkpoints import steps_of  # takes a second: imports torch
 
-    file = Run(path).checkpoint
-    return int(read_checkpoint(file)["global_step"]) if file.is_file() else -1
+    return steps_of(path)

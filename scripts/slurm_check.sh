@@ -1,0 +1,184 @@
+#!/bin/bash
+# The recipes of configs/slurm on a real SLURM of one machine: preempted, and compared with an uninterrupted run.
+#
+#     sudo scripts/slurm_check.sh [--preemptions 10] [--python .venv/bin/python] [--keep] [-- --config eq.yaml ...]
+#
+# Starts a munged, a slurmctld and two slurmd of its own in a temporary folder, and ends them. It installs nothing: it
+# needs root and the Debian packages slurm-wlm and munge. Preemptions, in turn:
+#     TERM, USR1   the signals that SLURM sends before the limit, to all processes of the step
+#     requeue      scontrol requeue: SIGTERM, and SIGKILL ten seconds later
+#     power        slurmd and all that it has started are killed by SIGKILL, and slurmd is started again
+# Prints a table, and ends with exit code 1 where weights differ or a job ends in another state than it should.
+set -uo pipefail
+PREEMPTIONS=10 PYTHON=python3 KEEP= FIT=(--config eq.yaml)
+while [ $# -gt 0 ]; do
+    case $1 in
+        --preemptions) PREEMPTIONS=$2; shift 2 ;;
+        --python) PYTHON=$2; shift 2 ;;
+        --keep) KEEP=1; shift ;;
+        --) shift; FIT=("$@"); break ;;
+        *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    esac
+done
+for needed in munged slurmctld slurmd sbatch srun scontrol; do
+    command -v $needed > /dev/null || { echo "slurm_check: $needed is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
+done
+[ "$(id -u)" = 0 ] || { echo "slurm_check: the daemons need root" >&2; exit 2; }
+
+REPOSITORY=$(cd "$(dirname "$0")/.." && pwd)
+WORK=$(mktemp -d)
+mkdir "$WORK/bin" "$WORK/state"
+# A link would not do: Python finds its environment by the path that it was called by.
+printf '#!/bin/sh\nexec "%s" "$@"\n' "$(realpath -s "$(command -v "$PYTHON")")" > "$WORK/bin/python" && chmod +x "$WORK/bin/python"
+export PATH="$WORK/bin:$PATH" PYTHONPATH="$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}" SLURM_CONF="$WORK/slurm.conf"
+export OMP_NUM_THREADS=1 WANDB_MODE=${WANDB_MODE:-offline} MASTER_ADDR=127.0.0.1  # names of the nodes are in no DNS
+
+tree() { local child; for child in $(pgrep -P "$1"); do tree "$child"; done; echo "$1"; }   # children first
+pid_of() { cat "$WORK/$1.pid" 2> /dev/null; }
+start_node() { slurmd -N "node$1" -L "$WORK/node$1.log" && sleep 1; }
+# Everything on a node: slurmd, and the step daemons, which have left it, with all below them.
+node_tree() {
+    local process
+    for process in $(pgrep -f "slurmstepd: \[[0-9]") $(pid_of "node$1"); do
+        grep -qz "^SLURM_CONF=$WORK/" "/proc/$process/environ" 2> /dev/null && tree "$process"
+    done
+}
+finish() {
+    trap - EXIT INT TERM
+    scancel --user=root --full 2> /dev/null
+    local process
+    for process in $(node_tree 1) $(node_tree 2) $(pid_of slurmctld) $(pid_of munged); do kill -KILL "$process" 2> /dev/null; done
+    if [ -n "$KEEP" ]; then echo "slurm_check: logs and runs are in $WORK" >&2; else rm -rf "$WORK"; fi
+    exit "$1"
+}
+trap 'finish 1' EXIT INT TERM
+
+dd if=/dev/urandom of="$WORK/munge.key" bs=128 count=1 status=none && chmod 400 "$WORK/munge.key"
+munged --socket="$WORK/munge" --key-file="$WORK/munge.key" --pid-file="$WORK/munged.pid" --log-file="$WORK/munged.log" \
+    --seed-file="$WORK/munge.seed" --force || finish 1
+cat > "$SLURM_CONF" <<END
+ClusterName=check
+SlurmctldHost=$(hostname -s)(127.0.0.1)
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket=$WORK/munge,cred_expire=5
+CredType=cred/munge
+SlurmctldPort=26817
+SlurmctldPidFile=$WORK/slurmctld.pid
+SlurmctldLogFile=$WORK/slurmctld.log
+SlurmdPidFile=$WORK/%n.pid
+SlurmdSpoolDir=$WORK/spool-%n
+StateSaveLocation=$WORK/state
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=2,bf_interval=2
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobCompType=jobcomp/none
+SlurmdParameters=config_overrides
+KillWait=10
+SlurmdTimeout=15
+MinJobAge=3600
+ReturnToService=2
+NodeName=node1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=26821 CPUs=4
+NodeName=node2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=26822 CPUs=4
+PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
+END
+slurmctld -L "$WORK/slurmctld.log" || finish 1
+start_node 1 && start_node 2 || finish 1
+for _ in $(seq 30); do [ "$(sinfo -h -t idle -o %D)" = 2 ] && break; sleep 1; done
+[ "$(sinfo -h -t idle -o %D)" = 2 ] || { sinfo >&2; tail "$WORK"/*.log >&2; KEEP=1; finish 1; }
+cd "$WORK" && mkdir out
+
+state_of() { scontrol show job "$1" 2> /dev/null | sed -n 's/.*JobState=\([A-Z_]*\).*/\1/p' | head -1; }
+code_of() { scontrol show job "$1" | sed -n 's/.*ExitCode=\([0-9]*\):.*/\1/p' | head -1; }
+restarts_of() { scontrol show job "$1" | sed -n 's/.*Restarts=\([0-9]*\).*/\1/p' | head -1; }
+rows_of() { cat "$1/metrics.csv" 2> /dev/null | wc -l; }
+has_ended() { case $(state_of "$1") in COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL | OUT_OF_MEMORY) true ;; *) false ;; esac; }
+weights_of() { sed -n 's/.*"weights_sha256": "\(.*\)".*/\1/p' "$1/result.json" 2> /dev/null; }
+submit() { sbatch --parsable --output="out/%j.txt" "$@" || kill -TERM $$; }
+preempt() {   # kind, job
+    case $1 in
+        TERM | USR1) scancel --signal="$1" "$2" ;;
+        requeue) scontrol requeue "$2" ;;
+        power) local node process; node=$(squeue -h -j "$2" -o %N); node=${node#node}; node=${node%%[!0-9]*}
+            for process in $(node_tree "${node:-1}"); do kill -KILL "$process" 2> /dev/null; done
+            sleep 1; start_node "${node:-1}" ;;
+    esac
+}
+# Preempts a job whenever it has logged something since it was started, at most so many times; waits for its end.
+follow() {   # job, run, preemptions, kinds ...
+    local job=$1 run=$2 left=$3 kinds=("${@:4}") done=0 rows restarts
+    rows=$(rows_of "$run")
+    DONE=
+    while ! has_ended "$job"; do
+        if [ "$done" -lt "$left" ] && [ "$(state_of "$job")" = RUNNING ] && [ "$(rows_of "$run")" -gt "$rows" ]; then
+            restarts=$(restarts_of "$job")
+            preempt "${kinds[$((done % ${#kinds[@]}))]}" "$job"
+            DONE="$DONE ${kinds[$((done % ${#kinds[@]}))]}"
+            done=$((done + 1))
+            for _ in $(seq 90); do has_ended "$job" || [ "$(restarts_of "$job")" != "$restarts" ] && break; sleep 1; done
+            rows=$(rows_of "$run")
+        fi
+        sleep 0.5
+    done
+    COUNT=$done
+}
+row() {   # recipe, preemptions, ended, as it should, weights
+    echo "| $1 | $2 | $3 | $4 |" | tee -a table.md
+}
+say() { if [ -n "$2" ] && [ "$1" = "$2" ]; then echo yes; else echo "NO: $1, not $2"; touch "$WORK/differs"; fi; }
+
+RECIPES=$REPOSITORY/configs/slurm
+echo "fit ${FIT[*]}"; echo
+echo "| recipe | preemptions | as it should end | weights of the uninterrupted run |"
+echo "|---|---|---|---|"
+
+# One job, and the same job uninterrupted.
+RUN=runs/whole follow "$(RUN=runs/whole submit "$RECIPES/one.sbatch" "${FIT[@]}")" runs/whole 0 TERM
+job=$(RUN=runs/one submit "$RECIPES/one.sbatch" "${FIT[@]}")
+follow "$job" runs/one "$PREEMPTIONS" TERM USR1 requeue power
+row "one.sbatch" "$COUNT:$DONE" "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" \
+    "$(say "$(weights_of runs/one)" "$(weights_of runs/whole)")"
+
+# The limit of the time itself: SLURM's own signal. A job of a minute is announced its end after 25 seconds.
+job=$(RUN=runs/limit submit --time=1 --signal=USR1@35 "$RECIPES/one.sbatch" "${FIT[@]}")
+follow "$job" runs/limit 0 TERM
+row "one.sbatch, limit of a minute" "$(restarts_of "$job"): SLURM's own" \
+    "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" "$(say "$(weights_of runs/limit)" "$(weights_of runs/whole)")"
+
+# A limit that is too short for a step: given up after three times. SLURM's signal comes before training can begin.
+job=$(RUN=runs/idle submit --time=1 --signal=USR1@58 "$RECIPES/one.sbatch" "${FIT[@]}")
+follow "$job" runs/idle 0 TERM
+row "one.sbatch, no time for a step" "$(restarts_of "$job"): SLURM's own" \
+    "$(say "$(state_of "$job") $(code_of "$job") $(restarts_of "$job")" "FAILED 1 2")" "not reached"
+
+# A mistake is not queued again.
+job=$(RUN=runs/mistake submit "$RECIPES/one.sbatch" "${FIT[@]}" --data.batch_size 0)
+follow "$job" runs/mistake 0 TERM
+row "one.sbatch, a mistake" 0 "$(say "$(state_of "$job") $(code_of "$job") $(restarts_of "$job")" "FAILED 2 0")" "not reached"
+
+# An array over three seeds, its first task preempted.
+job=$(RUNS=runs/seeds submit --array=0-2 "$RECIPES/seeds.sbatch" "${FIT[@]}")
+for task in 0 1 2; do
+    follow "${job}_$task" "runs/seeds/$task" $((task < 2)) TERM
+    python -m ttlightning fit "${FIT[@]}" --seed_everything $task --run "runs/alone/$task" > "out/alone-$task.txt" 2>&1
+    row "seeds.sbatch, seed $task" "$COUNT:$DONE" "$(say "$(state_of "${job}_$task") $(code_of "${job}_$task")" "COMPLETED 0")" \
+        "$(say "$(weights_of "runs/seeds/$task")" "$(weights_of "runs/alone/$task")")"
+done
+
+# Two processes on two nodes.
+follow "$(RUN=runs/two-whole submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")" runs/two-whole 0 TERM
+job=$(RUN=runs/two submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")
+follow "$job" runs/two 4 TERM USR1 requeue power
+row "two_nodes.sbatch" "$COUNT:$DONE" "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" \
+    "$(say "$(weights_of runs/two)" "$(weights_of runs/two-whole)")"
+
+[ -f "$WORK/differs" ] && KEEP=1
+[ ! -f "$WORK/differs" ]
+finish $?
