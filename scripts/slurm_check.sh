@@ -1,25 +1,29 @@
 #!/bin/bash
-# The recipes of configs/slurm on a real SLURM of one machine: preempted, and compared with an uninterrupted run.
+# The recipes of configs/slurm, and a study, on a real SLURM of one machine: preempted, and compared with uninterrupted runs.
 #
-#     sudo scripts/slurm_check.sh [--preemptions 10] [--python .venv/bin/python] [--keep] [-- --config eq.yaml ...]
+#     sudo scripts/slurm_check.sh [--preemptions 10] [--fit "--config eq.yaml"]... [--python .venv/bin/python]
+#                                 [--output results/slurm.md] [--keep]
 #
 # Starts a munged, a slurmctld and two slurmd of its own in a temporary folder, and ends them. It installs nothing: it
-# needs root and the Debian packages slurm-wlm and munge. Preemptions, in turn:
+# needs root and the Debian packages slurm-wlm and munge; the study needs the extra `slurm`. Preemptions, in turn:
 #     TERM, USR1   the signals that SLURM sends before the limit, to all processes of the step
 #     requeue      scontrol requeue: SIGTERM, and SIGKILL ten seconds later
 #     power        slurmd and all that it has started are killed by SIGKILL, and slurmd is started again
-# Prints a table, and ends with exit code 1 where weights differ or a job ends in another state than it should.
+# --fit gives options of fit; one.sbatch runs with each, the other recipes with the first. --output takes the table, --keep
+# leaves logs and runs. Exit code 1 where weights differ or a job ends in another state than it should.
 set -uo pipefail
-PREEMPTIONS=10 PYTHON=python3 KEEP= FIT=(--config eq.yaml)
+STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=()
 while [ $# -gt 0 ]; do
     case $1 in
         --preemptions) PREEMPTIONS=$2; shift 2 ;;
+        --fit) FITS+=("$2"); shift 2 ;;
         --python) PYTHON=$2; shift 2 ;;
+        --output) OUTPUT=$(realpath "$2"); shift 2 ;;
         --keep) KEEP=1; shift ;;
-        --) shift; FIT=("$@"); break ;;
-        *) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2 ;;
+        *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
+[ ${#FITS[@]} -gt 0 ] || FITS=("--config eq.yaml --trainer.max_epochs 6" "--config best/tt.yaml --trainer.max_epochs 1")
 for needed in munged slurmctld slurmd sbatch srun scontrol; do
     command -v $needed > /dev/null || { echo "slurm_check: $needed is missing: apt-get install slurm-wlm munge" >&2; exit 2; }
 done
@@ -118,6 +122,7 @@ follow() {   # job, run, preemptions, kinds ...
     DONE=
     while ! has_ended "$job"; do
         if [ "$done" -lt "$left" ] && [ "$(state_of "$job")" = RUNNING ] && [ "$(rows_of "$run")" -gt "$rows" ]; then
+            sleep $((done % 4 * 2))  # some of them in later epochs
             restarts=$(restarts_of "$job")
             preempt "${kinds[$((done % ${#kinds[@]}))]}" "$job"
             DONE="$DONE ${kinds[$((done % ${#kinds[@]}))]}"
@@ -129,56 +134,94 @@ follow() {   # job, run, preemptions, kinds ...
     done
     COUNT=$done
 }
-row() {   # recipe, preemptions, ended, as it should, weights
-    echo "| $1 | $2 | $3 | $4 |" | tee -a table.md
+ended() { echo "$(state_of "$1") $(code_of "$1")"; }
+say() { if [ -n "$2" ] && [ "$1" = "$2" ]; then echo yes; else echo "NO: $1, not $2"; touch differs; fi; }
+row() { echo "| $1 | $2 | $3 | $4 |" | tee -a table.md; }   # what, preemptions, as it should end, weights
+check() {   # what, preemptions, job, end as it should be, run, weights as they should be
+    row "$1" "$2" "$(say "$(ended "$3")" "$4") ($4)" "$(say "$(weights_of "$5")" "$6")"
 }
-say() { if [ -n "$2" ] && [ "$1" = "$2" ]; then echo yes; else echo "NO: $1, not $2"; touch "$WORK/differs"; fi; }
 
 RECIPES=$REPOSITORY/configs/slurm
-echo "fit ${FIT[*]}"; echo
-echo "| recipe | preemptions | as it should end | weights of the uninterrupted run |"
-echo "|---|---|---|---|"
+{
+    echo "\`scripts/slurm_check.sh\`: $(slurmd -V), two nodes on one machine with $(env -u OMP_NUM_THREADS nproc) cores,"
+    echo "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), one thread a process."
+    echo
+    echo "| what | preemptions | ends as it should (state, exit code) | weights of the uninterrupted run |"
+    echo "|---|---|---|---|"
+} | tee table.md
 
-# One job, and the same job uninterrupted.
-RUN=runs/whole follow "$(RUN=runs/whole submit "$RECIPES/one.sbatch" "${FIT[@]}")" runs/whole 0 TERM
-job=$(RUN=runs/one submit "$RECIPES/one.sbatch" "${FIT[@]}")
-follow "$job" runs/one "$PREEMPTIONS" TERM USR1 requeue power
-row "one.sbatch" "$COUNT:$DONE" "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" \
-    "$(say "$(weights_of runs/one)" "$(weights_of runs/whole)")"
+# One job, preempted and not.
+for number in "${!FITS[@]}"; do
+    read -ra words <<< "${FITS[$number]}"
+    follow "$(RUN=runs/whole$number submit "$RECIPES/one.sbatch" "${words[@]}")" "runs/whole$number" 0 TERM
+    job=$(RUN=runs/one$number submit "$RECIPES/one.sbatch" "${words[@]}")
+    follow "$job" "runs/one$number" "$PREEMPTIONS" TERM USR1 requeue power
+    check "one.sbatch ${FITS[$number]}" "$COUNT:$DONE" "$job" "COMPLETED 0" "runs/one$number" "$(weights_of "runs/whole$number")"
+done
+read -ra FIT <<< "${FITS[0]}"
 
-# The limit of the time itself: SLURM's own signal. A job of a minute is announced its end after 25 seconds.
-job=$(RUN=runs/limit submit --time=1 --signal=USR1@35 "$RECIPES/one.sbatch" "${FIT[@]}")
+# The limit of the time itself: SLURM's own signal, which comes up to a minute too early.
+job=$(RUN=runs/limit submit --time=2 --signal=USR1@45 "$RECIPES/one.sbatch" "${FIT[@]}")
 follow "$job" runs/limit 0 TERM
-row "one.sbatch, limit of a minute" "$(restarts_of "$job"): SLURM's own" \
-    "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" "$(say "$(weights_of runs/limit)" "$(weights_of runs/whole)")"
+check "one.sbatch, two minutes" "$(restarts_of "$job"), by the limit" "$job" "COMPLETED 0" runs/limit "$(weights_of runs/whole0)"
 
-# A limit that is too short for a step: given up after three times. SLURM's signal comes before training can begin.
+# A limit that is too short for a step: given up after three times.
 job=$(RUN=runs/idle submit --time=1 --signal=USR1@58 "$RECIPES/one.sbatch" "${FIT[@]}")
 follow "$job" runs/idle 0 TERM
-row "one.sbatch, no time for a step" "$(restarts_of "$job"): SLURM's own" \
-    "$(say "$(state_of "$job") $(code_of "$job") $(restarts_of "$job")" "FAILED 1 2")" "not reached"
+row "one.sbatch, no time for a step" "$(restarts_of "$job"), by the limit" \
+    "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 1 3") (FAILED 1)" "none"
 
 # A mistake is not queued again.
 job=$(RUN=runs/mistake submit "$RECIPES/one.sbatch" "${FIT[@]}" --data.batch_size 0)
 follow "$job" runs/mistake 0 TERM
-row "one.sbatch, a mistake" 0 "$(say "$(state_of "$job") $(code_of "$job") $(restarts_of "$job")" "FAILED 2 0")" "not reached"
+row "one.sbatch, a mistake" "$(restarts_of "$job")" "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 2 0") (FAILED 2)" "none"
 
-# An array over three seeds, its first task preempted.
+# An array over three seeds, two of them preempted; beside it, fit on a node where jobs are submitted.
 job=$(RUNS=runs/seeds submit --array=0-2 "$RECIPES/seeds.sbatch" "${FIT[@]}")
 for task in 0 1 2; do
-    follow "${job}_$task" "runs/seeds/$task" $((task < 2)) TERM
+    follow "${job}_$task" "runs/seeds/$task" $((task < 2)) USR1
     python -m ttlightning fit "${FIT[@]}" --seed_everything $task --run "runs/alone/$task" > "out/alone-$task.txt" 2>&1
-    row "seeds.sbatch, seed $task" "$COUNT:$DONE" "$(say "$(state_of "${job}_$task") $(code_of "${job}_$task")" "COMPLETED 0")" \
-        "$(say "$(weights_of "runs/seeds/$task")" "$(weights_of "runs/alone/$task")")"
+    check "seeds.sbatch, seed $task" "$COUNT:$DONE" "${job}_$task" "COMPLETED 0" "runs/seeds/$task" "$(weights_of "runs/alone/$task")"
 done
+row "fit without a job, where srun is" 0 "$(say "$(cat out/alone-*.txt | grep -c srun) hints" "0 hints") (no hint at srun)" "as above"
 
 # Two processes on two nodes.
 follow "$(RUN=runs/two-whole submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")" runs/two-whole 0 TERM
 job=$(RUN=runs/two submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")
 follow "$job" runs/two 4 TERM USR1 requeue power
-row "two_nodes.sbatch" "$COUNT:$DONE" "$(say "$(state_of "$job") $(code_of "$job")" "COMPLETED 0")" \
-    "$(say "$(weights_of runs/two)" "$(weights_of runs/two-whole)")"
+check "two_nodes.sbatch" "$COUNT:$DONE" "$job" "COMPLETED 0" runs/two "$(weights_of runs/two-whole)"
 
-[ -f "$WORK/differs" ] && KEEP=1
-[ ! -f "$WORK/differs" ]
-finish $?
+# A study of eight runs as one array, two of them preempted, and the same study here.
+if python -c 'import submitit' 2> /dev/null; then
+    cat > eight.yaml <<END
+config: debug.yaml
+options: {trainer.max_epochs: 60}
+grid: {model.format.init_args.rank: [2, 3, 4, 5]}
+seeds: 2
+slurm: {timeout_min: 20, cpus_per_task: 1}
+END
+    python -m ttlightning study eight.yaml --launcher slurm --jobs 4 > out/study.txt 2>&1 &
+    study=$!
+    for _ in $(seq 120); do
+        compgen -G "runs/debug+rank-2/*/metrics.csv" > out/begun && compgen -G "runs/debug+rank-3/*/metrics.csv" > out/begun && break
+        sleep 1
+    done
+    array=$(squeue -h -o %A | sort -n | head -1)
+    preempt USR1 "${array}_0"; preempt requeue "${array}_1"
+    wait $study; code=$?
+    TTLIGHTNING_RUNS=$WORK/local python -m ttlightning study eight.yaml --jobs 2 > out/local.txt 2>&1
+    same=0
+    for run in local/debug*/*; do
+        [ -n "$(weights_of "$run")" ] && [ "$(weights_of "$run")" = "$(weights_of "runs/${run#local/}")" ] && same=$((same + 1))
+    done
+    row "study of 8 runs, one array" "$(restarts_of "${array}_0") + $(restarts_of "${array}_1"): USR1 requeue" \
+        "$(say "exit code $code" "exit code 0") (exit code 0)" "$(say "$same of 8" "8 of 8") (8 runs)"
+else
+    echo "slurm_check: no study, because submitit is missing (the extra slurm)" >&2
+fi
+
+echo | tee -a table.md
+echo "$((SECONDS - STARTED)) seconds in all." | tee -a table.md
+[ -z "$OUTPUT" ] || cp table.md "$OUTPUT"
+[ -f differs ] && { KEEP=1; finish 1; }
+finish 0

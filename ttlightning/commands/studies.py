@@ -42,6 +42,8 @@ _READING: Final = threading.Lock()
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """A lock between the threads of this process for each file of ``_alone``."""
 
+NOT_BEGUN: Final = "not begun"
+
 
 class Job(NamedTuple):
     """A run that a study needs."""
@@ -85,7 +87,9 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     with signals.given_to(crew.stop), crew.watch.shown(), ThreadPoolExecutor(side_by_side) as pool:
         outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]]), jobs))
     if crew.stopped is not None:
-        print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
+        done = sum(outcome.run is not None for outcome in outcomes)
+        print(f"stopped by {crew.stopped.name}: {done} of {len(jobs)} have a result; the same command goes on",
+              file=sys.stderr)  # fmt: skip
         sys.exit(exit_code(crew.stopped))
     return outcomes
 
@@ -154,11 +158,13 @@ class _Crew:
             started = time.perf_counter()
             while run.state != "finished" and not self.stopped and run.is_being_written():
                 time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
-            if run.state != "finished":
+            if run.state != "finished" and not self.stopped:
                 self.watch.begin(run, str(job), config["trainer"]["max_epochs"])
                 fault = self._fit(words_of_run(job, run))
         if self.stopped is None:
             self.watch.end(run, str(job), fault, time.perf_counter() - started)
+        elif run.state != "finished":
+            fault = fault or NOT_BEGUN
         return Outcome(job, None if fault else run, fault)
 
     def _fit(self, words: Sequence[str]) -> str:
@@ -167,7 +173,7 @@ class _Crew:
         try:
             with self._guard:
                 if self.stopped is not None:
-                    return "not begun"
+                    return NOT_BEGUN
                 process = start_fit(words, share)
                 self._running.add(process)
             if self.stopped is not None:  # meanwhile

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from ttlightning.runs.run import Run
 
@@ -42,7 +50,8 @@ class Watch:
         if not console.is_terminal:
             yield
             return
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        times = TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times
         with Progress(*columns, console=console, transient=True, refresh_per_second=2) as self._bars:
             self._all = self._bars.add_task("runs", total=self.total, completed=self.done)
             over = threading.Event()
