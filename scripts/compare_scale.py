@@ -4,18 +4,20 @@
 
 The runs are 50 combinations of TT-rank and learning rate with equally many seeds. Their config.yaml is the complete one
 of eq.yaml, their other files have the size of a real run's. ``compare`` runs as a process of its own: wall-clock time
-with its start, and its largest resident memory (VmHWM of Linux). A first call, which is not counted, brings the files
-into the system's cache.
+with its start, processor time, and its largest resident memory (VmHWM of Linux). A first call, which is not counted,
+brings the files into the system's cache.
 """
 
 import argparse
 import copy
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +69,21 @@ def write_run(path: Path, whole: dict[str, Any], combination: int, seed: int, ep
     (path / "metrics.csv").write_text(f"epoch,step,train/loss,val/acc,rank/certified,rank/width_10_percent\n{rows}")
 
 
-def measure(words: list[str], memory: Path) -> tuple[float, float]:
-    """Seconds and MiB of ``compare`` with these words; its memory goes through a file."""
-    started = time.perf_counter()
+def measure(words: list[str], memory: Path) -> tuple[float, float, float]:
+    """Seconds, seconds of the processor, and MiB of ``compare`` with these words; its memory goes through a file."""
+    started, busy = time.perf_counter(), processor_seconds()
     subprocess.run([sys.executable, "-c", COMPARE, str(memory), *words], stdout=subprocess.DEVNULL, check=True)
-    return time.perf_counter() - started, int(memory.read_text()) / 1024
+    return time.perf_counter() - started, processor_seconds() - busy, int(memory.read_text()) / 1024
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def main() -> None:
@@ -88,16 +100,17 @@ def main() -> None:
         folder = (options.folder or Path(temporary)) / "eq"
         if not folder.exists():
             write_runs(folder, options.runs, options.epochs)
-        print("| command | runs | seconds, median (least to most) | largest memory, MiB |\n|---|---:|---:|---:|")
+        print("| command | runs | seconds, median (least to most) | of them of the processor | largest memory, MiB |")
+        print("|---|---:|---:|---:|---:|")
         for what in ("table", "page")[: 1 + options.html]:
             found = []
             for repetition in range(options.repetitions + 1):
                 page = Path(temporary) / f"{repetition}.html"
                 words = [str(folder), *([f"--html={page}"] if what == "page" else [])]
                 found.append(measure(words, Path(temporary) / "memory"))
-            seconds, memory = zip(*found[1:], strict=True)
-            spread = f"{statistics.median(seconds):.1f} ({min(seconds):.1f} to {max(seconds):.1f})"
-            print(f"| {what} | {options.runs:,} | {spread} | {max(memory):,.0f} |", flush=True)
+            seconds, busy, memory = zip(*found[1:], strict=True)
+            columns = (what, f"{options.runs:,}", spread(seconds), spread(busy), f"{max(memory):,.0f}")
+            print("|", " | ".join(columns), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -531,6 +531,7 @@ def test_optimization_study(script):
 def test_compare_scale(script):
     """On few runs; the memory is that of compare, which imports no torch."""
     said = script("compare_scale.py", "--runs=100", "--epochs=2", "--repetitions=1")
-    found = re.search(r"^\| table \| 100 \| ([\d.]+) \(.*\) \| (\d+) \|$", said, re.M)
+    found = re.search(r"^\| table \| 100 \| ([\d.]+) \(.*\) \| ([\d.]+) \(.*\) \| (\d+) \|$", said, re.M)
     assert found, said
-    assert int(found[2]) < 150
+    assert float(found[2]) > 0
+    assert int(found[3]) < 150
