@@ -2,22 +2,23 @@
 # The recipes of configs/slurm, and a study, on a real SLURM of one machine: preempted, and compared with uninterrupted runs.
 #
 #     sudo scripts/slurm_check.sh [--preemptions 10] [--fit "--config eq.yaml"]... [--python .venv/bin/python]
-#                                 [--output results/slurm.md] [--keep]
+#                                 [--only "one limits seeds nodes study"] [--output results/slurm.md] [--keep]
 #
 # Starts a munged, a slurmctld and two slurmd of its own in a temporary folder, and ends them. It installs nothing: it
 # needs root and the Debian packages slurm-wlm and munge; the study needs the extra `slurm`. Preemptions, in turn:
 #     TERM, USR1   the signals that SLURM sends before the limit, to all processes of the step
 #     requeue      scontrol requeue: SIGTERM, and SIGKILL ten seconds later
 #     power        slurmd and all that it has started are killed by SIGKILL, and slurmd is started again
-# --fit gives options of fit; one.sbatch runs with each, the other recipes with the first. --output takes the table, --keep
-# leaves logs and runs. Exit code 1 where weights differ or a job ends in another state than it should.
+# --fit gives options of fit; one.sbatch runs with each, the other recipes with the first. --only names parts. --output takes
+# the table, --keep leaves logs and runs. Exit code 1 where weights differ or a job ends in another state than it should.
 set -uo pipefail
-STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=()
+STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=() PARTS='one limits seeds nodes study'
 while [ $# -gt 0 ]; do
     case $1 in
         --preemptions) PREEMPTIONS=$2; shift 2 ;;
         --fit) FITS+=("$2"); shift 2 ;;
         --python) PYTHON=$2; shift 2 ;;
+        --only) PARTS=$2; shift 2 ;;
         --output) OUTPUT=$(realpath "$2"); shift 2 ;;
         --keep) KEEP=1; shift ;;
         *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
@@ -30,7 +31,7 @@ done
 [ "$(id -u)" = 0 ] || { echo "slurm_check: the daemons need root" >&2; exit 2; }
 
 REPOSITORY=$(cd "$(dirname "$0")/.." && pwd)
-WORK=$(mktemp -d)
+WORK=$(mktemp -d) PORT=$((20000 + $$ % 4000 * 3))
 mkdir "$WORK/bin" "$WORK/state"
 # A link would not do: Python finds its environment by the path that it was called by.
 printf '#!/bin/sh\nexec "%s" "$@"\n' "$(realpath -s "$(command -v "$PYTHON")")" > "$WORK/bin/python" && chmod +x "$WORK/bin/python"
@@ -68,7 +69,7 @@ SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=$WORK/munge,cred_expire=5
 CredType=cred/munge
-SlurmctldPort=26817
+SlurmctldPort=$PORT
 SlurmctldPidFile=$WORK/slurmctld.pid
 SlurmctldLogFile=$WORK/slurmctld.log
 SlurmdPidFile=$WORK/%n.pid
@@ -89,8 +90,8 @@ KillWait=10
 SlurmdTimeout=15
 MinJobAge=3600
 ReturnToService=2
-NodeName=node1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=26821 CPUs=4
-NodeName=node2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=26822 CPUs=4
+NodeName=node1 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((PORT + 1)) CPUs=4
+NodeName=node2 NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=$((PORT + 2)) CPUs=4
 PartitionName=main Nodes=node1,node2 Default=YES MaxTime=INFINITE State=UP
 END
 slurmctld -L "$WORK/slurmctld.log" || finish 1
@@ -150,49 +151,69 @@ RECIPES=$REPOSITORY/configs/slurm
     echo "|---|---|---|---|"
 } | tee table.md
 
-# One job, preempted and not.
-for number in "${!FITS[@]}"; do
-    read -ra words <<< "${FITS[$number]}"
-    follow "$(RUN=runs/whole$number submit "$RECIPES/one.sbatch" "${words[@]}")" "runs/whole$number" 0 TERM
-    job=$(RUN=runs/one$number submit "$RECIPES/one.sbatch" "${words[@]}")
-    follow "$job" "runs/one$number" "$PREEMPTIONS" TERM USR1 requeue power
-    check "one.sbatch ${FITS[$number]}" "$COUNT:$DONE" "$job" "COMPLETED 0" "runs/one$number" "$(weights_of "runs/whole$number")"
-done
-read -ra FIT <<< "${FITS[0]}"
+whole() {   # number of a --fit: submits it once, not to be interrupted
+    local words; read -ra words <<< "${FITS[$1]}"
+    [ -f "out/whole$1" ] || RUN=runs/whole$1 submit "$RECIPES/one.sbatch" "${words[@]}" > "out/whole$1"
+}
+whole_weights() { follow "$(cat "out/whole$1")" "runs/whole$1" 0 TERM; weights_of "runs/whole$1"; }
 
-# The limit of the time itself: SLURM's own signal, which comes up to a minute too early.
-job=$(RUN=runs/limit submit --time=2 --signal=USR1@45 "$RECIPES/one.sbatch" "${FIT[@]}")
-follow "$job" runs/limit 0 TERM
-check "one.sbatch, two minutes" "$(restarts_of "$job"), by the limit" "$job" "COMPLETED 0" runs/limit "$(weights_of runs/whole0)"
+one() {   # one job, preempted again and again
+    local number words job
+    for number in "${!FITS[@]}"; do
+        read -ra words <<< "${FITS[$number]}"
+        whole "$number"
+        job=$(RUN=runs/one$number submit "$RECIPES/one.sbatch" "${words[@]}")
+        follow "$job" "runs/one$number" "$PREEMPTIONS" TERM USR1 requeue power
+        check "one.sbatch ${FITS[$number]}" "$COUNT:$DONE" "$job" "COMPLETED 0" "runs/one$number" "$(whole_weights "$number")"
+    done
+}
 
-# A limit that is too short for a step: given up after three times.
-job=$(RUN=runs/idle submit --time=1 --signal=USR1@58 "$RECIPES/one.sbatch" "${FIT[@]}")
-follow "$job" runs/idle 0 TERM
-row "one.sbatch, no time for a step" "$(restarts_of "$job"), by the limit" \
-    "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 1 3") (FAILED 1)" "none"
+limits() {
+    local job
+    whole 0
+    # SLURM's own signal, which comes up to a minute too early.
+    job=$(RUN=runs/limit submit --time=2 --signal=USR1@45 "$RECIPES/one.sbatch" "${FIT[@]}")
+    follow "$job" runs/limit 0 TERM
+    check "one.sbatch, two minutes" "$(restarts_of "$job"), by the limit" "$job" "COMPLETED 0" runs/limit "$(whole_weights 0)"
+    # Stopped as soon as it starts: given up after three times.
+    job=$(RUN=runs/idle submit "$RECIPES/one.sbatch" "${FIT[@]}")
+    while ! has_ended "$job"; do
+        [ "$(squeue -h -s -j "$job" -o %i | grep -c '\.0$')" = 1 ] && scancel --signal=USR1 "$job"
+        sleep 0.5
+    done
+    row "one.sbatch, no time for a step" "$(restarts_of "$job"): USR1 at once" \
+        "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 1 3") (FAILED 1)" "none"
+    # A mistake is not queued again.
+    job=$(RUN=runs/mistake submit "$RECIPES/one.sbatch" "${FIT[@]}" --data.batch_size 0)
+    follow "$job" runs/mistake 0 TERM
+    row "one.sbatch, a mistake" "$(restarts_of "$job")" \
+        "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 2 0") (FAILED 2)" "none"
+}
 
-# A mistake is not queued again.
-job=$(RUN=runs/mistake submit "$RECIPES/one.sbatch" "${FIT[@]}" --data.batch_size 0)
-follow "$job" runs/mistake 0 TERM
-row "one.sbatch, a mistake" "$(restarts_of "$job")" "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 2 0") (FAILED 2)" "none"
+seeds() {   # an array of which two tasks are preempted; beside it, fit on a node where jobs are submitted
+    local job task
+    job=$(RUNS=runs/seeds submit --array=0-2 "$RECIPES/seeds.sbatch" "${FIT[@]}")
+    for task in 0 1 2; do
+        follow "${job}_$task" "runs/seeds/$task" $((task < 2)) USR1
+        python -m ttlightning fit "${FIT[@]}" --seed_everything $task --run "runs/alone/$task" > "out/alone-$task.txt" 2>&1
+        check "seeds.sbatch, seed $task" "$COUNT:$DONE" "${job}_$task" "COMPLETED 0" "runs/seeds/$task" \
+            "$(weights_of "runs/alone/$task")"
+    done
+    row "fit without a job, where srun is" 0 \
+        "$(say "$(cat out/alone-*.txt | grep -c srun) hints" "0 hints") (no hint at srun)" "as above"
+}
 
-# An array over three seeds, two of them preempted; beside it, fit on a node where jobs are submitted.
-job=$(RUNS=runs/seeds submit --array=0-2 "$RECIPES/seeds.sbatch" "${FIT[@]}")
-for task in 0 1 2; do
-    follow "${job}_$task" "runs/seeds/$task" $((task < 2)) USR1
-    python -m ttlightning fit "${FIT[@]}" --seed_everything $task --run "runs/alone/$task" > "out/alone-$task.txt" 2>&1
-    check "seeds.sbatch, seed $task" "$COUNT:$DONE" "${job}_$task" "COMPLETED 0" "runs/seeds/$task" "$(weights_of "runs/alone/$task")"
-done
-row "fit without a job, where srun is" 0 "$(say "$(cat out/alone-*.txt | grep -c srun) hints" "0 hints") (no hint at srun)" "as above"
+nodes() {   # two processes on two nodes
+    local job
+    follow "$(RUN=runs/two-whole submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")" runs/two-whole 0 TERM
+    job=$(RUN=runs/two submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")
+    follow "$job" runs/two 4 TERM USR1 requeue power
+    check "two_nodes.sbatch" "$COUNT:$DONE" "$job" "COMPLETED 0" runs/two "$(weights_of runs/two-whole)"
+}
 
-# Two processes on two nodes.
-follow "$(RUN=runs/two-whole submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")" runs/two-whole 0 TERM
-job=$(RUN=runs/two submit --cpus-per-task=1 "$RECIPES/two_nodes.sbatch" "${FIT[@]}")
-follow "$job" runs/two 4 TERM USR1 requeue power
-check "two_nodes.sbatch" "$COUNT:$DONE" "$job" "COMPLETED 0" runs/two "$(weights_of runs/two-whole)"
-
-# A study of eight runs as one array, two of them preempted, and the same study here.
-if python -c 'import submitit' 2> /dev/null; then
+study() {   # eight runs as one array, two of them preempted, and the same study without SLURM
+    local study array code run same=0
+    python -c 'import submitit' || { echo "slurm_check: the study needs the extra slurm; leave it out with --only" >&2; touch differs; return; }
     cat > eight.yaml <<END
 config: debug.yaml
 options: {trainer.max_epochs: 60}
@@ -202,23 +223,25 @@ slurm: {timeout_min: 20, cpus_per_task: 1}
 END
     python -m ttlightning study eight.yaml --launcher slurm --jobs 4 > out/study.txt 2>&1 &
     study=$!
-    for _ in $(seq 120); do
+    for _ in $(seq 600); do
         compgen -G "runs/debug+rank-2/*/metrics.csv" > out/begun && compgen -G "runs/debug+rank-3/*/metrics.csv" > out/begun && break
         sleep 1
     done
-    array=$(squeue -h -o %A | sort -n | head -1)
+    array=$(sed -n 's/.*submitted 8 runs as job //p' out/study.txt)
     preempt USR1 "${array}_0"; preempt requeue "${array}_1"
     wait $study; code=$?
     TTLIGHTNING_RUNS=$WORK/local python -m ttlightning study eight.yaml --jobs 2 > out/local.txt 2>&1
-    same=0
     for run in local/debug*/*; do
         [ -n "$(weights_of "$run")" ] && [ "$(weights_of "$run")" = "$(weights_of "runs/${run#local/}")" ] && same=$((same + 1))
     done
     row "study of 8 runs, one array" "$(restarts_of "${array}_0") + $(restarts_of "${array}_1"): USR1 requeue" \
         "$(say "exit code $code" "exit code 0") (exit code 0)" "$(say "$same of 8" "8 of 8") (8 runs)"
-else
-    echo "slurm_check: no study, because submitit is missing (the extra slurm)" >&2
-fi
+}
+
+read -ra FIT <<< "${FITS[0]}"
+for part in $PARTS; do
+    case $part in one | limits | seeds | nodes | study) $part ;; *) echo "slurm_check: no part is called $part" >&2; finish 2 ;; esac
+done
 
 echo | tee -a table.md
 echo "$((SECONDS - STARTED)) seconds in all." | tee -a table.md

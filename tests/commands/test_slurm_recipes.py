@@ -1,14 +1,17 @@
 """The batch scripts of configs/slurm, with stand-ins for SLURM and Python; scripts/slurm_check.sh has the real ones."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from ttlightning.runs.checkpoints import steps_of
 
-RECIPES = sorted((Path(__file__).parents[2] / "configs/slurm").glob("*.sbatch"))
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "configs/slurm").glob("*.sbatch"))
 STANDINS = {
     "python": 'echo "$STEPS"',
     "srun": 'echo "$@" >> calls; exit $CODE',
@@ -67,3 +70,23 @@ def test_the_recipes_differ_in_their_runs_only():
     assert len(texts) == 3
     for lines in zip(*texts, strict=True):
         assert len({line for line in lines if not line.startswith("srun ")}) <= 1
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(
+    not (shutil.which("slurmctld") and shutil.which("munged")) or os.geteuid() != 0,
+    reason="needs root and the Debian packages slurm-wlm and munge",
+)
+def test_the_recipes_on_a_slurm_of_this_machine():
+    words = ("--only", "one limits nodes", "--preemptions", "4", "--fit", "--config debug.yaml --trainer.max_epochs 60")
+    done = subprocess.run(
+        [ROOT / "scripts/slurm_check.sh", *words, "--python", sys.executable],
+        env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row[0].partition(" --")[0] for row in rows] == [
+        "| one.sbatch", "| one.sbatch, two minutes", "| one.sbatch, no time for a step", "| one.sbatch, a mistake",
+        "| two_nodes.sbatch",
+    ]  # fmt: skip
+    assert rows[0][1].startswith("4: TERM USR1 requeue power")
