@@ -20,7 +20,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
 COMMA := ,
-EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
+EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
 .PHONY: fit test test-slow test-nightly test-all lint bench gpu lock environment
 
@@ -52,7 +52,7 @@ gpu: environment
 	$(IN_VENV) scripts/gpu.py --output results/gpu.json $(ARGS)
 
 lock: environment
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 

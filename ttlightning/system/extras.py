@@ -14,6 +14,7 @@ EXTRA_OF: Final = (
     )
     | dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
     | dict.fromkeys(("tensorkrowch", "jax"), "bench")
+    | {"submitit": "slurm"}
 )  # fmt: skip
 """Package by the name of its import: the extra of pyproject.toml that installs it."""
 
