@@ -6,9 +6,11 @@
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
+# make release        build both distributions, check them, try the wheel in a new environment; uploads nothing
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
 # PACKAGES=newest or PACKAGES=oldest makes the environment from the ranges of pyproject.toml instead of the lock file.
+# PACKAGES=cpu makes it without the packages of CUDA: torch comes from PyTorch's own index (docs/installation.md).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +24,7 @@ READY := $(VENV)/ready
 COMMA := ,
 EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock release dist environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -56,15 +58,35 @@ lock: environment
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
+# The wheel is built from the sdist, by the locked hatchling. twine and check-wheel-contents are tools of this one target, so
+# uv runs them in an environment of their own, and the lock file stays without their 40 packages.
+dist: environment
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(IN_VENV) --out-dir dist .
+	$(BIN)/uv tool run --quiet --from twine==7.0.0 twine --no-color check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv tool run --quiet check-wheel-contents==0.6.3 dist/*.whl
+
+release: environment
+	@test -z "$$(git status --porcelain)" || { echo "There are changes that are not committed:"; git status --short; exit 2; }
+	$(IN_VENV) -m pytest -n 0 -q tests/test_release.py
+	$(MAKE) dist
+	CONSTRAINTS=requirements.lock UV=$(BIN)/uv PYTHON=$(IN_VENV) .ci/smoke dist/*.whl
+	@echo; echo "Nothing was uploaded. What remains, by hand:"
+	@sed -n 's/^\(Repository\|Documentation\) = /  \1 is /p' pyproject.toml
+	@V=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); \
+	  echo "  git tag v$$V && git push origin v$$V"; \
+	  echo "  $(BIN)/uv tool run twine upload dist/ttlightning-$$V*"
+
 environment: $(READY)
 
 # pip installs uv, by its hash; uv installs the other packages, by theirs, six times faster. Where uv cannot reach what
 # pip is configured for, pip does it all. The oldest packages are those of the package itself and of training, without
-# the benchmark's, which need newer ones.
+# the benchmark's, which need newer ones. For the CPU, torch and torchvision have the locked versions and no hashes: the
+# lock file has those of the builds with CUDA. The other packages have theirs.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
-	@case "$(PACKAGES)" in locked | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, newest or oldest"; exit 2;; esac
-	@echo "Making the environment in $(VENV), once: about 5 GB, a minute or more."
+	@case "$(PACKAGES)" in locked | cpu | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, cpu, newest or oldest"; exit 2;; esac
+	@echo "Making the environment in $(VENV), once: about $(if $(filter cpu,$(PACKAGES)),2,7) GB, a minute or more."
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	@$(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
@@ -74,6 +96,13 @@ ifeq ($(PACKAGES),locked)
 	       $(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r requirements.lock; }
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
 	  || $(PYTHON) -m pip --python $(IN_VENV) install --quiet --no-deps --no-build-isolation --editable .
+else ifeq ($(PACKAGES),cpu)
+	@awk '/^[^ #]/ { keep = !/^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+)==/ } keep' requirements.lock > $(VENV)/cpu.lock
+	@sed -n 's/^\(torch\(vision\)*==[^ ]*\) .*/\1/p' requirements.lock > $(VENV)/torch.txt
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(IN_VENV) $(VENV)/cpu.lock
+	@$(BIN)/uv pip install --quiet --no-deps --torch-backend cpu --python $(IN_VENV) --requirement $(VENV)/torch.txt \
+	  || { echo "PyTorch's own index gave no build for the CPU: make environment, without PACKAGES=cpu, needs only your usual index."; exit 1; }
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable .
 else
 	@if [ "$(PACKAGES)" = oldest ]; then \
 	  $(BIN)/uv pip install --quiet --resolution lowest-direct --python $(IN_VENV) --editable '.[train]'; fi

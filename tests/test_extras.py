@@ -153,6 +153,15 @@ def test_a_command_without_its_extra_is_one_line(command):
     assert "fit) options=" not in output
 
 
+def test_builds_that_do_not_go_together_are_one_line():
+    """A torch for the CPU beside torchvision's usual build, whose operators cannot be loaded."""
+    message = r"^fit needs torch and torchvision of one build, and torch .* --torch-backend cpu"
+    with pytest.raises(UserError, match=message), needed_by("fit"):
+        raise RuntimeError("operator torchvision::nms does not exist")
+    with pytest.raises(RuntimeError, match="another fault"), needed_by("fit"):
+        raise RuntimeError("another fault")
+
+
 def test_packages_of_others_are_missing_as_ever():
     with pytest.raises(ModuleNotFoundError) as other, needed_by("fit"):
         import package_of_the_user  # noqa: F401
