@@ -6,6 +6,7 @@
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
+# make release        build both distributions, check them, try the wheel in a new environment; uploads nothing
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
 # PACKAGES=newest or PACKAGES=oldest makes the environment from the ranges of pyproject.toml instead of the lock file.
@@ -22,7 +23,7 @@ READY := $(VENV)/ready
 COMMA := ,
 EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock release dist environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -55,6 +56,25 @@ lock: environment
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
+
+# The wheel is built from the sdist, by the locked hatchling. twine and check-wheel-contents are tools of this one target, so
+# uv runs them in an environment of their own, and the lock file stays without their 40 packages.
+dist: environment
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(IN_VENV) --out-dir dist .
+	$(BIN)/uv tool run --quiet --from twine==7.0.0 twine --no-color check --strict dist/*.whl dist/*.tar.gz
+	$(BIN)/uv tool run --quiet check-wheel-contents==0.6.3 dist/*.whl
+
+release: environment
+	@test -z "$$(git status --porcelain)" || { echo "There are changes that are not committed:"; git status --short; exit 2; }
+	$(IN_VENV) -m pytest -n 0 -q tests/test_release.py
+	$(MAKE) dist
+	CONSTRAINTS=requirements.lock UV=$(BIN)/uv PYTHON=$(IN_VENV) .ci/smoke dist/*.whl
+	@echo; echo "Nothing was uploaded. What remains, by hand:"
+	@sed -n 's/^\(Repository\|Documentation\) = /  \1 is /p' pyproject.toml
+	@V=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml); \
+	  echo "  git tag v$$V && git push origin v$$V"; \
+	  echo "  $(BIN)/uv tool run twine upload dist/ttlightning-$$V*"
 
 environment: $(READY)
 

@@ -114,22 +114,6 @@ def test_pre_commit_runs_what_make_lint_runs():
     assert {hook["language"] for hook in repository["hooks"]} == {"system"}
 
 
-def test_the_workflow_runs_everything_everywhere():
-    """Each job of the matrix calls .ci/run, which passes its packages on to make; the classifiers are tested."""
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    tests, alone = workflow["jobs"]["tests"], workflow["jobs"]["alone"]
-    assert [step["run"] for step in tests["steps"][-2:]] == ["bash .ci/run", "make test-nightly"]
-    assert tests["steps"][-1]["if"] == "github.event_name == 'schedule'"
-    assert tests["env"]["PACKAGES"] == "${{ matrix.packages }}"
-    matrix = tests["strategy"]["matrix"]
-    assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
-    assert set(matrix["packages"]) == {"newest", "oldest"}
-    pythons = {*matrix["python"], *(job["python"] for job in matrix["include"])}
-    classified = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
-    assert {"3.11", *classified} <= pythons
-    assert "pip install ." in [step.get("run") for step in alone["steps"]]
-
-
 def test_the_environment_can_be_made_from_the_ranges(tmp_path):
     """What ``make environment`` would run for each choice of packages; another word is refused before anything."""
     (tmp_path / "venv").mkdir()
