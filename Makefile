@@ -6,6 +6,7 @@
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
+# make docs         the site, in build/site; a warning is an error
 # make release        build both distributions, check them, try the wheel in a new environment; uploads nothing
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
@@ -24,7 +25,7 @@ READY := $(VENV)/ready
 COMMA := ,
 EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock release dist environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu docs lock release dist environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -52,6 +53,19 @@ bench: environment
 
 gpu: environment
 	$(IN_VENV) scripts/gpu.py --output results/gpu.json $(ARGS)
+
+# The site has an environment of its own, without torch (pyproject.toml, dependency-groups; pip knows them since 25.1).
+DOCS := build/docs/$(notdir $(BIN))/python
+
+docs: build/docs/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS) -m mkdocs build --strict --quiet --site-dir build/site
+	@echo build/site/index.html
+
+build/docs/ready: pyproject.toml
+	@$(PYTHON) -m venv --clear --without-pip build/docs
+	@$(PYTHON) -m pip --python $(DOCS) install --quiet 'pip>=25.1'
+	@$(DOCS) -m pip install --quiet --group docs
+	@touch $@
 
 lock: environment
 	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
