@@ -13,8 +13,8 @@ import pytest
 
 from ttlightning import UserError
 from ttlightning.commands.studies import _alone
-from ttlightning.runs import lock as module
 from ttlightning.runs.run import Run
+from ttlightning.system import lock as module
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_processes_exclude_each_other(tmp_path):
     counter = tmp_path / "counter"
     counter.write_text("0")
     count = (
-        "import sys, pathlib; from ttlightning.runs.lock import Lock; folder = pathlib.Path(sys.argv[1])\n"
+        "import sys, pathlib; from ttlightning.system.lock import Lock; folder = pathlib.Path(sys.argv[1])\n"
         "for _ in range(40):\n"
         "    lock = Lock(folder / 'lock'); lock.acquire(wait=True); file = folder / 'counter'\n"
         "    file.write_text(str(int(file.read_text()) + 1)); lock.release()"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ttlightning.errors import UserError
 from ttlightning.runs.files import read_json
-from ttlightning.runs.lock import Lock
 from ttlightning.runs.releases import find_release, released_names
 from ttlightning.runs.trust import config_text, read_mapping
+from ttlightning.system.lock import Lock
 from ttlightning.system.paths import command, expanded
 
 if TYPE_CHECKING:
