@@ -5,8 +5,8 @@
 Writes data sets in MNIST's format, of random strokes, into a temporary folder. Each is trained on in memory, with an
 empty cache and with the cache made before, for the same steps, in a memory cgroup with this limit, if the system lets
 this process make one (page cache counts, and is given back under pressure). Prints the largest anonymous memory
-(RssAnon, every 50 ms), the processor's seconds, with imports, and the first digits of the weights' hash. Then a folder of
-pictures: the processor's seconds of a fit that reads them, and of one that does not.
+(RssAnon, every 50 ms), the processor's seconds, with imports, and the first digits of the weights' hash. Then a folder
+of pictures: the processor's seconds of a fit that reads them, and of one that does not.
 """
 
 import argparse
