@@ -12,6 +12,7 @@
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
 # PACKAGES=newest or PACKAGES=oldest makes the environment from the ranges of pyproject.toml instead of the lock file.
+# PACKAGES=cpu makes it without the packages of CUDA: torch comes from PyTorch's own index (docs/installation.md).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,7 +24,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
 COMMA := ,
-EXTRAS := .[train,export,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
+EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
 .PHONY: fit test test-slow test-nightly test-all lint bench gpu docs notebooks lock release dist environment
 
@@ -79,7 +80,7 @@ build/notebooks/ready: $(READY) pyproject.toml
 	@touch $@
 
 lock: environment
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 
@@ -106,11 +107,12 @@ environment: $(READY)
 
 # pip installs uv, by its hash; uv installs the other packages, by theirs, six times faster. Where uv cannot reach what
 # pip is configured for, pip does it all. The oldest packages are those of the package itself and of training, without
-# the benchmark's, which need newer ones.
+# the benchmark's, which need newer ones. For the CPU, torch and torchvision have the locked versions and no hashes: the
+# lock file has those of the builds with CUDA. The other packages have theirs.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.12 ...")'
-	@case "$(PACKAGES)" in locked | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, newest or oldest"; exit 2;; esac
-	@echo "Making the environment in $(VENV), once: about 5 GB, a minute or more."
+	@case "$(PACKAGES)" in locked | cpu | newest | oldest) ;; *) echo "PACKAGES is $(PACKAGES), it must be locked, cpu, newest or oldest"; exit 2;; esac
+	@echo "Making the environment in $(VENV), once: about $(if $(filter cpu,$(PACKAGES)),2,7) GB, a minute or more."
 	@$(PYTHON) -m venv --without-pip $(VENV)
 	@awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > $(VENV)/uv.lock
 	@$(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r $(VENV)/uv.lock
@@ -120,6 +122,13 @@ ifeq ($(PACKAGES),locked)
 	       $(PYTHON) -m pip --python $(IN_VENV) install --quiet --require-hashes --no-deps -r requirements.lock; }
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable . \
 	  || $(PYTHON) -m pip --python $(IN_VENV) install --quiet --no-deps --no-build-isolation --editable .
+else ifeq ($(PACKAGES),cpu)
+	@awk '/^[^ #]/ { keep = !/^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]+)==/ } keep' requirements.lock > $(VENV)/cpu.lock
+	@sed -n 's/^\(torch\(vision\)*==[^ ]*\) .*/\1/p' requirements.lock > $(VENV)/torch.txt
+	@$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(IN_VENV) $(VENV)/cpu.lock
+	@$(BIN)/uv pip install --quiet --no-deps --torch-backend cpu --python $(IN_VENV) --requirement $(VENV)/torch.txt \
+	  || { echo "PyTorch's own index gave no build for the CPU: make environment, without PACKAGES=cpu, needs only your usual index."; exit 1; }
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(IN_VENV) --editable .
 else
 	@if [ "$(PACKAGES)" = oldest ]; then \
 	  $(BIN)/uv pip install --quiet --resolution lowest-direct --python $(IN_VENV) --editable '.[train]'; fi

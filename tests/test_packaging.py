@@ -119,16 +119,40 @@ def test_the_environment_can_be_made_from_the_ranges(tmp_path):
     (tmp_path / "venv").mkdir()
     for packages, wanted in {
         "locked": "uv pip sync --quiet --compile-bytecode --require-hashes",
-        "newest": "--editable '.[train,export,dev,bench]'",
+        "newest": "--editable '.[train,export,slurm,dev,bench]'",
         "oldest": "--resolution lowest-direct",
+        "cpu": "--no-deps --torch-backend cpu",
     }.items():
         shown = make(tmp_path, "--dry-run", f"PACKAGES={packages}")
         assert shown.returncode == 0, shown.stderr
         assert wanted in shown.stdout
     refused = make(tmp_path, "PACKAGES=old")
     assert refused.returncode == 2
-    assert "PACKAGES is old, it must be locked, newest or oldest" in refused.stdout
+    assert "PACKAGES is old, it must be locked, cpu, newest or oldest" in refused.stdout
     assert not any((tmp_path / "venv").iterdir())
+
+
+def test_the_environment_for_the_cpu_has_the_locked_packages_without_those_of_cuda(tmp_path):
+    """The recipe's own filters, run on requirements.lock: torch and torchvision apart, the rest with its hashes."""
+    (tmp_path / "venv").mkdir()
+    lines = make(tmp_path, "--dry-run", "PACKAGES=cpu").stdout.splitlines()
+    filters = [line for line in lines if line.startswith(("awk", "sed")) and "uv.lock" not in line]
+    for line in filters:
+        subprocess.run(line, shell=True, cwd=ROOT, check=True)
+    names = re.compile(r"^(\S+)==", re.M)
+    locked = set(names.findall((ROOT / "requirements.lock").read_text()))
+    kept = (tmp_path / "venv/cpu.lock").read_text()
+    left_out = locked - set(names.findall(kept))
+    assert {name for name in left_out if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert not re.search(r"^(nvidia|cuda)-", kept, re.M)
+    assert len(names.findall(kept)) == len(re.findall(r"^\S+==.*\\\n    --hash=sha256:", kept, re.M)) > 50
+    pins = (tmp_path / "venv/torch.txt").read_text().splitlines()
+    assert [pin.partition("==")[0] for pin in pins] == ["torch", "torchvision"]
+    assert all(f"\n{pin} " in (ROOT / "requirements.lock").read_text() for pin in pins)
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,7 @@ def imported_by(folder: Path, *words: str) -> set[str]:
     return {name for name in HEAVY if name in modules}
 
 
-@pytest.mark.parametrize("verb", ["", "rank", "certify", "verify", "export", "compare", "rerun", "completion"])
+@pytest.mark.parametrize("verb", ["", "rank", "certify", "verify", "export", "compare", "study", "rerun", "completion"])
 def test_help_imports_nothing_that_takes_long(tmp_path, verb):
     assert imported_by(tmp_path, *verb.split(), "--help") == set()
 

@@ -17,6 +17,7 @@ WITHOUT_TRAINER: Final = {
     "export": "Write a trained network to a file that ONNX runtimes or torch alone run.",
     "compress": "Round a trained tensor train to a smaller TT-rank, as a run that trains on.",
     "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
+    "study": "Many runs from one file, seeds, a grid or a sweep, made here or by SLURM, and their table.",
     "rerun": "Run a finished run again, and say whether it came out the same.",
     "completion": "A script that completes the words of this command in bash or zsh.",
 }
