@@ -23,8 +23,9 @@ def test_a_notebook_is_executed_small_and_linked(file):
     code = cells(file, "code")
     assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell["outputs"]]
-    assert {output["output_type"] for output in outputs} <= {"stream", "display_data", "execute_result"}
     assert outputs
+    for output in outputs:  # plain lines and pictures; no traceback, no markup of bars that are gone
+        assert output.get("name") == "stdout" or "image/png" in output["data"], output
     assert file.stat().st_size < 150_000
     assert not re.search(r"/(home|work|root|Users)/", file.read_text())
     links = re.findall(r"colab\.research\.google\.com/github/(\S+?)\)", "".join(cells(file, "markdown")[0]["source"]))

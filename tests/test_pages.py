@@ -132,7 +132,8 @@ def test_every_command_of_every_page_is_understood(command, monkeypatch):
     shutil.copy(run / "checkpoints/last.ckpt", command.folder / "x.ckpt")
     (command.folder / "mine.yaml").write_text("trainer: {max_epochs: 1}\n")
     formats = "from ttlightning import TensorTrain as MyFormat, CanonicalPolyadic as Product"
-    (command.folder / "mypackage.py").write_text(formats)
+    for name in ("mypackage", "my"):
+        (command.folder / f"{name}.py").write_text(formats.replace("MyFormat", "Format") if name == "my" else formats)
     write_modules(ROOT / "docs/howto/callback.md", command.folder)
     monkeypatch.syspath_prepend(command.folder)
     known = {" ".join(words): words for page in PAGES for words in commands(page)}
