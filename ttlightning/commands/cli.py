@@ -285,7 +285,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            Console().print(lines, soft_wrap=True, highlight=False)
+            Console(force_jupyter=False).print(lines, soft_wrap=True, highlight=False)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
