@@ -7,6 +7,7 @@
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
 # make docs         the site, in build/site; a warning is an error
+# make notebooks    execute notebooks/ and keep the outputs
 # make release        build both distributions, check them, try the wheel in a new environment; uploads nothing
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
@@ -25,7 +26,7 @@ READY := $(VENV)/ready
 COMMA := ,
 EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-nightly test-all lint bench gpu docs lock release dist environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu docs notebooks lock release dist environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -65,6 +66,17 @@ build/docs/ready: pyproject.toml
 	@$(PYTHON) -m venv --clear --without-pip build/docs
 	@$(PYTHON) -m pip --python $(DOCS) install --quiet 'pip>=25.1'
 	@$(DOCS) -m pip install --quiet --group docs
+	@touch $@
+
+# Jupyter beside the packages of the environment.
+notebooks: build/notebooks/ready
+	build/notebooks/$(notdir $(BIN))/python scripts/notebooks.py $(ARGS)
+
+build/notebooks/ready: $(READY) pyproject.toml
+	@$(BIN)/uv venv --quiet --clear --python $(IN_VENV) build/notebooks
+	@$(BIN)/uv pip install --quiet --python build/notebooks --group notebooks
+	@$(IN_VENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$(build/notebooks/$(notdir $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/environment.pth"
 	@touch $@
 
 lock: environment

@@ -1,12 +1,17 @@
 """The pages: their links lead somewhere, their code runs, their commands do what they say."""
 
+import importlib
 import re
 import shlex
+import shutil
 import unicodedata
 from pathlib import Path
 
 import pytest
 import yaml
+
+from ttlightning.commands import WITH_TRAINER
+from ttlightning.commands.parser import parser_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -18,7 +23,7 @@ WITH_CODE = [
     for page in PAGES
     if "```python" in page.read_text() and page.relative_to(ROOT).as_posix() not in ELSEWHERE
 ]
-WALKS = ["docs/index.md", "docs/howto/compare.md"]
+WALKS = ["docs/index.md"] + [f"docs/howto/{name}.md" for name in ("compare", "resume", "callback", "data")]
 """Pages whose commands follow each other, from an empty folder."""
 
 
@@ -66,8 +71,6 @@ def test_names_in_the_reference_exist():
 
 
 def resolved(name: str):
-    import importlib
-
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:
@@ -92,12 +95,51 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), names)
 
 
+def commands(page: Path) -> list[list[str]]:
+    """The words of each line ``ttlightning ...`` of a page, without its comment."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^ {4}(?:python -m )?ttlightning ((?:[^\n#]|(?<! )#)*)", text, re.MULTILINE)
+    return [shlex.split(line) for line in lines if "..." not in line]
+
+
+def write_modules(page: Path, folder: Path) -> None:
+    """Blocks of a page that begin with the name of a file, as that file."""
+    for name, block in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page.read_text(), re.DOTALL):
+        (folder / name).write_text(block)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WALKS)
-def test_the_commands_of_a_page_run_in_order(page, command):
-    """Every line that begins with ``ttlightning`` and needs nothing but the files of the lines before."""
-    lines = re.findall(r"^    ttlightning (.*?)(?:  +#.*)?$", (ROOT / page).read_text(), re.MULTILINE)
-    short = [line for line in lines if "--config eq.yaml" not in line]  # which tests/test_recipes.py runs
-    assert len(short) >= 5
-    for line in short:
-        command(*shlex.split(line))
+@pytest.mark.usefixtures("rerun_in_this_process")
+def test_the_commands_of_a_page_run_in_order(page, command, monkeypatch, write_pictures):
+    """Every line but those for minutes of MNIST, which tests/test_recipes.py runs for fewer epochs."""
+    write_modules(ROOT / page, command.folder)
+    write_pictures(command.folder / "pictures", ("cat", "dog"))
+    shutil.copytree(command.folder / "pictures/test/dog", command.folder / "new_pictures")
+    monkeypatch.syspath_prepend(command.folder)
+    short = [words for words in commands(ROOT / page) if "image_folder" in words or "eq.yaml" not in words]
+    assert len(short) >= 2
+    for words in short:
+        command(*words)
+
+
+@pytest.mark.slow
+def test_every_command_of_every_page_is_understood(command, monkeypatch):
+    """Verbs, options and values are read as the command line does; verbs with a trainer print their config."""
+    run = command.finished("--config=debug.yaml")
+    for experiment in ("eq", "norms", "longer", "pictures", "text"):
+        shutil.copytree(run, command.folder / "runs" / experiment / "0")
+    shutil.copy(run / "checkpoints/last.ckpt", command.folder / "x.ckpt")
+    (command.folder / "mine.yaml").write_text("trainer: {max_epochs: 1}\n")
+    formats = "from ttlightning import TensorTrain as MyFormat, CanonicalPolyadic as Product"
+    for name in ("mypackage", "my"):
+        (command.folder / f"{name}.py").write_text(formats.replace("MyFormat", "Format") if name == "my" else formats)
+    write_modules(ROOT / "docs/howto/callback.md", command.folder)
+    monkeypatch.syspath_prepend(command.folder)
+    known = {" ".join(words): words for page in PAGES for words in commands(page)}
+    assert len(known) > 50
+    for verb, *words in known.values():
+        if verb in WITH_TRAINER:
+            command(verb, *words, "--print_config")
+        elif verb != "completion":  # its parser is that of the others
+            parser_of(importlib.import_module(f"ttlightning.commands.{verb}").main).parse_args(words)

@@ -284,7 +284,8 @@ class CLI(LightningCLI):
         result = self.run_directory.write_result(self.trainer, self.model, self.config.fit.seed_everything)
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
-            print_lines(Console(), describe_result(result, self.trainer.run and self.trainer.run.path))
+            lines = describe_result(result, self.trainer.run and self.trainer.run.path)
+            print_lines(Console(force_jupyter=False), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
