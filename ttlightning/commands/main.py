@@ -71,7 +71,8 @@ def _run_verb(verb: str, args: list[str]) -> None:
         verbs = list(WITH_TRAINER | WITHOUT_TRAINER)
         near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(verb, verbs, n=1))
         raise UserError(
-            f"the first word is {verb!r}, it must be a verb: {', '.join(verbs)}" + (near or "; --help says what they do")
+            f"the first word is {verb!r}, it must be a verb: {', '.join(verbs)}"
+            + (near or "; --help says what they do")
         )
 
 
