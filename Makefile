@@ -6,6 +6,8 @@
 # make lint           ruff (format and rules), mypy on the mathematics
 # make bench          speed beside TensorKrowch, JAX and other networks; tables in docs/speed.md
 # make gpu            the checks and the speed of a machine with a GPU, in results/gpu.json
+# make docs         the site, in build/site; a warning is an error
+# make notebooks    execute notebooks/ and keep the outputs
 # make release        build both distributions, check them, try the wheel in a new environment; uploads nothing
 # make lock           choose the newest versions anew, with hashes and without addresses
 #
@@ -22,9 +24,9 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
 COMMA := ,
-EXTRAS := .[train,export,report,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
+EXTRAS := .[train,export,report,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
-.PHONY: fit test test-slow test-nightly test-all lint bench gpu lock release dist environment
+.PHONY: fit test test-slow test-nightly test-all lint bench gpu docs notebooks lock release dist environment
 
 fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
@@ -53,8 +55,32 @@ bench: environment
 gpu: environment
 	$(IN_VENV) scripts/gpu.py --output results/gpu.json $(ARGS)
 
+# The site has an environment of its own, without torch (pyproject.toml, dependency-groups; pip knows them since 25.1).
+DOCS := build/docs/$(notdir $(BIN))/python
+
+docs: build/docs/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS) -m mkdocs build --strict --quiet --site-dir build/site
+	@echo build/site/index.html
+
+build/docs/ready: pyproject.toml
+	@$(PYTHON) -m venv --clear --without-pip build/docs
+	@$(PYTHON) -m pip --python $(DOCS) install --quiet 'pip>=25.1'
+	@$(DOCS) -m pip install --quiet --group docs
+	@touch $@
+
+# Jupyter beside the packages of the environment.
+notebooks: build/notebooks/ready
+	build/notebooks/$(notdir $(BIN))/python scripts/notebooks.py $(ARGS)
+
+build/notebooks/ready: $(READY) pyproject.toml
+	@$(BIN)/uv venv --quiet --clear --python $(IN_VENV) build/notebooks
+	@$(BIN)/uv pip install --quiet --python build/notebooks --group notebooks
+	@$(IN_VENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$(build/notebooks/$(notdir $(BIN))/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/environment.pth"
+	@touch $@
+
 lock: environment
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra report --extra bench --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra report --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 

@@ -1,14 +1,16 @@
 r"""Tensor networks beside what would be taken instead, at equal parameters: accuracy, time, certified rank, width.
 
-    python scripts/baselines.py [--data mnist fashion_mnist=FOLDER "CIFAR-10 (JPEG)=FOLDER"] [--groups large small]
+    python scripts/baselines.py [--data mnist fashion_mnist=FOLDER "CIFAR-10 (JPEG)=FOLDER"] [--groups best large small]
         [--configs best/eq.yaml baselines/cnn.yaml ...] [--seeds 5] [--jobs 1] [--rounds 25]
         [--output results/baselines] [--quick] [options of fit]
 
 --data: a data set's name, a name and the folder that has it, or a title and a folder with train/<class> and
-test/<class>. A group has a reference; configs/baselines/ get the largest width, or rank, within its parameters on each
-data set. Other configs of --configs are run as they are. Every run trains on all training images: what was chosen was
-chosen before, on validation splits. A run that has a result in $TTLIGHTNING_RUNS is not made again, and a stopped one
-goes on.
+test/<class>. A group has a reference. The networks of configs/baselines/ get the largest width, or rank, within its
+parameters on each data set, its augmentation and its mean pixel. In the group "best", whose reference is the recipe of
+the data set, the shallow network and the tree get its features and its optimizer too. Other configs of --configs are
+run as they are; {data} in their names stands for the word of the data set in best/. Every run trains on all training
+images: what was chosen was chosen before, on validation splits. A run that has a result in $TTLIGHTNING_RUNS is not
+made again, and a stopped one goes on.
 
 The table has mean and 95 % interval (Student's t) over the seeds, and the medians of the seconds of training, without
 rank checks, and of the images per second in batches of 1,000 on one thread, of seed 0. Of networks with a weight
@@ -18,6 +20,7 @@ Writes OUTPUT.json and .md. --quick: one epoch on 4,000 digits, two networks, on
 
 import argparse
 import hashlib
+import json
 import statistics
 import sys
 import time
@@ -40,10 +43,13 @@ from ttlightning.system.output import run_script
 
 SIZED = tuple(f"baselines/{name}.yaml" for name in ("logistic", "mlp", "cnn", "lstm", "shallow", "tree"))
 GROUPS = {
+    "best": ("best/{data}_tt.yaml", ("best/{data}_eq.yaml", *SIZED)),
     "large": ("best/eq.yaml", ("best/tt.yaml", *SIZED[1:])),
     "small": ("eq.yaml", SIZED),
 }
 """Name: the reference, and the networks beside it."""
+RECIPES = {"mnist": "mnist", "fashion_mnist": "fashion", "cifar10": "cifar", "CIFAR-10 (JPEG)": "cifar"}
+"""Title of the data: the word for it in the names of best/."""
 COLOURS = ("--data.patch_size=8",)
 """For images of 32 x 32, which patches of 7 do not tile."""
 QUICK = ("--trainer.max_epochs=1", "--data.batch_size=200")
@@ -114,16 +120,36 @@ def widest(count: Callable[[int], int], budget: int) -> int:
     return low
 
 
+def of_reference(reference: dict[str, Any], config: str, group: str) -> tuple[str, ...]:
+    """Options that give a network of configs/baselines/ what the reference has."""
+    same = {
+        "data.augmentation": reference["data"]["augmentation"],
+        "model.pixel_mean": reference["model"]["pixel_mean"],
+    }
+    if group == "best" and "Pixels" not in configuration(("--config", config))["model"]["features"]["class_path"]:
+        same |= {f"model.{name}": reference["model"][name] for name in ("features", "optimizer", "scheduler")}
+        same |= {"model.patch_dropout": reference["model"]["patch_dropout"]}
+        if not config.endswith("tree.yaml"):  # whose sites are a power of two
+            same |= {f"data.{name}": reference["data"][name] for name in ("patch_size", "stride", "padding")}
+    return tuple(f"--{name}={json.dumps(value)}" for name, value in same.items())
+
+
 def plan(data: list[Data], groups: list[str], configs: list[str] | None, more: tuple[str, ...]) -> list[Entry]:
     """The networks of each group on each data set, or those of ``configs``."""
     entries = []
     for each in data:
         for group in groups:
             reference, others = GROUPS[group]
+            if group == "best" and each.title not in RECIPES:
+                raise UserError(f"there is no recipe best/ of {each.title}; there is one of {', '.join(RECIPES)}")
             base = (*each.options, *more)
-            budget = parameters(configuration(("--config", reference, *base)), each)
-            for config in configs or (reference, *others):
+            named = [c.format(data=RECIPES.get(each.title)) for c in (reference, *(configs or (reference, *others)))]
+            whole = configuration(("--config", named[0], *base))
+            budget = parameters(whole, each)
+            for config in named[1:]:
                 words = ("--config", config, *base)
+                if config in SIZED:
+                    words += of_reference(whole, config, group)
                 if config.endswith("cnn.yaml"):
                     words += (f"--model.format.init_args.channels={each.shape[0]}",)
                 content = configuration(words)

@@ -16,7 +16,7 @@ from ttlightning.errors import UserError
 IMAGES = torch.randint(0, 256, (40, 2, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40)
 PATCHING = Patching(4)
-EVERYTHING = Augmentation(shift=1, rotation=20.0, scaling=0.2, shear=0.1)
+EVERYTHING = Augmentation(shift=1, rotation=20.0, scaling=0.2, shear=0.1, elastic=0.5)
 
 
 def batches(augmentation: Augmentation, epoch: int = 0, shard: Shard | None = None, size: int = 16) -> AugmentedBatches:
@@ -82,6 +82,32 @@ def test_every_second_image_is_mirrored_and_the_other_numbers_stay():
     assert torch.equal(other[:, :, 1:], one[:, :, 1:])
 
 
+@pytest.mark.parametrize("size", [(8, 8), (28, 31)])
+def test_equal_displacements_at_all_knots_are_a_shift(size):
+    images = torch.randint(0, 256, (6, 2, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    still = Augmentation(elastic=1.0).maps(6, *size, torch.Generator())
+    across, down = 2, -1
+    bends = torch.tensor([2 * across / size[1], 2 * down / size[0]]).view(1, 2, 1, 1).expand(6, 2, 5, 5)
+    moved = still.clone()
+    moved[:, :, 2] = bends[:, :, 0, 0]
+    bend = Augmentation(elastic=1.0)
+    assert torch.equal(bend(images, still, bends), bend(images, moved))
+
+
+def test_displacements_have_their_size_in_pixels_and_the_maps_stay():
+    sizes = {"shift": 2, "rotation": 20.0, "scaling": 0.2, "shear": 0.1, "flip": True}
+    assert Augmentation(elastic=1.0)
+    one, other = (
+        Augmentation(**sizes, elastic=elastic).maps(40, 8, 8, torch.Generator().manual_seed(2)) for elastic in (0, 1.5)
+    )
+    assert torch.equal(one, other)
+    assert Augmentation(**sizes).bends(40, 8, 8, torch.Generator()) is None
+    bends = Augmentation(elastic=1.5).bends(500, 20, 40, torch.Generator().manual_seed(1))
+    pixels = bends * torch.tensor([40 / 2, 20 / 2]).view(2, 1, 1)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor([1.5, 1.5]), rtol=0.03, atol=0)
+    assert pixels.mean().abs() < 0.05
+
+
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_devices_see_the_slices_of_one_batch(world):
     alone = list(batches(EVERYTHING))
@@ -119,7 +145,14 @@ def test_a_stopped_epoch_goes_on_with_the_same_images():
 
 @pytest.mark.parametrize(
     ("sizes", "message"),
-    [({"shift": -1}, "shift is -1"), ({"rotation": -0.5}, "rotation is -0.5"), ({"scaling": 1.0}, "scaling is 1.0")],
+    [
+        ({"shift": -1}, "shift is -1"),
+        ({"rotation": -0.5}, "rotation is -0.5"),
+        ({"scaling": 1.0}, "scaling is 1.0"),
+        ({"elastic": -0.1}, "elastic is -0.1"),
+        ({"elastic": math.inf}, "elastic is inf"),
+        ({"shear": math.nan}, "shear is nan"),
+    ],
 )
 def test_sizes_out_of_range(sizes, message):
     with pytest.raises(UserError, match=message):

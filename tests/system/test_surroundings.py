@@ -191,3 +191,13 @@ def test_names_that_are_not_utf8_are_printed_as_they_are():
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
     assert done.stdout == b"r\xff/0\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["1", ""])
+def test_a_log_has_every_line_at_once(unbuffered):
+    """Where nothing flushes at the end: stderr by lines as ever, with PYTHONUNBUFFERED stdout too."""
+    code = "import os, sys; from ttlightning.system.output import drop_unread_output as d; d(); print('out')"
+    code += "; print('err', file=sys.stderr); os._exit(0)"
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("out\n" if unbuffered else "", "err\n")

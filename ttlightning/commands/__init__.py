@@ -17,6 +17,7 @@ WITHOUT_TRAINER: Final = {
     "export": "A file that ONNX runtimes or torch alone run.",
     "compress": "Round a trained chain to a smaller TT-rank; it trains on.",
     "compare": "Finished runs side by side: means, tests, curves, a page.",
+    "study": "Many runs from one file: seeds, a grid or a sweep.",
     "rerun": "Run a finished run again: does it come out the same?",
     "completion": "A script that completes the words in bash or zsh.",
 }

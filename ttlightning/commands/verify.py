@@ -42,7 +42,7 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
         content = read_certificate(file)
         check_claims(content)
         source = None if content["kind"] == "generic" else find_checkpoint(content, file, checkpoint)
-        with Console(stderr=True).status(escape(_plain(f"counting {file.name}"))):
+        with Console(stderr=True, force_jupyter=False).status(escape(_plain(f"counting {file.name}"))):
             count(content, file, source)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")

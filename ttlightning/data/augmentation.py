@@ -1,13 +1,15 @@
-r"""Augmentation: random affine maps of the training images, with new numbers in every epoch.
+r"""Augmentation: random maps of the training images, affine and elastic, with new numbers in every epoch.
 
-image'(u) = image(M u + t),   M = [[s_x cos a, h - s_y sin a], [s_x sin a, s_y cos a]],   t whole pixels,
+image'(u) = image(M u + t + b(u)),   M = [[s_x cos a, h - s_y sin a], [s_x sin a, s_y cos a]],   t whole pixels,
+b(u) = the bicubic surface through normal displacements at the 5 x 5 points of a grid over the image,
 
 around the centre of the image, with bilinear interpolation, black beyond the edges. The numbers of a batch are a
 function of (seed, epoch, step). They are drawn for the global batch and then sliced.
 """
 
+import math
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, UInt8
@@ -18,6 +20,9 @@ from ttlightning.data.patches import Patching
 from ttlightning.data.sampler import TrainingBatches
 from ttlightning.errors import UserError
 from ttlightning.randomness import keyed_generator
+
+KNOTS: Final = 5
+"""Points of the grid of displacements, across and down."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Augmentation:
         scaling: s_x and s_y are uniform from 1 - scaling to 1 + scaling.
         shear: h is uniform from -shear to shear.
         flip: whether every second image, drawn at random, is mirrored left to right after its map.
+        elastic: pixels: the standard deviation of the displacements of b, across and down.
 
     Raises:
         UserError: a negative range, or a scaling of 1 or more.
@@ -40,11 +46,12 @@ class Augmentation:
     scaling: float = 0.0
     shear: float = 0.0
     flip: bool = False
+    elastic: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("shift", "rotation", "scaling", "shear"):
-            if getattr(self, name) < 0:
-                raise UserError(f"data.augmentation.{name} is {getattr(self, name)}, it must be at least 0")
+        for name in ("shift", "rotation", "scaling", "shear", "elastic"):
+            if not 0 <= getattr(self, name) < math.inf:  # nan is not
+                raise UserError(f"data.augmentation.{name} is {getattr(self, name)}, it must be finite and at least 0")
         if self.scaling >= 1:
             raise UserError(f"data.augmentation.scaling is {self.scaling}, it must be below 1")
 
@@ -65,11 +72,26 @@ class Augmentation:
             maps[:, :, 0] *= torch.randint(0, 2, (samples, 1), generator=generator) * 2.0 - 1
         return maps
 
+    def bends(
+        self, samples: int, height: int, width: int, generator: torch.Generator
+    ) -> Float[Tensor, "samples 2 knots knots"] | None:
+        """Displacements at the knots, across and down, in units of half an image; None where elastic is 0."""
+        if not self.elastic:
+            return None
+        normal = torch.randn(samples, 2, KNOTS, KNOTS, generator=generator)
+        return normal * torch.tensor([2 * self.elastic / width, 2 * self.elastic / height]).view(2, 1, 1)
+
     def __call__(
-        self, images: UInt8[Tensor, "batch channels height width"], maps: Float[Tensor, "batch 2 3"]
+        self,
+        images: UInt8[Tensor, "batch channels height width"],
+        maps: Float[Tensor, "batch 2 3"],
+        bends: Float[Tensor, "batch 2 knots knots"] | None = None,
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """The images, each transformed by its map."""
+        """The images, each transformed by its map, and bent by its displacements where there are any."""
         grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+        if bends is not None:
+            size = list(images.shape[-2:])
+            grid += F.interpolate(bends, size, mode="bicubic", align_corners=True).movedim(1, -1)
         return F.grid_sample(images.float(), grid, align_corners=False).round_().to(torch.uint8)
 
 
@@ -82,6 +104,7 @@ class AugmentedBatches(TrainingBatches):
 
     def take(self, indices: Tensor, start: int, global_size: int, epoch: int, step: int) -> Tensor:
         images = self.inputs[indices]
-        generator = keyed_generator(self.seed, "augmentation", epoch, step)
-        maps = self.augmentation.maps(global_size, *images.shape[-2:], generator)
-        return self.patching(self.augmentation(images, maps[start : start + len(images)]))
+        generator, share = keyed_generator(self.seed, "augmentation", epoch, step), slice(start, start + len(images))
+        size = (global_size, *images.shape[-2:])
+        maps, bends = self.augmentation.maps(*size, generator), self.augmentation.bends(*size, generator)
+        return self.patching(self.augmentation(images, maps[share], None if bends is None else bends[share]))

@@ -16,6 +16,7 @@ EXTRA_OF: Final = (
     | dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
     | {"wandb_workspaces": "report"}
     | dict.fromkeys(("tensorkrowch", "jax"), "bench")
+    | {"submitit": "slurm"}
 )  # fmt: skip
 """Package by the name of its import: the extra of pyproject.toml that installs it."""
 

@@ -44,8 +44,9 @@ def drop_unread_output() -> None:
         if stream is None or stream is not getattr(sys, f"__{name}__"):  # closed, or replaced, as by a test
             continue
         stream.flush()
+        reader = _Reader(stream.fileno(), "w", closefd=False)
         lasting = io.TextIOWrapper(
-            io.BufferedWriter(_Reader(stream.fileno(), "w", closefd=False)),
+            reader if stream.write_through else io.BufferedWriter(reader),  # PYTHONUNBUFFERED
             encoding=stream.encoding,
             errors="surrogateescape" if stream.errors == "strict" else stream.errors,  # a file name can be any bytes
             line_buffering=stream.line_buffering,

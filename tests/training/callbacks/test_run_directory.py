@@ -1,6 +1,8 @@
 """Callbacks find the run at the trainer; where there is none, they work and write nothing."""
 
 import csv
+import json
+import time
 
 import pytest
 from conftest import quiet_trainer
@@ -47,3 +49,21 @@ def test_kept_checkpoints_lie_in_the_run_whatever_loggers_the_user_has(command):
     [table] = (command.folder / "own").rglob("metrics.csv")
     assert [row for row in csv.DictReader(table.open()) if row["test/acc"]]
     assert not list((command.folder / "own").rglob("*.ckpt"))
+
+
+def test_seconds_count_every_check_of_ranks(command, monkeypatch):
+    """Also the first one, which comes before the first step."""
+    measure, now, ahead = RankCheck._check, time.perf_counter, []
+
+    def slow(check, *arguments, **options):
+        measure(check, *arguments, **options)
+        ahead.append(100)
+        check.seconds += 100
+
+    monkeypatch.setattr(RankCheck, "_check", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: now() + sum(ahead))
+    command("fit", "--config=debug.yaml", "--data.dataset=mnist", "--run=a")
+    result = json.loads((command.folder / "a/result.json").read_text())
+    assert len(ahead) >= 2
+    assert result["rank_check_seconds"] > 100 * len(ahead)
+    assert 0 < result["seconds"] - result["rank_check_seconds"] < 90

@@ -40,7 +40,7 @@ class EpochProgress(ProgressBar):
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
-        self.console = Console()
+        self.console = Console(force_jupyter=False)  # in a notebook, plain lines: its bars need ipywidgets
         self._enabled = True
         self._bar: Progress | None = None
         self._started = 0.0

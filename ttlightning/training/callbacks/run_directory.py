@@ -86,7 +86,7 @@ class RunDirectory(Callback):
         if self._table not in trainer.loggers:
             trainer.loggers = [*self.loggers, *trainer.loggers]
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter() - self.seconds
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,11 +100,11 @@ class RunDirectory(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._collect(trainer)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds, self._started = self._elapsed(), None
-        self._collect(trainer)
+    on_fit_end = on_test_end = on_validation_end
 
-    on_test_end = on_validation_end
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":  # after the last check and the figures, which others make when the fit ends
+            self.seconds, self._started = self._elapsed(), None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Say what is kept and how the run goes on, whatever ended it."""
@@ -189,7 +189,7 @@ class RunDirectory(Callback):
         self.metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
 
     def _elapsed(self) -> float:
-        """Seconds of training so far, including those before the checkpoint that the run went on from."""
+        """Seconds of fit so far, with checks and figures, and those before the checkpoint that the run went on from."""
         return self.seconds if self._started is None else time.perf_counter() - self._started
 
     def _begin(self, trainer: Trainer, pl_module: LightningModule) -> str | None:
