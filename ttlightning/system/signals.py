@@ -226,7 +226,8 @@ def say(line: str) -> None:
     """Write a line to stderr, in the first process only; it does not use Python's stream, which may be locked."""
     if is_first_process():
         with contextlib.suppress(OSError):
-            os.write(2, f"ttlightning: {line}\n".encode())
+            start = "\n" if os.isatty(2) else ""  # a terminal may show a bar, whose line has no end
+            os.write(2, f"{start}ttlightning: {line}\n".encode())
 
 
 def end_at_once(line: str, number: signal.Signals) -> None:
