@@ -6,11 +6,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ttlightning.rank.bounds import in_figures
+from ttlightning.system.output import terminal
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -32,7 +32,7 @@ class EpochProgress(ProgressBar):
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
-        self.console = Console(force_jupyter=False)  # in a notebook, plain lines: its bars need ipywidgets
+        self.console = terminal()
         self._enabled = True
         self._bar: Progress | None = None
         self._started = 0.0
