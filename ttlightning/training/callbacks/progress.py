@@ -58,7 +58,8 @@ class EpochProgress(ProgressBar):
         """Start the bar here, because an epoch that a resumed run continues has no start."""
         if self._bar is not None:
             return
-        if self._is_shown(trainer) and self.console.is_terminal:
+        has_cursor = self.console.is_terminal and self.console.file.isatty()  # FORCE_COLOR makes the first true
+        if self._is_shown(trainer) and has_cursor:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
             epoch, batches = f"{trainer.current_epoch + 1}/{trainer.max_epochs}", int(self.total_train_batches)
