@@ -2,26 +2,28 @@
 # The recipes of configs/slurm, and a study, on a real SLURM of one machine: preempted, and compared with uninterrupted runs.
 #
 #     sudo scripts/slurm_check.sh [--preemptions 10] [--fit "--config eq.yaml"]... [--python .venv/bin/python]
-#                                 [--only "one limits seeds nodes study"] [--output results/slurm.md] [--keep]
+#                                 [--only "one limits seeds nodes study"] [--minutes 2] [--output results/slurm.md] [--keep]
 #
 # Starts a munged, a slurmctld and two slurmd of its own in a temporary folder, and ends them. It installs nothing: it
 # needs root and the Debian packages slurm-wlm and munge; the study needs the extra `slurm`. Preemptions, in turn:
 #     TERM, USR1   the signals that SLURM sends before the limit, to all processes of the step
 #     requeue      scontrol requeue: SIGTERM, and SIGKILL ten seconds later
 #     power        slurmd and all that it has started are killed by SIGKILL, and slurmd is started again
-# --fit gives options of fit; one.sbatch runs with each, the other recipes with the first. --only names parts. --output takes
-# the table, --keep leaves logs and runs. Exit code 1 where weights differ or a job ends in another state than it should.
+# --fit gives options of fit; one.sbatch runs with each, the other recipes with the first. --only names parts, --minutes is
+# the limit of the job in the part limits. --output takes the table, --keep leaves logs and runs. Exit code 1 where weights
+# differ or a job ends in another state than it should.
 set -uo pipefail
-STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=() PARTS='one limits seeds nodes study'
+STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=() PARTS='one limits seeds nodes study' MINUTES=2
 while [ $# -gt 0 ]; do
     case $1 in
         --preemptions) PREEMPTIONS=$2; shift 2 ;;
         --fit) FITS+=("$2"); shift 2 ;;
         --python) PYTHON=$2; shift 2 ;;
         --only) PARTS=$2; shift 2 ;;
+        --minutes) MINUTES=$2; shift 2 ;;
         --output) OUTPUT=$(realpath "$2"); shift 2 ;;
         --keep) KEEP=1; shift ;;
-        *) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 [ ${#FITS[@]} -gt 0 ] || FITS=("--config eq.yaml --trainer.max_epochs 6" "--config best/tt.yaml --trainer.max_epochs 1")
@@ -172,9 +174,9 @@ limits() {
     local job
     whole 0
     # SLURM's own signal, which comes up to a minute too early.
-    job=$(RUN=runs/limit submit --time=2 --signal=USR1@45 "$RECIPES/one.sbatch" "${FIT[@]}")
+    job=$(RUN=runs/limit submit --time="$MINUTES" --signal=USR1@45 "$RECIPES/one.sbatch" "${FIT[@]}")
     follow "$job" runs/limit 0 TERM
-    check "one.sbatch, two minutes" "$(restarts_of "$job"), by the limit" "$job" "COMPLETED 0" runs/limit "$(whole_weights 0)"
+    check "one.sbatch, a limit of $MINUTES minutes" "$(restarts_of "$job"), by the limit" "$job" "COMPLETED 0" runs/limit "$(whole_weights 0)"
     # Stopped as soon as it starts: given up after three times.
     job=$(RUN=runs/idle submit "$RECIPES/one.sbatch" "${FIT[@]}")
     while ! has_ended "$job"; do
@@ -224,7 +226,8 @@ END
     python -m ttlightning study eight.yaml --launcher slurm --jobs 4 > out/study.txt 2>&1 &
     study=$!
     for _ in $(seq 600); do
-        compgen -G "runs/debug+rank-2/*/metrics.csv" > out/begun && compgen -G "runs/debug+rank-3/*/metrics.csv" > out/begun && break
+        grep -q submitted out/study.txt && compgen -G "runs/debug+rank-2/*/metrics.csv" > out/begun &&
+            compgen -G "runs/debug+rank-3/*/metrics.csv" > out/begun && break
         sleep 1
     done
     array=$(sed -n 's/.*submitted 8 runs as job //p' out/study.txt)

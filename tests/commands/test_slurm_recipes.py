@@ -86,7 +86,7 @@ def test_the_recipes_on_a_slurm_of_this_machine():
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row[0].partition(" --")[0] for row in rows] == [
-        "| one.sbatch", "| one.sbatch, two minutes", "| one.sbatch, no time for a step", "| one.sbatch, a mistake",
-        "| two_nodes.sbatch",
+        "| one.sbatch", "| one.sbatch, a limit of 2 minutes", "| one.sbatch, no time for a step",
+        "| one.sbatch, a mistake", "| two_nodes.sbatch",
     ]  # fmt: skip
     assert rows[0][1].startswith("4: TERM USR1 requeue power")

@@ -34,8 +34,9 @@ from ttlightning.runs.trust import (
 from ttlightning.system.output import terminal
 from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
+from ttlightning.training.callbacks.heartbeats import Heartbeats
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
-from ttlightning.training.callbacks.progress import EpochProgress, describe_result
+from ttlightning.training.callbacks.progress import EpochProgress, describe_result, print_lines
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
@@ -127,6 +128,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--figures", type=bool, default=True, help="End fit with figures: confusions, mistakes, spectrum."
         )
+        parser.add_argument(
+            "--rank_timeout", type=float | None, default=60.0,
+            help="Seconds after which a process of several that shows no sign of life ends the run; null: never.",
+        )  # fmt: skip
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(KeptCheckpoints, "checkpoint")
@@ -174,7 +179,7 @@ class CLI(LightningCLI):
             self._make_run_directory(options)  # for where training begins; no callback writes into it
             return Trainer(**arguments | {"callbacks": given, "log_every_n_steps": None})
         shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
-        callbacks = [*given, *([EpochProgress()] if shown else [])]
+        callbacks = [*given, Heartbeats(options.rank_timeout), *([EpochProgress()] if shown else [])]
         if self.subcommand != "fit":
             if finder := next((c for c in given if isinstance(c, FINDERS)), None):
                 raise UserError(
@@ -285,7 +290,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            terminal().print(lines, soft_wrap=True, highlight=False)
+            print_lines(terminal(), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:

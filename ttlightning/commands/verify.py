@@ -13,7 +13,7 @@ from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certif
 from ttlightning.rank.verifier.verification import verify
 from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
-from ttlightning.system.output import terminal
+from ttlightning.system.output import say, terminal
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> int:
     worst = 0
     for file in options.files:  # as text: the parser takes only paths in UTF-8
         code, line = judge(Path(file), options.checkpoint)
-        print(line, flush=True)
+        say(line)
         worst = max(worst, code)
     return worst
 
