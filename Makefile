@@ -24,7 +24,7 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
 READY := $(VENV)/ready
 COMMA := ,
-EXTRAS := .[train,export,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
+EXTRAS := .[train,export,report,slurm,dev$(if $(filter newest,$(PACKAGES)),$(COMMA)bench)]
 
 .PHONY: fit test test-slow test-nightly test-all lint bench gpu docs notebooks lock release dist environment
 
@@ -80,7 +80,7 @@ build/notebooks/ready: $(READY) pyproject.toml
 	@touch $@
 
 lock: environment
-	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra train --extra dev --extra export --extra report --extra bench --extra slurm --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --custom-compile-command "make lock" --quiet \
 	  --output-file requirements.lock
 

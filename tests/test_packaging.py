@@ -119,7 +119,7 @@ def test_the_environment_can_be_made_from_the_ranges(tmp_path):
     (tmp_path / "venv").mkdir()
     for packages, wanted in {
         "locked": "uv pip sync --quiet --compile-bytecode --require-hashes",
-        "newest": "--editable '.[train,export,slurm,dev,bench]'",
+        "newest": "--editable '.[train,export,report,slurm,dev,bench]'",
         "oldest": "--resolution lowest-direct",
         "cpu": "--no-deps --torch-backend cpu",
     }.items():

@@ -26,7 +26,7 @@ WITHOUT_TRAINER: Final = {
 GROUPS: Final = {
     "Networks": ("fit", "validate", "test", "predict", "export", "compress"),
     "Ranks": ("rank", "certify", "verify"),
-    "Runs": ("compare", "rerun"),
+    "Runs": ("compare", "rerun", "study"),
     "Shell": ("completion",),
 }
 """The verbs as the help of the program lists them."""

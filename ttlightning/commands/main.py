@@ -69,11 +69,9 @@ def _run_verb(verb: str, args: list[str]) -> None:
         cli.run([verb, *full_help(args[1:])])
     else:
         verbs = list(WITH_TRAINER | WITHOUT_TRAINER)
-        near = "".join(f"; did you mean {name}?" for name in difflib.get_close_matches(verb, verbs, n=1))
-        raise UserError(
-            f"the first word is {verb!r}, it must be a verb: {', '.join(verbs)}"
-            + (near or "; --help says what they do")
-        )
+        near = [f"did you mean {name}?" for name in difflib.get_close_matches(verb, verbs, n=1)]
+        [way_out] = near or ["--help says what they do"]
+        raise UserError(f"the first word is {verb!r}, it must be a verb: {', '.join(verbs)}; {way_out}")
 
 
 def _announce(verb: str, args: Sequence[str]) -> None:

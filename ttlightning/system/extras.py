@@ -14,6 +14,7 @@ EXTRA_OF: Final = (
         "train",
     )
     | dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
+    | {"wandb_workspaces": "report"}
     | dict.fromkeys(("tensorkrowch", "jax"), "bench")
     | {"submitit": "slurm"}
 )  # fmt: skip
