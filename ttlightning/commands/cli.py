@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.enums import StrEnum
-from rich.console import Console
 
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
@@ -32,6 +31,7 @@ from ttlightning.runs.trust import (
     take_trusted,
     trusting,
 )
+from ttlightning.system.output import terminal
 from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.heartbeats import Heartbeats
@@ -290,7 +290,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            print_lines(Console(force_jupyter=False), lines)
+            print_lines(terminal(), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:
