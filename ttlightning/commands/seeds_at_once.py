@@ -28,13 +28,12 @@ REFUSED: Final = {
 
 
 class Child(NamedTuple):
-    """A forked process and the run that it makes."""
+    """A forked process."""
 
     seed: int
-    run: Run
     process: int
-    reader: threading.Thread
-    """prints its output"""
+    output: int
+    """descriptor from which its output is read"""
 
 
 def is_asked(args: Sequence[str]) -> bool:
@@ -111,18 +110,22 @@ def make(runs: dict[int, Run], words: Sequence[str]) -> list[int]:
         for seed, run in runs.items():
             if not asked and run.state != "finished":
                 more = (f"--seed_everything={seed}", "--run", str(run), "--trainer.enable_progress_bar=false")
-                children.append(start(seed, run, ["fit", *words, *more]))
+                children.append(start(seed, ["fit", *words, *more]))
+        # Threads begin after the last fork: a process must not fork while another thread holds a lock.
+        readers = [threading.Thread(target=show, args=(child.output, child.seed), daemon=True) for child in children]
+        for thread in readers:
+            thread.start()
         codes = [os.waitstatus_to_exitcode(os.waitpid(child.process, 0)[1]) for child in children]
-        for child in children:
-            child.reader.join()
+        for thread in readers:
+            thread.join()
     if asked:
         print("stopped; the same command goes on", file=sys.stderr)
         return [exit_code(signals.signal.Signals(asked[0]))]
     return [code if code >= 0 else 128 - code for code in codes]
 
 
-def start(seed: int, run: Run, words: list[str]) -> Child:
-    """Fork a process that runs one command, and print its output, each line with the seed."""
+def start(seed: int, words: list[str]) -> Child:
+    """Fork a process that runs one command."""
     sys.stdout.flush()
     sys.stderr.flush()
     reader, writer = os.pipe()
@@ -131,9 +134,7 @@ def start(seed: int, run: Run, words: list[str]) -> Child:
         os.close(reader)
         run_as_child(words, writer)
     os.close(writer)
-    thread = threading.Thread(target=show, args=(reader, seed), daemon=True)
-    thread.start()
-    return Child(seed, run, process, thread)
+    return Child(seed, process, reader)
 
 
 def run_as_child(words: list[str], output: int) -> NoReturn:
@@ -160,6 +161,7 @@ def run_as_child(words: list[str], output: int) -> NoReturn:
 
 
 def show(reader: int, seed: int) -> None:
+    """Print a child's output, each line with its seed."""
     with os.fdopen(reader, encoding="utf-8", errors="backslashreplace") as lines:
         for line in lines:
             print(f"seed {seed:<4}   {line.rstrip()}", flush=True)
