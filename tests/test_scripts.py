@@ -19,7 +19,6 @@ from scipy.stats import spearmanr
 from standalone import judged
 
 from ttlightning import CanonicalPolyadic, HierarchicalTucker
-from ttlightning.commands.studies import Job, Outcome
 from ttlightning.commands.verify import judge
 from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
@@ -406,19 +405,6 @@ def test_a_rectifier_train_is_its_formula(monkeypatch, equal):
     assert torch.allclose(scores[1, 2], network(torch.stack([patches[1, 0], patches[2, 1], patches[1, 2]])[None])[0])
 
 
-@pytest.mark.slow
-def test_seeds(script, tmp_path):
-    """Two networks; once more, and nothing is made again."""
-    said = script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled")
-    [first, second] = re.findall(r"^\| debug\+rank-(\d) \| mnist5k \| 1 \| ([\d,]+) \|", said, re.M)
-    assert (first, second) == (("2", "918"), ("3", "998"))
-    paths = r"runs/debug\+rank-2/0-\w{8} runs/debug\+rank-3/0-\w{8}"
-    assert re.fullmatch(f"python -m ttlightning compare {paths}", said.splitlines()[-1])
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")}
-    assert script("seeds.py", "--quick", "--jobs=2", "--wandb.mode=disabled") == said
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*")} == files
-
-
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_reproduce_table(script, tmp_path):
@@ -433,63 +419,6 @@ def test_reproduce_table(script, tmp_path):
         assert f"| {' | '.join(line)} |" in said
         assert written[config]["weights_sha256"] == result["weights_sha256"]
         assert written[config]["metrics"] == result["metrics"]
-
-
-SEEDS_MISTAKES = [
-    ([], "nothing to run"),
-    (["--sweep=sweeps/rank_grid.yaml", "--grid", "a=1"], "two ways to say the same"),
-    (["--config=eq.yaml", "--runs=3"], "--runs is 3, it is for --sweep"),
-    (["--config=eq.yaml", "--seeds=0"], "--seeds is 0"),
-    (["--config=eq.yaml", "--seed_everything=3"], "is for a single run"),
-    (["--config=eq.yaml", "--ckpt_path=last"], "is for a single run"),
-    (["--config=eq.yaml", "--grid", "rank"], "--grid has 'rank'"),
-    (["--sweep=sweeps/rank_grid.yaml", "--seeds=3"], "is among what is chosen already"),
-    (["--sweep=sweeps/none.yaml"], "'sweeps/none.yaml' is not in"),
-]
-
-
-@pytest.fixture
-def seeds(monkeypatch):
-    """scripts/seeds.py as a module."""
-    return module("seeds", monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"), SEEDS_MISTAKES, ids=[" ".join(w[-1:]) or "none" for w, _ in SEEDS_MISTAKES]
-)
-def test_mistakes_in_seeds(seeds, words, message):
-    with pytest.raises(UserError, match=message):
-        seeds.plan(*seeds.arguments(words))
-
-
-def test_jobs_of_seeds(seeds):
-    """Every combination of the sweep and every seed; the options of fit for all of them, the choices last."""
-    jobs = seeds.plan(*seeds.arguments(["--sweep=sweeps/rank_grid.yaml", "--trainer.max_epochs=2"]))
-    assert len(jobs) == len(set(jobs)) == 24
-    assert jobs[0].experiment == "eq+format-EqualCoreTensorTrain+rank-2"
-    assert jobs[0].words == (
-        "--config=eq.yaml", "--trainer.max_epochs=2", "--model.format=EqualCoreTensorTrain",
-        "--model.format.init_args.rank=2",
-    )  # fmt: skip
-    assert [job.seed for job in jobs] == [0] * 8 + [1] * 8 + [2] * 8
-    words = ["--config=eq.yaml", "--seeds=2", "--grid", "a.b=1,2", "--experiment=mine", "--data.batch_size", "32"]
-    assert [(job.experiment, job.seed) for job in seeds.plan(*seeds.arguments(words))] == [
-        ("mine+b-1", 0), ("mine+b-2", 0), ("mine+b-1", 1), ("mine+b-2", 1),
-    ]  # fmt: skip
-
-
-def test_the_table_of_seeds(seeds, tmp_path):
-    """Mean and interval over the seeds, the smallest certified rank; runs without a result have no part in it."""
-    outcomes = [Outcome(Job("b", (), 0), None, "it failed")]
-    for seed, accuracy in enumerate((0.5, 0.52)):
-        (tmp_path / str(seed)).mkdir()
-        metrics = {"train/acc": accuracy, "test/acc": 2 * accuracy - 0.1}
-        result = {"dataset": "mnist", "parameters": 1234, "metrics": metrics, "rank": {"certified": [30 - seed, 99]}}
-        (tmp_path / str(seed) / "result.json").write_text(json.dumps(result))
-        outcomes.append(Outcome(Job("a", (), seed), Run(tmp_path / str(seed))))
-    assert seeds.table(outcomes).splitlines()[2:] == [
-        "| a | mnist | 2 | 1,234 | 51.00 ± 12.71 |  | 92.00 ± 25.41 | 29 |"
-    ]
 
 
 @pytest.mark.slow
@@ -635,3 +564,12 @@ def test_the_files_of_larger_than_memory(monkeypatch, tmp_path):
     assert (((rows - 4) // 2) == train.labels).float().mean() > 0.9  # the bar is where the label says
     assert 2**30 > script.anonymous(os.getpid()) * 1024 > 2**25
     assert script.anonymous(2**22 + 1) == 0
+
+
+def test_compare_scale(script):
+    """On few runs; the memory is that of compare, which imports no torch."""
+    said = script("compare_scale.py", "--runs=100", "--epochs=2", "--repetitions=1")
+    found = re.search(r"^\| table \| 100 \| ([\d.]+) \(.*\) \| ([\d.]+) \(.*\) \| (\d+) \|$", said, re.M)
+    assert found, said
+    assert float(found[2]) > 0
+    assert int(found[3]) < 150

@@ -147,7 +147,10 @@ MISTAKES = [
     (["fit", *SMALL, "--rank_check.sketch_size=0"], "rank_check.sketch_size is 0"),
     (["fit", *SMALL, "--trainer.accelerator=gpu", "--trainer.devices=999"], "gpu"),
     (["fit", *SMALL, "--data.steps_per_execution=0"], "data.steps_per_execution is 0"),
-    (["fit", *SMALL, "--data.augmentation.shift=-1"], "data.augmentation.shift is -1, it must be finite and at least 0"),
+    (
+        ["fit", *SMALL, "--data.augmentation.shift=-1"],
+        "data.augmentation.shift is -1, it must be finite and at least 0",
+    ),
     (["fit", "--config=toy/moons.yaml", "--data.augmentation.shift=1"], "moons has points: leave it out"),
     (["fit", *SMALL, EMA, EMA], "more than one stateful callback of type `EMAWeightAveraging`"),
     (["fit", *SMALL, "--model.optimizer.lr=-1"], "model.optimizer cannot be made: Invalid learning rate: -1"),

@@ -16,7 +16,9 @@ from ttlightning.networks import baselines
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXPERIMENTS = sorted(
-    f.relative_to(CONFIGS).as_posix() for f in CONFIGS.rglob("*.yaml") if not {"parts", "sweeps"} & set(f.parts)
+    f.relative_to(CONFIGS).as_posix()
+    for f in CONFIGS.rglob("*.yaml")
+    if not {"parts", "studies", "sweeps"} & set(f.parts)
 )
 
 

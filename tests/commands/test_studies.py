@@ -182,7 +182,7 @@ def test_a_signal_reaches_the_runs_and_begins_no_other(fits, monkeypatch, capsys
         make_runs([Job("a", WORDS, seed) for seed in range(3)], 1)
     assert stop.value.code == code
     assert [process.returncode for process in started] == [code]
-    assert capsys.readouterr().err == f"stopped by {number.name}; the same command goes on\n"
+    assert capsys.readouterr().err == f"stopped by {number.name}: 0 of 3 have a result; the same command goes on\n"
 
 
 def test_the_configuration_and_the_path_are_those_of_the_run(command, monkeypatch):

@@ -8,7 +8,7 @@ from wandb.sdk.launch.sweeps import utils
 
 from ttlightning import UserError
 from ttlightning.commands.studies import configuration
-from ttlightning.commands.sweeps import LONGEST_NAME, name_of, option_words, read_options, read_sweep
+from ttlightning.commands.sweeps import LONGEST_NAME, grid, name_of, option_words, read_sweep
 from ttlightning.runs.run import check_experiment_name
 
 SWEEPS = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -76,11 +76,11 @@ def test_integers_are_drawn_with_both_ends(tmp_path):
 
 
 def test_a_grid_of_options():
-    found = read_options(["model.format.init_args.rank=4,8", "--data.patch_size=[7,7],14", "data.order=snake"])
+    found = grid({"model.format.init_args.rank": [4, 8], "data.patch_size": [[7, 7], 14], "data.order": ["snake"]})
     assert [tuple(choice.values()) for choice in found] == [
         (4, [7, 7], "snake"), (4, 14, "snake"), (8, [7, 7], "snake"), (8, 14, "snake"),
     ]  # fmt: skip
-    assert read_options([]) == [{}]
+    assert grid({}) == [{}]
     assert option_words({"a": [7, 7], "b": None, "c": True, "d": "x", "e": 1e-5}) == (
         "--a=[7, 7]", "--b=null", "--c=true", "--d=x", "--e=1e-05",
     )  # fmt: skip
@@ -123,14 +123,3 @@ def test_files_that_are_no_sweeps(tmp_path, content, runs, message):
     file.write_text(content)
     with pytest.raises(UserError, match=message):
         read_sweep(str(file), runs)
-
-
-@pytest.mark.parametrize("text", ["rank", "=4", "rank=", "rank=[", "rank=4,8,["])
-def test_invalid_grids_are_refused(text):
-    with pytest.raises(UserError, match="--grid has"):
-        read_options([text])
-
-
-def test_an_option_twice():
-    with pytest.raises(UserError, match="--grid has rank twice"):
-        read_options(["rank=4", "rank=8"])

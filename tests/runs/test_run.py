@@ -66,3 +66,11 @@ def test_a_root_that_is_a_file(tmp_path):
     (tmp_path / "runs").write_text("not a folder")
     with pytest.raises(UserError, match="cannot make a run directory"):
         Run.create(tmp_path / "runs", "eq")
+
+
+def test_logged_values_are_those_of_all_rows(tmp_path):
+    """Epoch and text where a value was logged: rows that are short, or have other values, have none."""
+    run = Run(tmp_path)
+    run.metrics_file.write_text("epoch,a,b\n0,,0.5\n1,0.1,\n1,0.2\n2\n")
+    assert run.logged(("b", "a", "c")) == {"b": [("0", "0.5")], "a": [("1", "0.1"), ("1", "0.2")]}
+    assert run.logged(("b",))["b"] == [(row["epoch"], row["b"]) for row in run.metrics if row["b"]]

@@ -1,6 +1,7 @@
 """The LightningModule: what it computes, what it injects, and a loss curve that every change must reproduce."""
 
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -162,10 +163,31 @@ def test_parts_follow_a_scaled_loss(digits, tmp_path):
     assert checked == [*range(6)]
 
 
-@pytest.mark.parametrize("dropout", [-0.1, 1.0])
-def test_dropout_out_of_range(digits, dropout):
-    with pytest.raises(UserError, match=f"patch_dropout is {dropout}"):
-        classifier(digits, patch_dropout=dropout)
+@pytest.mark.parametrize("option", ["patch_dropout", "label_smoothing"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
+def test_shares_out_of_range(digits, option, value):
+    with pytest.raises(UserError, match=f"{option} is {value}"):
+        classifier(digits, **{option: value})
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_smoothed_labels_are_in_the_loss_of_training_and_no_other(digits, tmp_path, microbatches):
+    """Against the formula: the log-probabilities weighted by 1 - s + s / C and s / C."""
+    model = classifier(digits, label_smoothing=0.3, microbatches=microbatches, optimizer=partial(torch.optim.SGD, lr=0))
+    trainer = quiet_trainer(tmp_path, Trainer, max_epochs=1)
+    trainer.fit(model, datamodule=digits)
+    found = trainer.callback_metrics["train/loss"].item()
+
+    def losses(batches):
+        scores, labels = zip(*((model(batch.patches), batch.labels) for batch in batches), strict=True)
+        logarithms = -torch.cat(scores).double().log_softmax(1)
+        right = logarithms.gather(1, torch.cat(labels)[:, None]).mean().item()
+        return right, logarithms.mean(1).mean().item()
+
+    right, every = losses(digits.train_dataloader())
+    assert found == pytest.approx(0.7 * right + 0.3 * every, rel=1e-5)
+    [tested] = trainer.test(model, datamodule=digits, verbose=False)
+    assert tested["test/loss"] == pytest.approx(losses(digits.test_dataloader())[0], rel=1e-5)
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])

@@ -13,7 +13,7 @@ from ttlightning.runs.checkpoints import SUMS_KEY
 from ttlightning.runs.run import Run
 
 SMALL = ("--config", "debug.yaml", "--data.dataset", "mnist", "--model.patch_dropout=0.1", "--data.batch_size=24",
-         "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu")  # fmt: skip
+         "--model.label_smoothing=0.1", "--trainer.log_every_n_steps=1", "--trainer.accelerator=cpu")  # fmt: skip
 GLOO = "--trainer.strategy=ddp"
 
 

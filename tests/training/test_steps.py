@@ -17,7 +17,8 @@ from ttlightning.runs.run import Run
 from ttlightning.training.steps import KeptCheckpoints, looks_at_steps, steps_of_a_run
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=10", "--trainer.max_epochs=3",
-         "--model.patch_dropout=0.1", "--figures=false", "--trainer.log_every_n_steps=5")  # fmt: skip
+         "--model.patch_dropout=0.1", "--model.label_smoothing=0.1",
+         "--figures=false", "--trainer.log_every_n_steps=5")  # fmt: skip
 SCHEDULE = ("--model.scheduler=OneCycleLR", "--model.scheduler.max_lr=0.01", "--model.scheduler.total_steps=null")
 SWA = ("--trainer.callbacks+=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.02",
        "--trainer.callbacks.swa_epoch_start=1")  # fmt: skip

@@ -36,7 +36,7 @@ from ttlightning.system.parsing import complete_yaml, option_names, option_of_wr
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.heartbeats import Heartbeats
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
-from ttlightning.training.callbacks.progress import EpochProgress, describe_result
+from ttlightning.training.callbacks.progress import EpochProgress, describe_result, print_lines
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
@@ -297,7 +297,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            Console().print(lines, soft_wrap=True, highlight=False)
+            print_lines(Console(force_jupyter=False), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:

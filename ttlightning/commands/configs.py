@@ -40,6 +40,6 @@ def available_configs() -> list[str]:
         file.relative_to(folder).as_posix()
         for folder in config_folders()[1:]
         for file in folder.rglob("*.yaml")
-        if not {"parts", "sweeps"} & set(file.parts)
+        if not {"parts", "studies", "sweeps"} & set(file.parts)
     }
     return sorted(names)

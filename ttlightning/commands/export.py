@@ -51,7 +51,7 @@ def export(source: Path, to: str, output: Path | None, trusted: Sequence[str]) -
         "ttlightning": version("ttlightning"),
     }
     started = time.perf_counter()
-    with Console(stderr=True).status("exporting"), signals.importing():
+    with Console(stderr=True, force_jupyter=False).status("exporting"), signals.importing():
         deployed = Deployed(network)
         made = KINDS[to](deployed, metadata)
         images = images_to_check(deployed.image_shape)

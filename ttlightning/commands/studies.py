@@ -24,6 +24,8 @@ import yaml
 
 from ttlightning.commands.arguments import complete_arguments
 from ttlightning.commands.cli import CLI
+from ttlightning.commands.fit_process import fault_of, start_fit
+from ttlightning.commands.watching import Watch
 from ttlightning.comparison.statistics import estimate
 from ttlightning.comparison.tables import percent as percent_of
 from ttlightning.errors import UserError, exit_code
@@ -39,6 +41,8 @@ _READING: Final = threading.Lock()
 
 _THREADS: Final[dict[Path, threading.Lock]] = collections.defaultdict(threading.Lock)
 """A lock between the threads of this process for each file of ``_alone``."""
+
+NOT_BEGUN: Final = "not begun"
 
 
 class Job(NamedTuple):
@@ -72,10 +76,7 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     Raises:
         UserError: before anything runs, where ``fit`` does not know an option.
     """
-    configurations = {job[:2]: None for job in jobs}
-    for experiment, words in configurations:
-        check_experiment_name(experiment)
-        configurations[experiment, words] = configuration(("--experiment", experiment, *words))
+    configurations = configurations_of(jobs)
     gpus = _gpus() if any(c["trainer"]["accelerator"] != "cpu" for c in configurations.values()) else []
     if side_by_side is None:
         side_by_side = min(len(jobs), len(gpus) or _cores())
@@ -83,12 +84,28 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
         most = f"from 1 to {len(gpus)}, one for each GPU" if gpus else "at least 1"
         raise UserError(f"--jobs is {side_by_side}, it must be {most}")
     crew = _Crew(side_by_side, gpus, len(jobs))
-    with signals.given_to(crew.stop), ThreadPoolExecutor(side_by_side) as pool:
+    with signals.given_to(crew.stop), crew.watch.shown(), ThreadPoolExecutor(side_by_side) as pool:
         outcomes = list(pool.map(lambda job: crew.make(job, configurations[job[:2]]), jobs))
     if crew.stopped is not None:
-        print(f"stopped by {crew.stopped.name}; the same command goes on", file=sys.stderr)
+        done = sum(outcome.run is not None for outcome in outcomes)
+        print(f"stopped by {crew.stopped.name}: {done} of {len(jobs)} have a result; the same command goes on",
+              file=sys.stderr)  # fmt: skip
         sys.exit(exit_code(crew.stopped))
     return outcomes
+
+
+def configurations_of(jobs: Sequence[Job]) -> dict[tuple[str, tuple[str, ...]], dict[str, Any]]:
+    """The configuration of every experiment and options; ``UserError`` where ``fit`` would refuse one."""
+    configurations = {}
+    for experiment, words in dict.fromkeys(job[:2] for job in jobs):
+        check_experiment_name(experiment)
+        configurations[experiment, words] = configuration(("--experiment", experiment, *words))
+    return configurations
+
+
+def run_of(job: Job, config: Mapping[str, Any]) -> Run:
+    """The run of a job with this configuration."""
+    return Run(runs_root() / job.experiment / run_name(config, job.seed))
 
 
 def require(outcomes: Sequence[Outcome]) -> list[Run]:
@@ -131,26 +148,23 @@ class _Crew:
             self._shares.put(threads | ({"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}))
         self._running: set[subprocess.Popen[str]] = set()
         self._guard = threading.Lock()
-        self._jobs, self._done = jobs, 0
+        self.watch = Watch(jobs)
         self.stopped: signal.Signals | None = None
 
     def make(self, job: Job, config: Mapping[str, Any]) -> Outcome:
         """Make one run, unless it is finished, and report it."""
-        name = run_name(config, job.seed)
-        run, fault = Run(runs_root() / job.experiment / name), ""
-        with _alone(runs_root() / f".{job.experiment}-{name}.lock"):
+        run, fault = run_of(job, config), ""
+        with _alone(runs_root() / f".{job.experiment}-{run.path.name}.lock"):
             started = time.perf_counter()
             while run.state != "finished" and not self.stopped and run.is_being_written():
                 time.sleep(1)  # by a process that somebody else has started, or that has outlived its study
-            if run.state != "finished":
-                options = ("--run", str(run), "--experiment", job.experiment, *job.words)
-                fault = self._fit((*options, f"--seed_everything={job.seed}"))
-        seconds = time.perf_counter() - started
-        with self._guard:
-            self._done += 1
-            if self.stopped is None:
-                report = fault or (f"done, {seconds:.0f} s" if seconds > 1 else "there")
-                print(f"{job}: {report} ({self._done} of {self._jobs})", file=sys.stderr, flush=True)
+            if run.state != "finished" and not self.stopped:
+                self.watch.begin(run, str(job), config["trainer"]["max_epochs"])
+                fault = self._fit(words_of_run(job, run))
+        if self.stopped is None:
+            self.watch.end(run, str(job), fault, time.perf_counter() - started)
+        elif run.state != "finished":
+            fault = fault or NOT_BEGUN
         return Outcome(job, None if fault else run, fault)
 
     def _fit(self, words: Sequence[str]) -> str:
@@ -159,18 +173,17 @@ class _Crew:
         try:
             with self._guard:
                 if self.stopped is not None:
-                    return "not begun"
+                    return NOT_BEGUN
                 process = start_fit(words, share)
                 self._running.add(process)
             if self.stopped is not None:  # meanwhile
                 process.send_signal(self.stopped)
-            lines = process.communicate()[1].splitlines()
+            errors = process.communicate()[1]
             with self._guard:
                 self._running.discard(process)
         finally:
             self._shares.put(share)
-        last = next((line for line in reversed(lines) if line.strip()), "")
-        return (last or f"exit code {process.returncode}") if process.returncode else ""
+        return fault_of(process.returncode, errors)
 
     def stop(self, number: int) -> None:
         """Pass a signal on to all runs, and begin no other one."""
@@ -179,13 +192,9 @@ class _Crew:
             process.send_signal(number)
 
 
-def start_fit(words: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-    """``python -m ttlightning fit`` in a session of its own, where the terminal's Ctrl-C does not reach it twice."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "ttlightning", "fit", *words], text=True,
-        env=os.environ | environment | signals.followed(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+def words_of_run(job: Job, run: Run) -> tuple[str, ...]:
+    """Options of ``fit`` that make or go on with the run of a job."""
+    return ("--run", str(run), "--experiment", job.experiment, *job.words, f"--seed_everything={job.seed}")
 
 
 @contextlib.contextmanager

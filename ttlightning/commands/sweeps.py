@@ -1,4 +1,4 @@
-"""The choices of a sweep, from the YAML file that `wandb sweep` takes or from options with lists of values.
+"""The choices of a sweep, from the YAML file that `wandb sweep` takes, or of a grid.
 
 A choice is a value for each swept option of `fit`. Its name follows from its values.
 """
@@ -8,7 +8,6 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -64,28 +63,6 @@ def read_sweep(name: str, runs: int | None, key: int = 0) -> Sweep:
         return Sweep(words, [{o: _draw(file, o, how, key, n) for o, how in parameters.items()} for n in range(runs)])
     command = f"wandb sweep {shlex.quote(str(file))}"
     raise UserError(f"{file} has method {method!r}, which needs W&B's server: {command}; here: grid, random")
-
-
-def read_options(texts: Sequence[str]) -> list[Choice]:
-    """The grid of texts ``option=value,value,...``; a value may be a list in brackets.
-
-    Raises:
-        UserError: if a text has another form, or an option comes twice.
-    """
-    values: dict[str, list[Any]] = {}
-    for text in texts:
-        option, equals, listed = text.partition("=")
-        option = option.removeprefix("--")
-        try:
-            options_values = yaml.safe_load(f"[{listed}]") if equals and option else None
-        except yaml.YAMLError:
-            options_values = None
-        if not options_values:
-            raise UserError(f"--grid has {text!r}, it must be option=value,value such as model.patch_dropout=0.0,0.1")
-        if option in values:
-            raise UserError(f"--grid has {option} twice; list all its values after one =")
-        values[option] = options_values
-    return grid(values)
 
 
 def grid(values: dict[str, list[Any]]) -> list[Choice]:

@@ -14,6 +14,7 @@ from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certif
 from ttlightning.rank.verifier.verification import verify
 from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
+from ttlightning.system.output import say
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,7 +30,7 @@ def main(args: Sequence[str]) -> int:
     worst = 0
     for file in options.files:  # as text: the parser takes only paths in UTF-8
         code, line = judge(Path(file), options.checkpoint)
-        print(line, flush=True)
+        say(line)
         worst = max(worst, code)
     return worst
 
@@ -41,7 +42,7 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
         content = read_certificate(file)
         check_claims(content)
         source = None if content["kind"] == "generic" else find_checkpoint(content, file, checkpoint)
-        with Console(stderr=True).status(escape(_plain(f"counting {file.name}"))):
+        with Console(stderr=True, force_jupyter=False).status(escape(_plain(f"counting {file.name}"))):
             count(content, file, source)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")

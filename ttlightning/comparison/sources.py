@@ -66,8 +66,8 @@ def read_record(run: Path, curves: bool) -> Record:
         UserError: where it is not finished, or a file is missing or cannot be read.
     """
     finished = Run.open(run, finished=True)
-    rows = finished.metrics if curves else ()
-    return _record(scrub(str(run)), finished.config, finished.provenance, finished.result, rows)
+    logged = finished.logged(CURVES) if curves else {}
+    return _record(scrub(str(run)), finished.config, finished.provenance, finished.result, logged)
 
 
 def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
@@ -103,7 +103,8 @@ def wandb_records(project: str, curves: bool) -> tuple[list[Record], list[str]]:
             "rank": rank | ({} if exact is None else {"certified": [exact]}),
             **{name: summary.get(name) for name in ("parameters", "weights_sha256", "seconds")},
         }
-        records.append(_record(place, config, provenance, result, rows))
+        logged = {name: [(row.get("epoch"), row[name]) for row in rows if row.get(name) is not None] for name in CURVES}
+        records.append(_record(place, config, provenance, result, logged))
     return records, others
 
 
@@ -124,7 +125,7 @@ def _record(
     config: Mapping[str, Any],
     provenance: Mapping[str, Any],
     result: Mapping[str, Any],
-    rows: Iterable[Mapping[str, Any]],
+    logged: Mapping[str, Iterable[tuple[Any, Any]]],
 ) -> Record:
     """The record of a run, every value converted to its type.
 
@@ -156,14 +157,14 @@ def _record(
             seconds=None if seconds is None else float(seconds),
             commit=commit,
             date=started[:16].replace("T", " ") if started else None,
-            curves={name: _curve(rows, name) for name in CURVES},
+            curves={name: _curve(logged.get(name, ())) for name in CURVES},
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as fault:
         why = f"there is no {fault}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(f"{place} does not hold what a finished run leaves: {why}") from fault
 
 
-def _curve(rows: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
-    """The last finite value of each epoch, epochs counted from 1."""
-    values = {int(float(row["epoch"])) + 1: float(row[name]) for row in rows if row.get(name) not in (None, "")}
+def _curve(points: Iterable[tuple[Any, Any]]) -> dict[int, float]:
+    """The last finite value of each epoch, epochs counted from 1, of pairs of epoch and value."""
+    values = {int(float(epoch)) + 1: float(value) for epoch, value in points}
     return {epoch: value for epoch, value in values.items() if math.isfinite(value)}

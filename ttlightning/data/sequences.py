@@ -1,6 +1,7 @@
 r"""Sequences of different lengths from files: time series, and text as bytes.
 
     time_series   NAME_TRAIN.tsv, NAME_TEST.tsv (.txt, .csv)   label, then values; NaN behind the last value is filling
+                  NAME_TRAIN.ts, NAME_TEST.ts                  a header, then values:label; one variable
     text          train.txt, test.txt (.tsv)                   label<TAB>text, one document a line, UTF-8
 
 What becomes of them is in windows.py.
@@ -111,10 +112,15 @@ def _lines(file: Path, read: Callable[[bytes], tuple[str, np.ndarray]], windows:
     rows = content.split(b"\n")
     while rows and not rows[-1].strip():
         rows.pop()
-    if not rows:
+    first = 0
+    if file.suffix.lower() == ".ts":
+        read, first = _ts_series, next((i for i, row in enumerate(rows, 1) if row.strip().lower() == b"@data"), 0)
+        if not first:
+            raise UserError(f"{file} has no line @data, behind which a file of this kind has its series")
+    if not rows[first:]:
         raise UserError(f"{file} has no sequences")
     lines = []
-    for count, row in enumerate(rows, start=1):
+    for count, row in enumerate(rows[first:], start=first + 1):
         where = f"{file}, line {count}"
         try:
             label, values = read(row.removesuffix(b"\r"))
@@ -134,13 +140,41 @@ def _series(row: bytes) -> tuple[str, np.ndarray]:
     words = row.replace(b",", b" ").split()
     if not words:
         raise ValueError("it is empty, it must be a label and values")
+    label, *values = _numbers(words)
+    if not np.isfinite(label):
+        raise ValueError("its label is not finite")
+    return _whole(label), _known(np.array(values))
+
+
+def _ts_series(row: bytes) -> tuple[str, np.ndarray]:
+    """Values and label of a line of a .ts file; ? is a missing value."""
+    series, colon, label = row.strip().rpartition(b":")
+    if not colon or not label.strip():
+        raise ValueError("it must be values, a colon and a label")
+    if b":" in series or b"(" in series:
+        raise ValueError("it has several variables, or times beside the values; only series of one variable are read")
+    values = _numbers([b"nan" if word == b"?" else word for word in series.replace(b",", b" ").split()])
     try:
-        numbers = np.array([float(word) for word in words])
+        name = _whole(float(label))
+    except ValueError:
+        name = label.decode().strip()
+    return name, _known(np.array(values))
+
+
+def _numbers(words: list[bytes]) -> list[float]:
+    try:
+        return [float(word) for word in words]
     except ValueError as fault:
         raise ValueError(f"{' '.join(str(fault).split())[:80]}") from fault
-    if not np.isfinite(numbers[0]):
-        raise ValueError("its label is not finite")
-    values = numbers[1:]
+
+
+def _whole(label: float) -> str:
+    """1.0 and 1 are one label."""
+    return str(int(label)) if label.is_integer() else str(label)
+
+
+def _known(values: np.ndarray) -> Real[np.ndarray, " values"]:
+    """The values without the filling, in float32."""
     known = np.flatnonzero(~np.isnan(values))
     values = values[: known[-1] + 1] if len(known) else values[:0]
     with np.errstate(over="ignore"):
@@ -148,8 +182,7 @@ def _series(row: bytes) -> tuple[str, np.ndarray]:
     if not np.isfinite(narrow).all():
         place = int(np.flatnonzero(~np.isfinite(narrow))[0]) + 1
         raise ValueError(f"value {place} is {values[place - 1]}; only NaN behind the last value is filling")
-    label = float(numbers[0])
-    return (str(int(label)) if label.is_integer() else str(label)), narrow
+    return narrow
 
 
 def _document(row: bytes) -> tuple[str, np.ndarray]:
@@ -169,7 +202,7 @@ def _order(label: str) -> tuple[int, float, str]:
 
 
 KINDS: Final = {
-    "time_series": (_series, ("_TRAIN", "_TEST"), (".tsv", ".txt", ".csv")),
+    "time_series": (_series, ("_TRAIN", "_TEST"), (".tsv", ".txt", ".csv", ".ts")),
     "text": (_document, ("train", "test"), (".txt", ".tsv")),
 }
 """Reader of a line, ends of the names of the two files, and their suffixes."""

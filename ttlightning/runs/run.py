@@ -155,6 +155,29 @@ class Run:
         except (OSError, csv.Error, UnicodeDecodeError) as fault:
             raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
 
+    def logged(self, names: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
+        """Epoch and value of every row of ``metrics.csv`` in which a value of this name was logged, as text.
+
+        Raises:
+            UserError: where the table cannot be read, or has no column of epochs.
+        """
+        try:
+            with self.metrics_file.open(newline="") as file:
+                rows = csv.reader(file)
+                titles = next(rows, [])
+                columns = [(name, titles.index(name)) for name in names if name in titles]
+                if columns and "epoch" not in titles:
+                    raise UserError(f"{self.metrics_file} cannot be read: there is no 'epoch' in its first line")
+                epoch = titles.index("epoch") if columns else 0
+                found: dict[str, list[tuple[str, str]]] = {name: [] for name, _ in columns}
+                for row in rows:
+                    for name, column in columns:
+                        if column < len(row) and row[column]:
+                            found[name].append((row[epoch], row[column]))
+                return found
+        except (OSError, csv.Error, UnicodeDecodeError) as fault:
+            raise UserError(f"{self.metrics_file} cannot be read: {fault}") from fault
+
     def new_certificate_file(self, kind: str, size: int | None, length: int | None = None) -> Path:
         """Default output of ``certify``, by the staircase or of a kind with a size: beside the rank checks.
 

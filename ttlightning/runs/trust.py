@@ -24,6 +24,9 @@ from ttlightning.system.parsing import denied_import, may_be_imported, parsing_s
 
 OPTION: Final = "--trust"
 
+LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader, in C where PyYAML has it, as jsonargparse does; a comparison reads thousands of configurations."""
+
 NETWORKS: Final = ("PatchFeatureMap", "ByteFeatureMap", "Pixels", *NAMES)
 
 LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
@@ -92,11 +95,11 @@ def read_mapping(text: str, source: Path) -> dict[str, Any]:
         raise UserError(f"the configuration in {source} has {len(text):,} characters, at most {LONGEST:,} are read")
     depth = 0
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent) or depth > DEEPEST:
                 raise UserError(f"the configuration in {source} has aliases or over {DEEPEST} levels: it is not read")
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=LOADER)
     except (yaml.YAMLError, ValueError) as fault:
         if isinstance(fault, UserError):
             raise

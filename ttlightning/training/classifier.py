@@ -1,6 +1,7 @@
 r"""The LightningModule: the network, its loss, its metrics, its optimizer.
 
-loss = (1 / B) sum_b  -log softmax(score(x_b))[y_b]     over the global batch of B samples
+loss = (1 / B) sum_b  -sum_y t_by log softmax(score(x_b))[y]     over the global batch of B samples,
+t_by = (1 - s) [y = y_b] + s / C                                 s is the label smoothing, 0 if it is not asked for
 """
 
 from typing import Any, get_args
@@ -46,6 +47,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
             optimizer steps of the run.
         scheduler_interval: whether the schedule advances every ``step`` or every ``epoch``.
         patch_dropout: probability that a patch is replaced by ``pixel_mean`` in training [K18, Sec. 6.2 keeps 0.8].
+        label_smoothing: s, the share of each training label that is spread over all classes. Losses of validation and
+            test are without it.
         pixel_mean: grey value subtracted from pixels in [0, 1]. The bias of the feature map can undo it: it changes
             training and not the functions that the network can represent.
         steps_per_execution: most optimizer steps in one call of ``training_step``; above 1 by manual optimization. If
@@ -69,6 +72,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         scheduler: optimizers.SchedulerFactory | None = None,
         scheduler_interval: optimizers.Interval = "step",
         patch_dropout: float = 0.0,
+        label_smoothing: float = 0.0,
         pixel_mean: float = 0.0,
         steps_per_execution: int = 1,
         microbatches: int = 1,
@@ -76,6 +80,8 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
     ) -> None:
         if not 0 <= patch_dropout < 1:
             raise UserError(f"model.patch_dropout is {patch_dropout}, it must be at least 0 and below 1")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing is {label_smoothing}, it must be at least 0 and below 1")
         optimizers.check_interval(scheduler, scheduler_interval)
         with keyed_global_generator(seed, "initialization"):
             feature_map = features(patch_dim)
@@ -83,7 +89,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
         self.patch_dim = patch_dim
         self.factories: dict[str, Any] = {"features": features, "format": format}
         self.optimizer, self.scheduler, self.scheduler_interval = optimizer, scheduler, scheduler_interval
-        self.patch_dropout, self.seed = patch_dropout, seed
+        self.patch_dropout, self.label_smoothing, self.seed = patch_dropout, label_smoothing, seed
         self.steps_per_execution, self.microbatches = steps_per_execution, microbatches
         self.automatic_optimization = steps_per_execution == 1
         self._parts: parts.Parts | None = None
@@ -163,7 +169,7 @@ class Classifier(ClassifierFromCheckpoint, ForImages, Scheduled, Recorded, Netwo
     def _losses(self, batch: Batch) -> tuple[Tensor, Outcome]:
         """Sum of the samples' losses, and the input of the metrics."""
         scores = self(batch.patches, self._keep(batch), *([] if batch.lengths is None else [batch.lengths]))
-        losses = F.cross_entropy(scores, batch.labels, reduction="sum")
+        losses = F.cross_entropy(scores, batch.labels, reduction="sum", label_smoothing=self.label_smoothing)
         return losses, Outcome(losses.detach(), scores.detach(), batch.labels)
 
     def _keep(self, batch: Batch) -> Keep | None:
