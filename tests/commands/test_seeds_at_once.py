@@ -63,8 +63,8 @@ def test_a_run_that_fails_is_the_exit_code(command, monkeypatch):
     """Its line is said with its seed; the others have their results."""
     original = seeds_at_once.start
 
-    def start(seed, words):
-        return original(seed, [*words, "--data.batch_size=0"] if seed == 1 else words)
+    def start(main, seed, words):
+        return original(main, seed, [*words, "--data.batch_size=0"] if seed == 1 else words)
 
     monkeypatch.setattr(seeds_at_once, "start", start)
     done = command("fit", *SMALL, "--seeds_at_once=2", code=2)

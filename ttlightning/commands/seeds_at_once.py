@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, NoReturn
 
@@ -27,6 +27,9 @@ REFUSED: Final = {
 }
 
 
+Command = Callable[[Sequence[str]], None]
+
+
 class Child(NamedTuple):
     """A forked process."""
 
@@ -42,8 +45,11 @@ def is_asked(args: Sequence[str]) -> bool:
     return OPTION in options and not options & {"-h", "--help", "--print_config"}
 
 
-def main(args: Sequence[str]) -> int:
-    """Make the runs; 0 if all have a result, else the first exit code of those that have none."""
+def main(args: Sequence[str], command: Command) -> int:
+    """Make the runs; 0 if all have a result, else the first exit code of those that have none.
+
+    ``command`` runs one command of the package; each child calls it with the words of its ``fit``.
+    """
     words, count = taken(args)
     for word in words:
         if (reason := REFUSED.get(option := word.partition("=")[0])) is not None:
@@ -56,7 +62,7 @@ def main(args: Sequence[str]) -> int:
     config = configuration(("--experiment", experiment, *words))
     first = config["seed_everything"]
     runs = {seed: Run(runs_root() / experiment / run_name(config, seed)) for seed in range(first, first + count)}
-    codes = make(runs, [*words, "--experiment", experiment])
+    codes = make(command, runs, [*words, "--experiment", experiment])
     print(summary(runs))
     return next((code for code in codes if code), 0)
 
@@ -95,7 +101,7 @@ def configs_of(words: Sequence[str]) -> list[str]:
     return [value or after for (option, _, value), after in split if option in ("--config", "-c")]
 
 
-def make(runs: dict[int, Run], words: Sequence[str]) -> list[int]:
+def make(command: Command, runs: dict[int, Run], words: Sequence[str]) -> list[int]:
     """Fork a process for every run that has no result, wait for all; their exit codes."""
     children: list[Child] = []
     asked: list[int] = []
@@ -110,7 +116,7 @@ def make(runs: dict[int, Run], words: Sequence[str]) -> list[int]:
         for seed, run in runs.items():
             if not asked and run.state != "finished":
                 more = (f"--seed_everything={seed}", "--run", str(run), "--trainer.enable_progress_bar=false")
-                children.append(start(seed, ["fit", *words, *more]))
+                children.append(start(command, seed, ["fit", *words, *more]))
         # Threads begin after the last fork: a process must not fork while another thread holds a lock.
         readers = [threading.Thread(target=show, args=(child.output, child.seed), daemon=True) for child in children]
         for thread in readers:
@@ -124,7 +130,7 @@ def make(runs: dict[int, Run], words: Sequence[str]) -> list[int]:
     return [code if code >= 0 else 128 - code for code in codes]
 
 
-def start(seed: int, words: list[str]) -> Child:
+def start(command: Command, seed: int, words: list[str]) -> Child:
     """Fork a process that runs one command."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -132,15 +138,13 @@ def start(seed: int, words: list[str]) -> Child:
     process = os.fork()
     if not process:
         os.close(reader)
-        run_as_child(words, writer)
+        run_as_child(command, words, writer)
     os.close(writer)
     return Child(seed, process, reader)
 
 
-def run_as_child(words: list[str], output: int) -> NoReturn:
+def run_as_child(command: Command, words: list[str], output: int) -> NoReturn:
     """The command in this forked process, which ends here; its output goes to the parent."""
-    from ttlightning.commands.main import main as command
-
     code = 1
     try:
         os.setsid()  # the terminal's Ctrl-C reaches the parent, which passes it on
