@@ -1,6 +1,7 @@
-"""Links of docs/ that lead out of it, for the site: figures of results/ are copied, other files are shown on GitHub.
+"""Links of docs/, for the site. Those that lead out of it: figures of results/ are copied, other files are on GitHub.
 
-In the repository ``../results/table.md`` is the file itself, which mkdocs does not have.
+In the repository ``../results/table.md`` is the file itself, which mkdocs does not have. A link that shows the file
+of a page, ``[width.md](width.md)``, shows its title.
 """
 
 import re
@@ -12,6 +13,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 LINK = re.compile(r"\]\((\.\./[^)\s#]*)(#[^)\s]*)?\)")
+NAMED = re.compile(r"\[(?:docs/)?[\w/]+\.md\]\(([\w/.]+\.md)(#[^)\s]*)?\)")
 PICTURES = (".png", ".svg")
 
 
@@ -39,4 +41,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         kind = "tree" if (root / target).is_dir() else "blob"
         return f"]({config.repo_url.rstrip('/')}/{kind}/main/{target}{found[2] or ''})"
 
-    return LINK.sub(replaced, markdown)
+    def titled(found: re.Match[str]) -> str:
+        target = root / normpath(join("docs", here, found[1]))
+        if not target.is_file():
+            return found[0]  # mkdocs says so
+        title = target.read_text().partition("\n")[0].removeprefix("# ")
+        return f"[{title}]({found[1]}{found[2] or ''})"
+
+    return LINK.sub(replaced, NAMED.sub(titled, markdown))

@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.enums import StrEnum
-from rich.console import Console
 
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
@@ -32,6 +31,7 @@ from ttlightning.runs.trust import (
     take_trusted,
     trusting,
 )
+from ttlightning.system.output import terminal
 from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
 from ttlightning.training.callbacks.heartbeats import Heartbeats
@@ -147,6 +147,10 @@ class CLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
             parser.add_argument("--run", type=str | None, help="Directory of the run, which is made or goes on.")
+            parser.add_argument(
+                "--seeds_at_once", type=int | None,
+                help="Number of runs side by side, with the seeds from seed_everything on; on the command line only.",
+            )  # fmt: skip
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -161,6 +165,8 @@ class CLI(LightningCLI):
         if options.experiment is None:
             options.experiment = experiment_name(options.config or [])
         check_experiment_name(options.experiment)
+        if self.subcommand == "fit" and options.seeds_at_once is not None:
+            raise UserError("seeds_at_once is in a configuration: give --seeds_at_once on the command line")
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
             options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
@@ -247,6 +253,7 @@ class CLI(LightningCLI):
         """
         content = yaml.safe_load(complete_yaml(self._parser(self.subcommand), options))
         content.pop("run", None)
+        content.pop("seeds_at_once", None)
         visible, self.hidden = masked(content)
         return yaml.safe_dump(visible, sort_keys=False)
 
@@ -290,7 +297,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            print_lines(Console(force_jupyter=False), lines)
+            print_lines(terminal(), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:

@@ -67,6 +67,11 @@ def show_own_warnings_in_one_line() -> None:
     warnings.formatwarning = format_warning
 
 
+def terminal(stderr: bool = False) -> Console:
+    """Where lines and bars go; in a notebook only lines, though its kernel asks for colours: bars need ipywidgets."""
+    return Console(stderr=stderr, force_jupyter=False, force_terminal=False if "ipykernel" in sys.modules else None)
+
+
 def print_whole(table: Table) -> None:
     """Print a table with every number in full on any terminal: a truncated number reads as a different number."""
     console = Console()

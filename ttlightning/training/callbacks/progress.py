@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ttlightning.rank.bounds import in_figures
-from ttlightning.system.output import wrapped
+from ttlightning.system.output import terminal, wrapped
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -40,7 +40,7 @@ class EpochProgress(ProgressBar):
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
-        self.console = Console(force_jupyter=False)  # in a notebook, plain lines: its bars need ipywidgets
+        self.console = terminal()
         self._enabled = True
         self._bar: Progress | None = None
         self._started = 0.0
@@ -66,7 +66,8 @@ class EpochProgress(ProgressBar):
         """Start the bar here, because an epoch that a resumed run continues has no start."""
         if self._bar is not None:
             return
-        if self._is_shown(trainer) and self.console.is_terminal:
+        has_cursor = self.console.is_terminal and self.console.file.isatty()  # FORCE_COLOR makes the first true
+        if self._is_shown(trainer) and has_cursor:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
             epoch, batches = f"{trainer.current_epoch + 1}/{trainer.max_epochs}", int(self.total_train_batches)
