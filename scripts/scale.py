@@ -2,17 +2,17 @@ r"""What limits training on many processes: time of a step, of an all-reduce, an
 
     python scripts/scale.py [--repeats 15] [--latency 1e-5] [--bandwidth 1e10] [--output results/scale.json]
 
-Measures the network of eq.yaml on one thread for each process, interleaved. Where a process works alone, times are
-processor's time, median and quartiles, which other programs of the machine change little; where processes wait for each
-other, they are the fastest of 10 calls in every repeat, and the median of these fastest ones, with quartiles:
+Measures the network of eq.yaml on one thread for each process, interleaved. Steps are in processor's time, median and
+quartiles, which other programs of the machine change little and waiting does not count in; an all-reduce, where
+processes wait for each other, is the fastest of 10 in every repeat, and the median of these fastest ones:
 
     t(B)      a step on B samples alone: forward, backward, AdamW; a and b are the line t(B) = a + b B
     c(W)      the all-reduce of its P parameters by gloo, among W = 1, 2, 4 processes of this machine
-    T(W)      a step on B / W samples by each of W processes, with the all-reduce
+    T(W)      a step on B / W samples by each of W processes, with its share of the all-reduce, without waiting
     s(S)      a step of S networks stacked by torch.func, each on its own batch of 64, for each network
 
-and prints the model T(W) = a + b B / W + 2 log2(W) L + 2 (W - 1) / W * 4 P / R beside T(W), then for up to 64
-processes with the latency L in seconds and the rate R in bytes per second of a network that --latency and --bandwidth
+and prints a + b B / W beside T(W), then the model a + b B / W + 2 log2(W) L + 2 (W - 1) / W * 4 P / R for up to 64
+processes, with the latency L in seconds and the rate R in bytes per second of a network that --latency and --bandwidth
 describe, which are not measured.
 """
 
@@ -143,12 +143,13 @@ def together(rank: int, world: int, repeats: int, rendezvous: Path, output: Path
         if rank < w:
             average = lambda flat, group=group: distributed.all_reduce(flat, group=group)  # noqa: E731
             flat = torch.zeros(sum(p.numel() for p in network().parameters()))
-            actions.append((f"c({w})", group, lambda average=average, flat=flat: average(flat)))
-            actions += [(f"T({w}), B = {b}", group, Step(b // w, average)) for b in GLOBAL]
+            exchange = lambda average=average, flat=flat: average(flat)  # noqa: E731
+            actions.append((f"c({w})", group, exchange, fastest_seconds))
+            actions += [(f"T({w}), B = {b}", group, Step(b // w, average), processor_seconds) for b in GLOBAL]
     for round_ in range(repeats + 1):
-        for name, group, action in actions:
+        for name, group, action, clock in actions:
             distributed.barrier(group)
-            value = fastest_seconds(action)
+            value = clock(action)
             if round_:
                 found.setdefault(name, []).append(value)
     if rank == 0:
@@ -183,8 +184,9 @@ def report(found: dict[str, list[float]], parameters: int, latency: float, bandw
     yield f"t(B) = a + b B: a = {a:.3f} ms, b = {b:.4f} ms; as long as a are {a / b:.0f} samples"
     for batch in GLOBAL:
         for world in WORLDS:
-            model = predicted(a, b, batch, world, found[f"c({world})"][1] if world > 1 else 0.0)
-            yield f"  T({world}), B = {batch}: model {model:.3f}, measured {found[f'T({world}), B = {batch}'][1]:.3f}"
+            measured = found[f"T({world}), B = {batch}"][1]
+            share = predicted(a, b, batch, world, 0)
+            yield f"  T({world}), B = {batch}: a + b B / W = {share:.3f}, measured {measured:.3f}"
     yield f"by the model, with L = {latency:g} s and R = {bandwidth:g} bytes/s (assumed):"
     yield "  processes       " + "".join(f"{world:>8}" for world in PROCESSES)
     for batch in (64, 512, 4096):

@@ -192,11 +192,11 @@ limits() {
         "$(say "$(ended "$job") $(restarts_of "$job")" "FAILED 2 0") (FAILED 2)" "none"
 }
 
-seeds() {   # an array of which two tasks are preempted; beside it, fit on a node where jobs are submitted
+seeds() {   # an array of which one task is preempted; beside it, fit on a node where jobs are submitted
     local job task
     job=$(RUNS=runs/seeds submit --array=0-2 "$RECIPES/seeds.sbatch" "${FIT[@]}")
     for task in 0 1 2; do
-        follow "${job}_$task" "runs/seeds/$task" $((task < 2)) USR1
+        follow "${job}_$task" "runs/seeds/$task" $((task == 0)) USR1
         python -m ttlightning fit "${FIT[@]}" --seed_everything $task --run "runs/alone/$task" > "out/alone-$task.txt" 2>&1
         check "seeds.sbatch, seed $task" "$COUNT:$DONE" "${job}_$task" "COMPLETED 0" "runs/seeds/$task" \
             "$(weights_of "runs/alone/$task")"

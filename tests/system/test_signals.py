@@ -346,3 +346,18 @@ def test_predictions_are_written_whole(command, monkeypatch):
     monkeypatch.setattr(csv, "writer", writer)
     command("predict", "--ckpt_path=runs/debug/0", "--output=p.csv")
     assert len((command.folder / "p.csv").read_text().splitlines()) == 51
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_on_a_terminal_a_signals_line_begins_below_the_bar():
+    """In a file nothing is added."""
+    import pty
+
+    code = "import os; from ttlightning.system import signals; os.write(2, b'bar'); signals.say('x')"
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True)
+    os.close(theirs)
+    assert os.read(ours, 100).decode().splitlines() == ["bar", "ttlightning: x"]
+    os.close(ours)
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=True)
+    assert done.stderr == "barttlightning: x\n"

@@ -147,6 +147,10 @@ class CLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
             parser.add_argument("--run", type=str | None, help="Directory of the run, which is made or goes on.")
+            parser.add_argument(
+                "--seeds_at_once", type=int | None,
+                help="Number of runs side by side, with the seeds from seed_everything on; on the command line only.",
+            )  # fmt: skip
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -161,6 +165,8 @@ class CLI(LightningCLI):
         if options.experiment is None:
             options.experiment = experiment_name(options.config or [])
         check_experiment_name(options.experiment)
+        if self.subcommand == "fit" and options.seeds_at_once is not None:
+            raise UserError("seeds_at_once is in a configuration: give --seeds_at_once on the command line")
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
             options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
@@ -247,6 +253,7 @@ class CLI(LightningCLI):
         """
         content = yaml.safe_load(complete_yaml(self._parser(self.subcommand), options))
         content.pop("run", None)
+        content.pop("seeds_at_once", None)
         visible, self.hidden = masked(content)
         return yaml.safe_dump(visible, sort_keys=False)
 

@@ -66,6 +66,9 @@ def _run_verb(verb: str, args: list[str]) -> None:
         _announce(verb, args)
         with signals.importing():
             cli = import_module("ttlightning.commands.cli")
+            several = import_module("ttlightning.commands.seeds_at_once")
+        if verb == "fit" and several.is_asked(args):
+            sys.exit(several.main(args[1:], main))
         cli.run([verb, *full_help(args[1:])])
     else:
         verbs = list(WITH_TRAINER | WITHOUT_TRAINER)

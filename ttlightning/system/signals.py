@@ -121,6 +121,14 @@ def close() -> None:
         _listener = None
 
 
+def begin_in_child() -> None:
+    """In a forked process: forget what was heard and who the parent was; this process stops with the one it is from."""
+    global _parent
+    close()
+    _parent = None
+    os.environ[PARENT] = str(os.getppid())
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """Inside, signals are handled, and processes that Lightning starts stop when this process dies."""
@@ -226,7 +234,8 @@ def say(line: str) -> None:
     """Write a line to stderr, in the first process only; it does not use Python's stream, which may be locked."""
     if is_first_process():
         with contextlib.suppress(OSError):
-            os.write(2, f"ttlightning: {line}\n".encode())
+            start = "\n" if os.isatty(2) else ""  # a terminal may show a bar, whose line has no end
+            os.write(2, f"{start}ttlightning: {line}\n".encode())
 
 
 def end_at_once(line: str, number: signal.Signals) -> None:

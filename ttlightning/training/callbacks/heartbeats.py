@@ -97,48 +97,67 @@ class Watch:
         self._waits = True
         self._number = 0
         self._names = {rank: f"process {rank} of {world} ({os.getpid()} on {socket.gethostname()})"}
+        now = time.monotonic()
+        self._seen: dict[int, tuple[str, float]] = {other: ("", now) for other in range(world) if other != rank}
+        """number and time of the last sign of life of each process that is not done"""
+        self._answered = now
+        """time of the last answer of the store"""
         store.set_timeout(timedelta(seconds=self._every))
-        self._thread = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
-        self._thread.start()
+        # Two threads: an operation on the store of a frozen process 0 does not return.
+        self._threads = [
+            threading.Thread(target=run, name="heartbeats", daemon=True) for run in (self._beat, self._judge)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self, waits: bool = True) -> None:
         """Tell the others that this process has done its part; process 0, which has the store, waits for theirs."""
         self._waits = waits
         self._over.set()
-        self._thread.join(3 * self._every)
+        for thread in self._threads:
+            thread.join(3 * self._every)
 
-    def _beat(self) -> None:
+    def _judge(self) -> None:
+        """Look at the times of the last signs of life."""
         now = time.monotonic()
-        seen: dict[int, tuple[str, float]] = {other: ("", now) for other in range(self.world) if other != self.rank}
         while not self._over.wait(self._every):
             before, now = now, time.monotonic()
             if now - before > 2 * self.patience / 3:  # this process was frozen itself, perhaps with all others
-                seen = {other: (number, now) for other, (number, _) in seen.items()}
-            self._look(seen)
-            late = [other for other, (_, last) in seen.items() if time.monotonic() - last > self.patience]
+                self._answered = now
+                self._seen = {other: (number, now) for other, (number, _) in self._seen.items()}
+            if now - self._answered > self.patience and self.rank != 0:
+                late = [0]
+            else:
+                silence = now - self._answered  # of the store: nobody can show anything meanwhile
+                late = [o for o, (_, last) in self._seen.items() if now - last - silence > self.patience]
             if late and not self._over.is_set():
                 self.frozen(self._line(late), self.rank == min(set(range(self.world)) - set(late)))
                 return
+
+    def _beat(self) -> None:
+        while not self._over.wait(self._every):
+            self._look()
         deadline = time.monotonic() + (min(2.0, self.patience) if self.rank == 0 and self._waits else 0)
         with contextlib.suppress(RuntimeError):  # process 0 may be gone
             self.store.set(f"{self.rank}", DONE)
-            while seen and time.monotonic() < deadline:
-                self._look(seen)
+            while self._seen and time.monotonic() < deadline:
+                self._look()
                 time.sleep(0.01)
 
-    def _look(self, seen: dict[int, tuple[str, float]]) -> None:
+    def _look(self) -> None:
         """Raise the own number and read those of the others; without process 0 none can be read."""
         self._number += 1
         try:
             if not self._over.is_set():
                 self.store.set(f"{self.rank}", f"{self._number} {self._names[self.rank]}")
-            for other in list(seen):
+            for other in list(self._seen):
                 number, _, name = self.store.get(f"{other}").decode().partition(" ")
+                self._answered = time.monotonic()
                 self._names[other] = name or self._names.get(other, "")
                 if number == DONE:
-                    del seen[other]
-                elif number != seen[other][0]:
-                    seen[other] = number, time.monotonic()
+                    self._seen = {o: sign for o, sign in self._seen.items() if o != other}
+                elif number != self._seen[other][0]:
+                    self._seen = self._seen | {other: (number, time.monotonic())}
         except RuntimeError:  # of torch.distributed: no connection, or no answer in time
             return
 
