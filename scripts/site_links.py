@@ -43,9 +43,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     def titled(found: re.Match[str]) -> str:
         target = root / normpath(join("docs", here, found[1]))
-        if not target.is_file():
-            return found[0]  # mkdocs says so
-        title = target.read_text().partition("\n")[0].removeprefix("# ")
-        return f"[{title}]({found[1]}{found[2] or ''})"
+        first = target.read_text().partition("\n")[0] if target.is_file() else ""
+        return f"[{first[2:]}]({found[1]}{found[2] or ''})" if first.startswith("# ") else found[0]
 
     return LINK.sub(replaced, NAMED.sub(titled, markdown))
