@@ -39,6 +39,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "identity with gain 3": (f"{FORMAT}gain=3",),
     "weight decay 0.1": ("--model.optimizer.weight_decay=0.1",),
     "dropout of patches 0.1": ("--model.patch_dropout=0.1",),
+    "labels smoothed by 0.1": ("--model.label_smoothing=0.1",),
     "averaged weights": ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.999"),
     "snake": ("--data.order=snake",),
     "rows, then columns": ("--data.order=[raster,columns]",),
@@ -47,6 +48,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "turned and stretched": (
         *("--data.augmentation.rotation=10", "--data.augmentation.scaling=0.1", "--data.augmentation.shear=0.1"),
     ),
+    "bent by a pixel": ("--data.augmentation.elastic=1",),
     "different cores, r = 16": ("--model.format=TensorTrain", f"{FORMAT}rank=16", f"{FORMAT}gain=10"),
 }
 """One thing changed: name, options of ``fit``."""

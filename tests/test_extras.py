@@ -61,7 +61,7 @@ def names_of(requirements: list[str]) -> set[str]:
 
 def test_the_table_of_extras_is_that_of_pyproject():
     distribution = {name: found[0].lower() for name, found in packages_distributions().items()}
-    for extra in ("train", "export", "slurm", "bench"):
+    for extra in ("train", "export", "report", "slurm", "bench"):
         ours = {distribution[name] for name, its in EXTRA_OF.items() if its == extra}
         assert ours == names_of(PROJECT["optional-dependencies"][extra])
     assert not {distribution[name] for name in EXTRA_OF} & names_of(PROJECT["dependencies"])
@@ -151,6 +151,15 @@ def test_a_command_without_its_extra_is_one_line(command):
     assert_one_line(errors, "left out: the completion of fit, validate, test and predict needs the package lightning")
     assert "certify) options=" in output
     assert "fit) options=" not in output
+
+
+def test_builds_that_do_not_go_together_are_one_line():
+    """A torch for the CPU beside torchvision's usual build, whose operators cannot be loaded."""
+    message = r"^fit needs torch and torchvision of one build, and torch .* --torch-backend cpu"
+    with pytest.raises(UserError, match=message), needed_by("fit"):
+        raise RuntimeError("operator torchvision::nms does not exist")
+    with pytest.raises(RuntimeError, match="another fault"), needed_by("fit"):
+        raise RuntimeError("another fault")
 
 
 def test_packages_of_others_are_missing_as_ever():

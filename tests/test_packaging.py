@@ -114,37 +114,45 @@ def test_pre_commit_runs_what_make_lint_runs():
     assert {hook["language"] for hook in repository["hooks"]} == {"system"}
 
 
-def test_the_workflow_runs_everything_everywhere():
-    """Each job of the matrix calls .ci/run, which passes its packages on to make; the classifiers are tested."""
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    tests, alone = workflow["jobs"]["tests"], workflow["jobs"]["alone"]
-    assert [step["run"] for step in tests["steps"][-2:]] == ["bash .ci/run", "make test-nightly"]
-    assert tests["steps"][-1]["if"] == "github.event_name == 'schedule'"
-    assert tests["env"]["PACKAGES"] == "${{ matrix.packages }}"
-    matrix = tests["strategy"]["matrix"]
-    assert matrix["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
-    assert set(matrix["packages"]) == {"newest", "oldest"}
-    pythons = {*matrix["python"], *(job["python"] for job in matrix["include"])}
-    classified = re.findall(r"Python :: (3\.\d+)", " ".join(PROJECT["classifiers"]))
-    assert {"3.11", *classified} <= pythons
-    assert "pip install ." in [step.get("run") for step in alone["steps"]]
-
-
 def test_the_environment_can_be_made_from_the_ranges(tmp_path):
     """What ``make environment`` would run for each choice of packages; another word is refused before anything."""
     (tmp_path / "venv").mkdir()
     for packages, wanted in {
         "locked": "uv pip sync --quiet --compile-bytecode --require-hashes",
-        "newest": "--editable '.[train,export,slurm,dev,bench]'",
+        "newest": "--editable '.[train,export,report,slurm,dev,bench]'",
         "oldest": "--resolution lowest-direct",
+        "cpu": "--no-deps --torch-backend cpu",
     }.items():
         shown = make(tmp_path, "--dry-run", f"PACKAGES={packages}")
         assert shown.returncode == 0, shown.stderr
         assert wanted in shown.stdout
     refused = make(tmp_path, "PACKAGES=old")
     assert refused.returncode == 2
-    assert "PACKAGES is old, it must be locked, newest or oldest" in refused.stdout
+    assert "PACKAGES is old, it must be locked, cpu, newest or oldest" in refused.stdout
     assert not any((tmp_path / "venv").iterdir())
+
+
+def test_the_environment_for_the_cpu_has_the_locked_packages_without_those_of_cuda(tmp_path):
+    """The recipe's own filters, run on requirements.lock: torch and torchvision apart, the rest with its hashes."""
+    (tmp_path / "venv").mkdir()
+    lines = make(tmp_path, "--dry-run", "PACKAGES=cpu").stdout.splitlines()
+    filters = [line for line in lines if line.startswith(("awk", "sed")) and "uv.lock" not in line]
+    for line in filters:
+        subprocess.run(line, shell=True, cwd=ROOT, check=True)
+    names = re.compile(r"^(\S+)==", re.M)
+    locked = set(names.findall((ROOT / "requirements.lock").read_text()))
+    kept = (tmp_path / "venv/cpu.lock").read_text()
+    left_out = locked - set(names.findall(kept))
+    assert {name for name in left_out if not name.startswith(("nvidia-", "cuda-"))} == {
+        "torch",
+        "torchvision",
+        "triton",
+    }
+    assert not re.search(r"^(nvidia|cuda)-", kept, re.M)
+    assert len(names.findall(kept)) == len(re.findall(r"^\S+==.*\\\n    --hash=sha256:", kept, re.M)) > 50
+    pins = (tmp_path / "venv/torch.txt").read_text().splitlines()
+    assert [pin.partition("==")[0] for pin in pins] == ["torch", "torchvision"]
+    assert all(f"\n{pin} " in (ROOT / "requirements.lock").read_text() for pin in pins)
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -20,6 +20,7 @@ from standalone import judged
 
 from ttlightning import CanonicalPolyadic, HierarchicalTucker
 from ttlightning.commands.verify import judge
+from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
 from ttlightning.networks.features import PatchFeatureMap
 from ttlightning.networks.network import Network
@@ -526,6 +527,43 @@ def test_optimization_study(script):
         assert f"{100 * row['val'][0]:.2f}" in said
     assert script("optimization_study.py", "--quick", "--output=study") == said
     assert len(list(Path("runs").glob("*/*"))) == 2
+
+
+def test_scale_finds_the_line_of_its_times(monkeypatch):
+    """Of times that are a + b B; and the model's speed is what the formula says."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    scale = importlib.import_module("scale")
+    found = {f"t({b})": [0.0, 1.5 + 0.02 * b, 9.0] for b in scale.BATCHES}
+    assert scale.line(found) == pytest.approx((1.5, 0.02))
+    assert scale.exchange(4, 1000, latency=1e-3, bandwidth=1e6) == pytest.approx(4 + 6)  # 2 log2(4), 3/2 of 4,000 bytes
+    found |= {name: [0.0, 2.0, 9.0] for w in scale.WORLDS for name in (f"T({w}), B = 64", f"T({w}), B = 512")}
+    lines = list(scale.report(found, 1000, latency=0.0, bandwidth=1e30))
+    speeds = next(line for line in lines if "speed, B = 64" in line).split()
+    assert float(speeds[-1]) == pytest.approx((1.5 + 0.02 * 64) / (1.5 + 0.02), abs=0.005)
+
+
+def test_a_step_of_stacked_networks_is_theirs(monkeypatch):
+    """That which scale.py measures: each network's gradient, by its own batch."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    scale = importlib.import_module("scale")
+    stacked = scale.Stacked(3, samples=4)
+    gradients = stacked.gradients(stacked.weights, stacked.buffers, stacked.patches, stacked.labels)
+    for seed in range(3):
+        alone = scale.network(seed)
+        torch.nn.functional.cross_entropy(alone(stacked.patches[seed]), stacked.labels[seed]).backward()
+        for name, parameter in alone.named_parameters():
+            assert torch.allclose(gradients[name][seed], parameter.grad, rtol=1e-3, atol=1e-5), name
+
+
+def test_the_files_of_larger_than_memory(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("larger_than_memory")
+    script.write_idx(tmp_path, 300)
+    train = read_dataset("mnist", tmp_path).train
+    rows = train.images.float().mean((1, 3)).argmax(1)
+    assert (((rows - 4) // 2) == train.labels).float().mean() > 0.9  # the bar is where the label says
+    assert 2**30 > script.anonymous(os.getpid()) * 1024 > 2**25
+    assert script.anonymous(2**22 + 1) == 0
 
 
 def test_compare_scale(script):

@@ -175,6 +175,7 @@ MISTAKES = [
         "TensorTrain.__init__() got an unexpected keyword argument 'x'",
     ),
     (["fly"], "the first word is 'fly', it must be a verb: fit, "),
+    (["ceritfy"], "completion; did you mean certify?"),
     ([], "the first word is '', it must be a verb"),
 ]
 

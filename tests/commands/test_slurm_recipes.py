@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ttlightning.runs.checkpoints import steps_of
+from ttlightning.runs.beginning import steps_of
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "configs/slurm").glob("*.sbatch"))

@@ -257,3 +257,44 @@ def test_the_example_of_the_page():
     exec(block, made)
     assert made["scores"].shape == (3, 2)
     assert made["same"].sites == 20
+
+
+TS_HEADER = "# a comment\n@problemName Set\n@univariate true\n@classLabel true up down\n@DATA\n"
+
+
+def test_ts_files_are_the_same_series(tmp_path):
+    """Behind the header: values, a colon, the label; ? is a missing value."""
+    parts = [(tmp_path / name) for name in ("ts", "tsv")]
+    for part in parts:
+        part.mkdir()
+    texts = "0.5,1,2,?,?:1.0\n1,2,3,4,5:-1\n", "7,8,9,10,NaN:-1\n"
+    for end, text in zip(("TRAIN", "TEST"), texts, strict=True):
+        (parts[0] / f"Set_{end}.ts").write_text(TS_HEADER + text)
+    folder(parts[1], "time_series", *SERIES)
+    found = [module(part, "time_series").describe() for part in parts]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2,3:a\n", "has no line @data"),
+        (TS_HEADER, "has no sequences"),
+        (TS_HEADER + "1,2,3:a\n1,2,3\n", "line 7: it must be values, a colon and a label"),
+        (TS_HEADER + "1,2,3:4,5,6:a\n", "line 6: it has several variables"),
+        (TS_HEADER + "(0,1),(1,2),(2,3):a\n", "line 6: it has several variables, or times"),
+        (TS_HEADER + "1,?,3:a\n", "line 6: value 2 is nan"),
+        (TS_HEADER + "1,x,3:a\n", "line 6: could not convert string to float"),
+    ],
+)
+def test_a_ts_file_that_is_none(tmp_path, text, message):
+    for end in ("TRAIN", "TEST"):
+        (tmp_path / f"Set_{end}.ts").write_text(text)
+    with pytest.raises(UserError, match=message):
+        module(tmp_path, "time_series")
+
+
+def test_a_ts_file_has_words_as_labels(tmp_path):
+    for end in ("TRAIN", "TEST"):
+        (tmp_path / f"Set_{end}.ts").write_text(TS_HEADER + "1,2,3:up\n4,5,6:down\n")
+    assert module(tmp_path, "time_series").class_names == ("down", "up")

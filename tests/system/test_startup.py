@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from comparisons import write_run
 
+from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER
+
 HEAVY = ("torch", "torchvision", "lightning", "wandb", "scipy", "sklearn", "matplotlib", "jinja2")
 CERTIFY = ["certify", "--mode_size=3", "--rank=2", "--sites=8"]
 CODE = """
@@ -29,7 +31,7 @@ def imported_by(folder: Path, *words: str) -> set[str]:
     return {name for name in HEAVY if name in modules}
 
 
-@pytest.mark.parametrize("verb", ["", "rank", "certify", "verify", "export", "compare", "study", "rerun", "completion"])
+@pytest.mark.parametrize("verb", ["", *WITH_TRAINER, *WITHOUT_TRAINER])
 def test_help_imports_nothing_that_takes_long(tmp_path, verb):
     assert imported_by(tmp_path, *verb.split(), "--help") == set()
 
@@ -65,7 +67,7 @@ def test_the_trainers_verbs_speak_before_lightning_is_there(tmp_path):
     first, second = output("fit", "--config=eq.yaml").splitlines()
     assert first.startswith("fit         ttlightning ")
     assert second == "[]"
-    for words in (["fit", "--print_config"], ["fit", "--help"], ["--config=eq.yaml", "fit"]):
+    for words in (["fit", "--print_config"], ["fit", "--help", "all"], ["--config=eq.yaml", "fit"]):
         assert output(*words) == "[]\n"
 
 

@@ -20,7 +20,7 @@ from ttlightning.runs.run import Run
 from ttlightning.system.output import print_whole
 from ttlightning.system.paths import command as command_line
 from ttlightning.system.paths import expanded, home
-from ttlightning.training.callbacks.progress import describe_result
+from ttlightning.training.callbacks.progress import describe_result, print_lines
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.wandb_run import WandbOptions
 
@@ -146,7 +146,7 @@ def test_the_path_of_a_run_at_any_width(width, is_terminal):
     path = Path("/data/" + "long " * 30 + "[x]/eq/12")
     said = StringIO()
     console = Console(file=said, width=width, force_terminal=is_terminal, color_system=None)
-    console.print(describe_result({"metrics": {}, "rank": {}}, path), soft_wrap=True, highlight=False)
+    print_lines(console, describe_result({"metrics": {}, "rank": {}}, path))
     assert f"run         {path}" in said.getvalue().splitlines()[-1]
 
 

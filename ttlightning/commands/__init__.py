@@ -11,24 +11,32 @@ WITH_TRAINER: Final = {
 """Verbs of LightningCLI, and what they do."""
 
 WITHOUT_TRAINER: Final = {
-    "rank": "Bounds and generic ranks over ranges of mode size, TT-rank and number of sites.",
-    "certify": "Certify a rank: of almost every tensor train, or of a trained network.",
-    "verify": "Check certificates with code that shares nothing with the code that made them.",
-    "export": "Write a trained network to a file that ONNX runtimes or torch alone run.",
-    "compress": "Round a trained tensor train to a smaller TT-rank, as a run that trains on.",
-    "compare": "Finished runs side by side: means over seeds, paired tests, curves, a page.",
-    "study": "Many runs from one file, seeds, a grid or a sweep, made here or by SLURM, and their table.",
-    "rerun": "Run a finished run again, and say whether it came out the same.",
-    "completion": "A script that completes the words of this command in bash or zsh.",
+    "rank": "Bounds and generic ranks over ranges of n, r and d.",
+    "certify": "Certify a rank, of a trained network or of almost every chain.",
+    "verify": "Check certificates by code that shares nothing with certify.",
+    "export": "A file that ONNX runtimes or torch alone run.",
+    "compress": "Round a trained chain to a smaller TT-rank; it trains on.",
+    "compare": "Finished runs side by side: means, tests, curves, a page.",
+    "study": "Many runs from one file: seeds, a grid or a sweep.",
+    "rerun": "Run a finished run again: does it come out the same?",
+    "completion": "A script that completes the words in bash or zsh.",
 }
 """Verbs with a module of their own in this package, and what they do; ``main`` of the module runs the verb."""
 
+GROUPS: Final = {
+    "Networks": ("fit", "validate", "test", "predict", "export", "compress"),
+    "Ranks": ("rank", "certify", "verify"),
+    "Runs": ("compare", "rerun", "study"),
+    "Shell": ("completion",),
+}
+"""The verbs as the help of the program lists them."""
+
 
 def overview() -> str:
-    """The text of ``python -m ttlightning --help``."""
+    """The text of ``python -m ttlightning --help``, in 80 columns."""
     lines = ["usage: python -m ttlightning VERB [options]", ""]
-    for title, verbs in (("With a trainer", WITH_TRAINER), ("Without", WITHOUT_TRAINER)):
-        lines += [f"{title}:", *(f"  {verb:<12}{text}" for verb, text in verbs.items()), ""]
+    for title, verbs in GROUPS.items():
+        lines += [f"{title}:", *(f"  {verb:<12}{(WITH_TRAINER | WITHOUT_TRAINER)[verb]}" for verb in verbs), ""]
     lines.append("python -m ttlightning VERB --help shows the options of a verb.")
-    lines.append("A configuration inside a checkpoint or run names only known classes, and those of --trust NAME,NAME.")
+    lines.append("First steps: ttlightning fit --config debug.yaml; ttlightning compare runs/debug")
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from ttlightning.rank.limits import out_of_range
 from ttlightning.runs.run import Run, checkpoint_file, place_beside
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
+from ttlightning.system.output import say
 
 
 def main(args: Sequence[str]) -> int:
@@ -54,7 +55,7 @@ def main(args: Sequence[str]) -> int:
     write_certificate(output, certificate)
     if options.weights is not None:
         write_weights(checkpoint_file(options.source), options.weights, options.features)
-    print(certificate["statement"])
+    say(certificate["statement"])
     print(f"certificate  {output} ({seconds:.1f} s)")
     return 0
 

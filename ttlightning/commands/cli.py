@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 from lightning_utilities.core.enums import StrEnum
-from rich.console import Console
 
 from ttlightning import formats
 from ttlightning.commands.arguments import complete_arguments, experiment_name
@@ -32,10 +31,12 @@ from ttlightning.runs.trust import (
     take_trusted,
     trusting,
 )
+from ttlightning.system.output import terminal
 from ttlightning.system.parsing import complete_yaml, option_names, option_of_wrong_value, unknown_option
 from ttlightning.system.paths import expanded
+from ttlightning.training.callbacks.heartbeats import Heartbeats
 from ttlightning.training.callbacks.last_checkpoint import LastCheckpoint
-from ttlightning.training.callbacks.progress import EpochProgress, describe_result
+from ttlightning.training.callbacks.progress import EpochProgress, describe_result, print_lines
 from ttlightning.training.callbacks.rank_check import RankCheck
 from ttlightning.training.callbacks.run_directory import RunDirectory
 from ttlightning.training.callbacks.run_figures import RunFigures
@@ -127,6 +128,10 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--figures", type=bool, default=True, help="End fit with figures: confusions, mistakes, spectrum."
         )
+        parser.add_argument(
+            "--rank_timeout", type=float | None, default=60.0,
+            help="Seconds after which a process of several that shows no sign of life ends the run; null: never.",
+        )  # fmt: skip
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(RankCheck, "rank_check")
         parser.add_lightning_class_args(KeptCheckpoints, "checkpoint")
@@ -142,6 +147,10 @@ class CLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
             parser.add_argument("--run", type=str | None, help="Directory of the run, which is made or goes on.")
+            parser.add_argument(
+                "--seeds_at_once", type=int | None,
+                help="Number of runs side by side, with the seeds from seed_everything on; on the command line only.",
+            )  # fmt: skip
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -156,6 +165,8 @@ class CLI(LightningCLI):
         if options.experiment is None:
             options.experiment = experiment_name(options.config or [])
         check_experiment_name(options.experiment)
+        if self.subcommand == "fit" and options.seeds_at_once is not None:
+            raise UserError("seeds_at_once is in a configuration: give --seeds_at_once on the command line")
         if options.ckpt_path == NEWEST:
             config = yaml.safe_load(self._dump(options))
             options.ckpt_path = newest_run(runs_root(), options.experiment, config, self.subcommand).path
@@ -174,7 +185,7 @@ class CLI(LightningCLI):
             self._make_run_directory(options)  # for where training begins; no callback writes into it
             return Trainer(**arguments | {"callbacks": given, "log_every_n_steps": None})
         shown = asked.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given)
-        callbacks = [*given, *([EpochProgress()] if shown else [])]
+        callbacks = [*given, Heartbeats(options.rank_timeout), *([EpochProgress()] if shown else [])]
         if self.subcommand != "fit":
             if finder := next((c for c in given if isinstance(c, FINDERS)), None):
                 raise UserError(
@@ -242,6 +253,7 @@ class CLI(LightningCLI):
         """
         content = yaml.safe_load(complete_yaml(self._parser(self.subcommand), options))
         content.pop("run", None)
+        content.pop("seeds_at_once", None)
         visible, self.hidden = masked(content)
         return yaml.safe_dump(visible, sort_keys=False)
 
@@ -285,7 +297,7 @@ class CLI(LightningCLI):
         if rank_zero_only.rank == 0:
             self.run_directory.finish_record()
             lines = describe_result(result, self.trainer.run and self.trainer.run.path)
-            Console().print(lines, soft_wrap=True, highlight=False)
+            print_lines(terminal(), lines)
 
 
 def run(args: Sequence[str], kind: type[CLI] = CLI) -> CLI:

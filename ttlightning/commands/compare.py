@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import Namespace
+from rich.console import Console
 
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.comparison.records import Record
 from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import Comparison, compare
 from ttlightning.comparison.tables import csv_table, markdown
+from ttlightning.comparison.terminal import show
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
 
 FILES = {
-    "markdown": "the table that is printed",
+    "markdown": "the table that is printed where the output is no terminal",
     "csv": "the table with all digits",
     "html": "a page with table, tests, curves and the list of runs",
     "figure": "PNG, SVG or PDF of the curves",
@@ -34,7 +36,11 @@ def main(args: Sequence[str]) -> int:
     records = collect(options.runs, options.wandb, curves=not files.keys().isdisjoint(("html", "figure")))
     comparison = compare(records, options.mixed_data)
     contents = {name: rendered(name, comparison, path.suffix) for name, path in files.items()}
-    print(markdown(comparison), end="")
+    console = Console()
+    if console.is_terminal:
+        show(comparison, console)
+    else:
+        print(markdown(comparison), end="")
     for name, content in contents.items():
         write_whole(files[name], content)
         print(f"ttlightning: {name} is in {files[name]}", file=sys.stderr)

@@ -6,14 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from ttlightning.commands.parser import VerbParser, check_new_file
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import checkpoint_file, load, place_beside
 from ttlightning.runs.trust import OPTION, take_trusted
 from ttlightning.system import signals
+from ttlightning.system.output import terminal
 
 
 def main(args: Sequence[str]) -> int:
@@ -51,7 +50,7 @@ def export(source: Path, to: str, output: Path | None, trusted: Sequence[str]) -
         "ttlightning": version("ttlightning"),
     }
     started = time.perf_counter()
-    with Console(stderr=True).status("exporting"), signals.importing():
+    with terminal(stderr=True).status("exporting"), signals.importing():
         deployed = Deployed(network)
         made = KINDS[to](deployed, metadata)
         images = images_to_check(deployed.image_shape)

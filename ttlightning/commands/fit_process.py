@@ -74,6 +74,6 @@ class Task:
 
 
 def _steps_of(path: Path) -> int:
-    from ttlightning.runs.checkpoints import steps_of  # takes a second: imports torch
+    from ttlightning.runs.beginning import steps_of  # takes a second: imports torch
 
     return steps_of(path)

@@ -1,5 +1,6 @@
 """One command: which code runs it, and how it ends."""
 
+import difflib
 import errno
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from importlib.metadata import version
 from typing import Final, NoReturn
 
 from ttlightning.commands import WITH_TRAINER, WITHOUT_TRAINER, overview
+from ttlightning.commands.short_help import full_help, short_help, wants_short_help
 from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.runs.masking import without_secrets
 from ttlightning.system import signals
@@ -54,6 +56,8 @@ def _run(args: list[str]) -> None:
 def _run_verb(verb: str, args: list[str]) -> None:
     if verb in HELP:
         print(overview())
+    elif verb in WITH_TRAINER and wants_short_help(args[1:]):
+        print(short_help(verb))
     elif verb in WITHOUT_TRAINER:
         with signals.importing():
             module = import_module(f"ttlightning.commands.{verb}")
@@ -62,10 +66,15 @@ def _run_verb(verb: str, args: list[str]) -> None:
         _announce(verb, args)
         with signals.importing():
             cli = import_module("ttlightning.commands.cli")
-        cli.run(args)
+            several = import_module("ttlightning.commands.seeds_at_once")
+        if verb == "fit" and several.is_asked(args):
+            sys.exit(several.main(args[1:], main))
+        cli.run([verb, *full_help(args[1:])])
     else:
-        known = ", ".join(WITH_TRAINER | WITHOUT_TRAINER)
-        raise UserError(f"the first word is {verb!r}, it must be a verb: {known}; --help says what they do")
+        verbs = list(WITH_TRAINER | WITHOUT_TRAINER)
+        near = [f"did you mean {name}?" for name in difflib.get_close_matches(verb, verbs, n=1)]
+        [way_out] = near or ["--help says what they do"]
+        raise UserError(f"the first word is {verb!r}, it must be a verb: {', '.join(verbs)}; {way_out}")
 
 
 def _announce(verb: str, args: Sequence[str]) -> None:

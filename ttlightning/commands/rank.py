@@ -18,7 +18,7 @@ from ttlightning.rank.bounds import chain_parameters, in_figures, ratio, shallow
 from ttlightning.rank.finite_field import PRIMES
 from ttlightning.rank.full_matricization import LARGEST_MATRIX, measured_rank
 from ttlightning.rank.limits import LARGEST_BOUND, MOST_DIGITS, out_of_range, staircase_excess
-from ttlightning.system.output import print_whole
+from ttlightning.system.output import print_whole, say
 
 SIZES: Final = ("mode_size", "rank", "sites")
 """The three sizes by their names in the table of limits."""
@@ -128,7 +128,7 @@ def show(rows: Sequence[dict[str, Any]], measured: bool) -> None:
     for row in rows:
         table.add_row(*(_form(row[name]) for name in columns))
     print_whole(table)
-    print(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
+    say(LEGEND + (" measured: one random tensor, counted modulo 2^31 - 1." if measured else ""))
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -162,7 +162,7 @@ def _form(value: Any) -> str:
     if value == "":
         return "-"
     if isinstance(value, float):
-        return f"{value:,.3g}" if value < 1e6 else f"{value:.3g}"
+        return f"{value:,.3g}" if value < 1e3 else f"{value:,.0f}" if value < 1e6 else f"{value:.3g}"
     return in_figures(value)
 
 

@@ -216,7 +216,7 @@ def here(data: dict[str, Any], before: dict[str, Any], fetch: bool) -> dict[str,
     else:
         if fetch:
             fetch_dataset(name, root, fallback)
-        images = read_dataset(name, root, fallback)
+        images = read_dataset(name, root, fallback, anew=True)
         spec = describe_dataset(images.name, root)
     dataset = before["dataset"] | {"name": images.name, "sha256": images.sha256()}
     if "classes" in dataset:

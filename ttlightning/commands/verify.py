@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
 from ttlightning.commands.parser import VerbParser
@@ -14,6 +13,7 @@ from ttlightning.rank.verifier.claims import Rejected, check_claims, read_certif
 from ttlightning.rank.verifier.verification import verify
 from ttlightning.runs.run import checkpoint_file
 from ttlightning.system import signals
+from ttlightning.system.output import say, terminal
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> int:
     worst = 0
     for file in options.files:  # as text: the parser takes only paths in UTF-8
         code, line = judge(Path(file), options.checkpoint)
-        print(line, flush=True)
+        say(line)
         worst = max(worst, code)
     return worst
 
@@ -41,7 +41,7 @@ def judge(file: Path, checkpoint: Path | None = None) -> tuple[int, str]:
         content = read_certificate(file)
         check_claims(content)
         source = None if content["kind"] == "generic" else find_checkpoint(content, file, checkpoint)
-        with Console(stderr=True).status(escape(_plain(f"counting {file.name}"))):
+        with terminal(stderr=True).status(escape(_plain(f"counting {file.name}"))):
             count(content, file, source)
     except Rejected as why:
         return 1, _plain(f"REJECTED  {file}: {why}")

@@ -13,8 +13,17 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST
 
+from ttlightning.data.cache import Part, Source, cache_folder, cached, find
 from ttlightning.data.folder import look_into
-from ttlightning.data.idx import check_that_nothing_is_lost, check_whose, find_folder, read_part
+from ttlightning.data.idx import (
+    check_that_nothing_is_lost,
+    check_whose,
+    files_of,
+    find_folder,
+    part_in_blocks,
+    read_part,
+)
+from ttlightning.data.rows import in_blocks
 from ttlightning.data.sequences import SEQUENCES
 from ttlightning.data.splits import ImageDataset, Spec, Split
 from ttlightning.errors import UserError
@@ -91,20 +100,55 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
         socket.setdefaulttimeout(timeout)
 
 
-def read_dataset(name: str, root: Path, offline_fallback: str | None = None) -> ImageDataset:
+def read_dataset(name: str, root: Path, offline_fallback: str | None = None, anew: bool = False) -> ImageDataset:
     """The data set ``name`` from ``root``, or ``offline_fallback`` if it is absent; nothing is downloaded.
+
+    With ``$TTLIGHTNING_CACHE``, IDX files, pictures and CIFAR-10 are memory-mapped from there; see ``data/cache.py``.
+
+    Args:
+        anew: whether the files are read whatever the cache has.
 
     Raises:
         UserError: corrupt files, or absent files without a fallback.
     """
     spec = describe_dataset(name, root)
-    if spec.read is not None:
-        return spec.read(name, root)
-    if not _is_present(spec, root):
+    if spec.kind is not None and not _is_present(spec, root):
         if offline_fallback is None:
             raise UserError(f"data set {name} is not under {root}; name the folder that has it with --data.root")
-        return read_dataset(offline_fallback, root)
+        return read_dataset(offline_fallback, root, anew=anew)
+    if (folder := cache_folder()) is not None and (source := _source(name, spec, root)) is not None:
+        return cached(source, folder, anew)
+    if spec.read is not None:
+        return spec.read(name, root)
     return ImageDataset(name, _read_split(name, spec, root, train=True), _read_split(name, spec, root, train=False))
+
+
+def is_cached(name: str, root: Path) -> bool:
+    """Whether the data set is there, and in the cache, so that its files need not be read."""
+    spec, folder = describe_dataset(name, root), cache_folder()
+    if folder is None or (spec.kind is not None and not _is_present(spec, root)):
+        return False
+    source = _source(name, spec, root)
+    return source is not None and find(source, folder) is not None
+
+
+def _source(name: str, spec: Spec, root: Path) -> Source | None:
+    """The files of a data set that a cache can keep; None for data sets that packages bring or make."""
+    if name == "image_folder":
+        pictures = look_into(root)
+        return Source(name, spec.shape, pictures.files, pictures.part)
+    if spec.kind is None:
+        return None
+    if (folder := _idx_folder(spec, root)) is not None:
+        files = [file for part in ("train", "test") for file in files_of(folder, part)]
+        return Source(name, spec.shape, lambda: files, lambda part: _idx_part(name, spec, folder, part))
+    files = sorted(file for file in (root / spec.folder).rglob("*") if file.is_file())
+    return Source(name, spec.shape, lambda: files, lambda part: _part_in_memory(name, spec, root, part))
+
+
+def _part_in_memory(name: str, spec: Spec, root: Path, part: str) -> Part:
+    split = _read_split(name, spec, root, train=part == "train")
+    return Part(split.labels, in_blocks(split.images))
 
 
 def _is_present(spec: Spec, root: Path) -> bool:
@@ -133,8 +177,7 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
     assert spec.kind is not None
     folder = _idx_folder(spec, root)
     if folder is not None:
-        specs = {s.kind: other for other, s in DATASETS.items() if s.kind is not None and issubclass(s.kind, MNIST)}
-        check_whose(folder, name, {md5: other for kind, other in specs.items() for _, md5 in kind.resources})
+        _check_whose(folder, name)
         return Split(*read_part(folder, "train" if train else "test", spec.shape, spec.classes))
     try:
         source = spec.kind(root, train=train, download=False)
@@ -154,6 +197,16 @@ def _read_split(name: str, spec: Spec, root: Path, train: bool) -> Split:
             "name another folder with --data.root, into which it can be downloaded anew"
         ) from fault
     return Split(images.contiguous(), labels)
+
+
+def _idx_part(name: str, spec: Spec, folder: Path, part: str) -> Part:
+    _check_whose(folder, name)
+    return part_in_blocks(folder, part, spec.shape, spec.classes)
+
+
+def _check_whose(folder: Path, name: str) -> None:
+    specs = {s.kind: other for other, s in DATASETS.items() if s.kind is not None and issubclass(s.kind, MNIST)}
+    check_whose(folder, name, {md5: other for kind, other in specs.items() for _, md5 in kind.resources})
 
 
 def _read_folder(name: str, root: Path) -> ImageDataset:

@@ -6,9 +6,9 @@ RGB; an RGB picture of grey pixels among grey ones becomes grey; a coloured pict
 Pictures beside the folders of the classes, and folders inside these, are errors: nothing is left out silently.
 """
 
-import itertools
 import math
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from ttlightning.data.cache import Part, check_memory
 from ttlightning.data.pictures import PICTURES, Picture, Pictures, is_grey, pictures_in, read_picture, with_channels
 from ttlightning.data.reading import check_name, entries, is_folder
+from ttlightning.data.rows import BLOCK
 from ttlightning.errors import UserError
 
 
@@ -42,20 +44,32 @@ class PictureFolder:
         """All pictures of one part, and their labels.
 
         Raises:
-            UserError: a damaged picture, another size or colour than the first picture, a class without pictures.
+            UserError: a damaged picture, another size or colour than the first picture, a class without pictures, more
+                than fits in memory.
         """
+        labels, blocks = self.part(part)
+        check_memory(len(labels) * math.prod(self.shape), self.root / part)
+        images, at = torch.empty(len(labels), *self.shape, dtype=torch.uint8), 0
+        for block in blocks:
+            images[at : at + len(block)] = block
+            at += len(block)
+        return images, labels
+
+    def part(self, part: str) -> Part:
+        """The labels of one part, and its pictures a block at a time; errors as of ``read``."""
         files = [_pictures_of_a_class(self.root / part / name) for name in self.classes]
-        sizes = [len(pictures) for pictures in files]
-        try:
-            images = torch.empty(sum(sizes), *self.shape, dtype=torch.uint8)
-        except RuntimeError as fault:
-            size = sum(sizes) * math.prod(self.shape) / 2**30
-            raise UserError(
-                f"{self.root / part}: its pictures take {size:.0f} GiB of memory; make them smaller"
-            ) from fault
-        for image, file in zip(images, itertools.chain(*files), strict=True):
-            image.copy_(self._like_the_first(read_picture(file), file))
-        return images, torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(pictures) for pictures in files]))
+        return Part(labels, self._blocks([file for pictures in files for file in pictures]))
+
+    def files(self) -> list[Path]:
+        """All pictures of both parts."""
+        return [f for part in ("train", "test") for name in self.classes
+                for f in _pictures_of_a_class(self.root / part / name)]  # fmt: skip
+
+    def _blocks(self, files: list[Path]) -> Iterator[Pictures]:
+        rows = max(1, BLOCK // math.prod(self.shape))
+        for start in range(0, len(files), rows):
+            yield torch.stack([self._like_the_first(read_picture(f), f) for f in files[start : start + rows]])
 
     def _like_the_first(self, picture: Picture, file: Path) -> Picture:
         channels, height, width = self.shape

@@ -4,14 +4,15 @@ An IDX file has four bytes (0, 0, type, number of dimensions), the sizes of the 
 values. The type here is 8, unsigned bytes; images have three dimensions and labels have one.
 """
 
+import contextlib
 import gzip
 import io
 import math
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import torch
@@ -19,8 +20,11 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torchvision.datasets.utils import calculate_md5, check_integrity
 
+from ttlightning.data.arrays import Shape
+from ttlightning.data.cache import Part, check_memory
 from ttlightning.data.pictures import Pictures
 from ttlightning.data.reading import entries, is_folder, read_file
+from ttlightning.data.rows import BLOCK
 from ttlightning.errors import UserError
 
 MOST_INFLATED: Final = 1032
@@ -50,20 +54,25 @@ def idx_of(content: bytes, path: Path, dimensions: int) -> UInt8[Tensor, "..."]:
             content = _inflated(content)
         except DAMAGED_GZIP as fault:
             raise UserError(f"{path} is damaged or truncated: {fault}") from fault
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise UserError(f"{path} is no IDX file: it must begin with two zero bytes, a type and a number of dimensions")
-    if content[2] != 8:
-        raise UserError(f"{path} has values of the IDX type {content[2]:#04x}; it must be 0x08, unsigned bytes")
-    if content[3] != dimensions:
-        raise UserError(f"{path} has {content[3]} dimensions, it must have {dimensions}")
-    begin = 4 + 4 * dimensions
-    shape = [int(size) for size in np.frombuffer(content[4:begin].ljust(begin - 4, b"\0"), dtype=">u4")]
+    begin, shape = 4 + 4 * dimensions, _shape_of(content, path, dimensions)
     wanted = begin + math.prod(shape)
     if len(content) < wanted or len(content) < begin:
         raise UserError(f"{path} is truncated: {len(content):,} bytes, and {max(wanted, begin):,} by its header")
     if len(content) > wanted:
         raise UserError(f"{path} is damaged: {len(content) - wanted:,} bytes follow the {wanted:,} of its header")
     return torch.from_numpy(np.frombuffer(content, dtype=np.uint8, offset=begin).reshape(shape).copy())
+
+
+def _shape_of(head: bytes, path: Path, dimensions: int) -> list[int]:
+    """Sizes of the dimensions, from the beginning of a file."""
+    if len(head) < 4 or head[:2] != b"\0\0":
+        raise UserError(f"{path} is no IDX file: it must begin with two zero bytes, a type and a number of dimensions")
+    if head[2] != 8:
+        raise UserError(f"{path} has values of the IDX type {head[2]:#04x}; it must be 0x08, unsigned bytes")
+    if head[3] != dimensions:
+        raise UserError(f"{path} has {head[3]} dimensions, it must have {dimensions}")
+    begin = 4 + 4 * dimensions
+    return [int(size) for size in np.frombuffer(head[4:begin].ljust(begin - 4, b"\0"), dtype=">u4")]
 
 
 def _inflated(content: bytes) -> bytes:
@@ -83,21 +92,72 @@ def read_part(
     Raises:
         UserError: a damaged file, images of another size, fewer images than labels or more, labels out of range.
     """
-    files = [next(filter(Path.is_file, paths)) for paths in _spellings(folder, part)]
+    files = files_of(folder, part)
+    check_memory(files[0].stat().st_size, files[0])
     images, labels = (idx_of(read_file(file), file, size) for file, size in zip(files, KINDS.values(), strict=True))
-    if images.shape[1:] != shape[1:]:
-        height, width = images.shape[1:]
+    _check_part(files, images.shape, labels, shape, classes)
+    return images.unsqueeze(1), labels.long()
+
+
+def part_in_blocks(folder: Path, part: str, shape: tuple[int, int, int], classes: int) -> Part:
+    """Images and labels as of ``read_part``, a block of images at a time; the end of the file is checked last."""
+    files = files_of(folder, part)
+    labels = idx_of(read_file(files[1]), files[1], 1)
+    with _stream(files[0]) as file:
+        sizes = _shape_of(file.read(16), files[0], 3)
+    _check_part(files, sizes, labels, shape, classes)
+    return Part(labels.long(), _blocks(files[0], sizes))
+
+
+def files_of(folder: Path, part: str) -> list[Path]:
+    """The file of the images of a part, and that of its labels."""
+    return [next(filter(Path.is_file, paths)) for paths in _spellings(folder, part)]
+
+
+def _check_part(files: Sequence[Path], sizes: Sequence[int], labels: Tensor, shape: Shape, classes: int) -> None:
+    (samples, height, width) = sizes
+    if (height, width) != shape[1:]:
         raise UserError(
             f"{files[0]} has images {width} pixels wide and {height} high, expected {shape[2]} by {shape[1]}"
         )
-    if len(images) != len(labels) or not len(labels):
-        raise UserError(f"{files[0]} and {files[1].name} have {len(images)} images and {len(labels)} labels")
+    if samples != len(labels) or not len(labels):
+        raise UserError(f"{files[0]} and {files[1].name} have {samples} images and {len(labels)} labels")
     if int(labels.max()) >= classes:
         raise UserError(
             f"{files[1]} has labels from {int(labels.min())} to {int(labels.max())}, they must be 0 to {classes - 1}: "
             "number the classes from 0"
         )
-    return images.unsqueeze(1), labels.long()
+
+
+def _blocks(path: Path, sizes: Sequence[int]) -> Iterator[Pictures]:
+    """The images of a file, ``BLOCK`` bytes at a time."""
+    samples, height, width = sizes
+    rows = max(1, BLOCK // (height * width))
+    with _stream(path) as file:
+        file.seek(16)
+        for start in range(0, samples, rows):
+            wanted = min(rows, samples - start) * height * width
+            content = file.read(wanted)
+            if len(content) < wanted:
+                there, whole = (
+                    16 + start * height * width + n for n in (len(content), (samples - start) * height * width)
+                )
+                raise UserError(f"{path} is truncated: {there:,} bytes, and {whole:,} by its header")
+            yield torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, 1, height, width).copy())
+        if file.read(1):
+            raise UserError(f"{path} is damaged: bytes follow those of its header")
+
+
+@contextlib.contextmanager
+def _stream(path: Path) -> Iterator[BinaryIO]:
+    """The file, unpacked where it is gzipped."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(2)
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if begin == GZIP else file
+    except DAMAGED_GZIP as fault:
+        raise UserError(f"{path} is damaged or truncated: {fault}") from fault
 
 
 def find_folder(root: Path, name: str, all_names: Sequence[str]) -> Path | None:

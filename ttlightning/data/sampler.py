@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from ttlightning.data.pixels import scaled
+from ttlightning.data.rows import Rows
 from ttlightning.randomness import keyed_generator
 
 
@@ -97,7 +98,7 @@ class TrainingBatches:
 
     def __init__(
         self,
-        inputs: Real[Tensor, "samples ..."],
+        inputs: Real[Tensor, "samples ..."] | Rows,
         labels: Int[Tensor, " samples"],
         batch_size: int,
         seed: int,
@@ -168,7 +169,7 @@ class EvaluationBatches:
 
     def __init__(
         self,
-        patches: Real[Tensor, "samples sites patch_dim"],
+        patches: Real[Tensor, "samples sites patch_dim"] | Rows,
         labels: Int[Tensor, " samples"],
         batch_size: int,
         shards: Sequence[Shard],

@@ -1,4 +1,4 @@
-"""A data set in memory, uint8 images or points in the plane, identified by the SHA-256 of its contents."""
+"""A data set, uint8 images or points in the plane, identified by the SHA-256 of its contents."""
 
 import hashlib
 from collections.abc import Callable
@@ -34,9 +34,13 @@ class ImageDataset:
     test: Split
     validation: Split | None = None
     """A fixed validation set, if the data set has one."""
+    stored: str | None = None
+    """Hash of a data set whose images are memory-mapped from ``data/cache.py``; None: they are in memory."""
 
     def sha256(self) -> str:
         """Hash of shapes, pixels and labels of all splits, which identifies the data."""
+        if self.stored is not None:
+            return self.stored
         digest = hashlib.sha256()
         for split in filter(None, (self.train, self.test, self.validation)):
             for tensor in filter(lambda part: part is not None, (split.images, split.labels, split.lengths)):

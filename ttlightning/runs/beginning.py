@@ -197,3 +197,9 @@ def newest_run(root: Path, experiment: str, config: Mapping[str, Any], verb: str
         f"no run in {root / experiment} has this configuration: {runs[0]} has {newest}; name a run with "
         "--ckpt_path, or leave it out for a new one"
     )
+
+
+def steps_of(run: str | Path) -> int:
+    """Optimizer steps in the last checkpoint of a run directory; -1 where it has none."""
+    file = Run(expanded(run)).checkpoint
+    return int(read_checkpoint(file)["global_step"]) if file.is_file() else -1

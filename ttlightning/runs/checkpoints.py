@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
-from ttlightning.runs.run import Run
 from ttlightning.runs.safetensors import read_safetensors
 from ttlightning.runs.seals import Damaged, check_seal, seal
-from ttlightning.system.paths import expanded
 
 CONFIG_KEY: Final = "ttlightning_config"
 """Key of the run's complete configuration, as YAML."""
@@ -85,12 +83,6 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         if name in content and not holds(content[name]):
             raise UserError(f"{file} is not a checkpoint of a training run: its {name} is not {kind}")
     return content
-
-
-def steps_of(run: str | Path) -> int:
-    """Optimizer steps in the last checkpoint of a run directory; -1 where it has none."""
-    file = Run(expanded(run)).checkpoint
-    return int(read_checkpoint(file)["global_step"]) if file.is_file() else -1
 
 
 def _read_release(file: Path) -> dict[str, Any]:

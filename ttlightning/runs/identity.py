@@ -43,8 +43,8 @@ class Changes(Enum):
 
 KEYS: Final[dict[Changes, tuple[str, ...]]] = {
     Changes.NOTHING: (
-        "config", "run", "weights_only", "provenance", "wandb", "figures", "trainer.enable_progress_bar",
-        "trainer.enable_model_summary", "trainer.limit_predict_batches",
+        "config", "run", "weights_only", "provenance", "wandb", "figures", "rank_timeout",
+        "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.limit_predict_batches",
     ),
     Changes.RECORD: (
         "experiment", "test_after_fit", "rank_check", "checkpoint", "last_checkpoint", "data.root", "trainer.logger",

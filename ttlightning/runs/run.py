@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ttlightning.errors import UserError
 from ttlightning.runs.files import read_json
-from ttlightning.runs.lock import Lock
 from ttlightning.runs.releases import find_release, released_names
 from ttlightning.runs.trust import config_text, read_mapping
+from ttlightning.system.lock import Lock
 from ttlightning.system.paths import command, expanded
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Run:
         if self.config_file.is_file():
             return "begun"
         if self.path.is_dir():
-            leftover = (LOCK_FILE, f"{self.config_file.name}.partial")  # of a process that was killed
-            if all(file.name in leftover for file in self.path.iterdir()):
+            leftover = (LOCK_FILE, f"{LOCK_FILE}.claim", f"{self.config_file.name}.partial")  # of a killed process
+            if all(file.name.startswith(leftover) for file in self.path.iterdir()):
                 return "new"
             raise UserError(f"{self.path} holds files but no run: name a folder that is empty or does not exist")
         if self.path.exists():
@@ -202,7 +202,11 @@ class Run:
             UserError: where another process has it.
         """
         if not self.lock.acquire(wait=False):
-            raise UserError(f"{self.path} is being written by another process; wait for it, or stop it first")
+            process, left = self.lock.owner()
+            raise UserError(
+                f"{self.path} is being written by {process}; wait for it, or stop it first; if it has ended, remove "
+                f"{left}"
+            )
 
     def is_being_written(self) -> bool:
         """Whether a process holds the lock."""

@@ -1,4 +1,4 @@
-"""The terminal: output without a reader (``fit | head -1``), tables wider than the terminal, warnings in one line.
+"""The terminal: output without a reader (``fit | head -1``), long lines and wide tables, warnings in one line.
 
 If the program that reads the output ends first, later output is dropped and the command goes on: a run trains to its
 end, and the exit code is the command's own.
@@ -8,8 +8,9 @@ import functools
 import io
 import os
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,11 +67,39 @@ def show_own_warnings_in_one_line() -> None:
     warnings.formatwarning = format_warning
 
 
+def terminal(stderr: bool = False) -> Console:
+    """Where lines and bars go; in a notebook only lines, though its kernel asks for colours: bars need ipywidgets."""
+    return Console(stderr=stderr, force_jupyter=False, force_terminal=False if "ipykernel" in sys.modules else None)
+
+
 def print_whole(table: Table) -> None:
     """Print a table with every number in full on any terminal: a truncated number reads as a different number."""
     console = Console()
     wide = Measurement.get(console, console.options.update(max_width=100_000), table).maximum
     Console(width=max(console.width, wide)).print(table)
+
+
+def say(text: str) -> None:
+    """Print a text: on a terminal in lines that end between words, in a file or pipe as it is."""
+    console = Console()
+    print(wrapped(text, console.width) if console.is_terminal else text, flush=True)
+
+
+def wrapped(text: str, width: int, indent: int = 0) -> str:
+    """The text in lines of at most ``width``; the second and later ones are indented. No word is broken, or lost."""
+    return textwrap.fill(
+        text, max(width, indent + 20), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def columns(rows: Mapping[str, str], indent: int = 0, width: int = 80) -> list[str]:
+    """Lines of two columns, words and what they mean; long meanings take several lines."""
+    first = max(map(len, rows)) + 2
+    start = " " * (indent + first)
+    return [
+        " " * indent + f"{word:<{first}}" + wrapped(text, width - len(start), 0).replace("\n", f"\n{start}")
+        for word, text in rows.items()
+    ]
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -121,6 +121,14 @@ def close() -> None:
         _listener = None
 
 
+def begin_in_child() -> None:
+    """In a forked process: forget what was heard and who the parent was; this process stops with the one it is from."""
+    global _parent
+    close()
+    _parent = None
+    os.environ[PARENT] = str(os.getppid())
+
+
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """Inside, signals are handled, and processes that Lightning starts stop when this process dies."""

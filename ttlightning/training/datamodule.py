@@ -12,18 +12,21 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from ttlightning.data.augmentation import Augmentation, AugmentedBatches
+from ttlightning.data.cache import cache_folder
 from ttlightning.data.datasets import (
     DatasetName,
     check_fallback,
     default_root,
     describe_dataset,
     fetch_dataset,
+    is_cached,
     read_dataset,
 )
 from ttlightning.data.images import Images, read_images
 from ttlightning.data.own import Own
 from ttlightning.data.patches import Order, Patching
 from ttlightning.data.pixels import scaled
+from ttlightning.data.rows import Rows
 from ttlightning.data.sampler import Calls, EvaluationBatches, Shard, TrainingBatches, validation_split
 from ttlightning.data.sequences import SEQUENCES, read_sequences
 from ttlightning.data.splits import ImageDataset, Split
@@ -39,6 +42,8 @@ NONE: Final = Augmentation()
 
 class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule):
     """Images cut into patches, in memory as one tensor (samples, sites, patch_dim); indexing it gives a batch.
+
+    With ``$TTLIGHTNING_CACHE``, the images are memory-mapped from the disk, and each batch is read and cut by itself.
 
     Args:
         dataset: name of the data set.
@@ -145,9 +150,12 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         return self.own_images
 
     def prepare_data(self) -> None:
-        """Download what is missing, on one process only."""
+        """Download what is missing and fill the cache, on one process only."""
         if self.images is None and self.own_images is None and self.own is None:
             fetch_dataset(self.dataset, self.root, self.offline_fallback)
+            if cache_folder() is not None:
+                self._say_what_is_read()
+                read_dataset(self.dataset, self.root, self.offline_fallback)
 
     def setup(self, stage: str) -> None:
         """Read the images, cut the patches, hold out the validation samples."""
@@ -161,19 +169,28 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             raise UserError(f"data.microbatches is {self.microbatches}, it must be a multiple of the {devices} devices")
         if self.images is not None or self.own_images is not None:
             return
-        if self.dataset == "image_folder":
-            name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
-            rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
+        self._say_what_is_read()
         read = self.own.images if self.own else read_dataset(self.dataset, self.root, self.offline_fallback)
         whole = read.train
         train, held_out = validation_split(len(whole.labels), self._held_out(len(whole.labels), stage), self.seed)
         self.images = read
         if read.name != self.dataset:
             self.spec = describe_dataset(read.name, self.root)
+        if read.stored is not None:
+            cut = None if self.augmentation else self.patching
+            self._train = Rows(whole.images, train, cut), whole.labels[train], None
+            self._validation = Rows(whole.images, held_out, self.patching), whole.labels[held_out], None
+            self._test = Rows(read.test.images, None, self.patching), read.test.labels, None
+            return
         kept = whole.chosen(train) if len(held_out) else whole
         self._train = self._chains(kept) if not self.augmentation else (kept.images, kept.labels, None)
         self._validation = self._chains(read.validation or whole.chosen(held_out))
         self._test = self._chains(read.test)
+
+    def _say_what_is_read(self) -> None:
+        if self.dataset == "image_folder" and not is_cached(self.dataset, self.root):
+            name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
+            rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
 
     def describe(self) -> dict[str, Any]:
         """Name (of the fallback if it was read), content hash and sizes of the data."""
@@ -248,7 +265,9 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
     def unaugmented_dataloader(self) -> EvaluationBatches:
         """The training images as they are, in order, each once."""
         images, labels, lengths = self._train
-        return self._evaluation(self.patching(images) if self.augmentation else images, labels, lengths)
+        if self.augmentation:
+            images = images.with_patches(self.patching) if isinstance(images, Rows) else self.patching(images)
+        return self._evaluation(images, labels, lengths)
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         return self._evaluation(*self._validation) if self.has_validation() else []

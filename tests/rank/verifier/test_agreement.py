@@ -27,7 +27,7 @@ from ttlightning.runs.checkpoints import NETWORK_KEY, weights_sha256
 from ttlightning.runs.files import read_json, write_json
 from ttlightning.runs.run import Run
 from ttlightning.training.callbacks import RankCheck
-from ttlightning.training.callbacks.progress import describe_result
+from ttlightning.training.callbacks.progress import describe_result, print_lines
 from ttlightning.training.checkpoint_io import SafeCheckpointIO
 
 REAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -219,7 +219,7 @@ def test_fit_says_why_a_network_has_no_certificate(tmp_path):
     assert not file.exists()
     console = Console(width=100)
     with console.capture() as said:
-        console.print(describe_result({"metrics": {}, "rank": latest}, tmp_path))
+        print_lines(console, describe_result({"metrics": {}, "rank": latest}, tmp_path))
     assert "certified   nothing: rank is 100001, the limit is 100,000" in said.get()
 
 

@@ -1,6 +1,7 @@
 """What the terminal shows: the network in five lines, a line for each epoch, a bar for the running epoch."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ttlightning.rank.bounds import in_figures
+from ttlightning.system.output import terminal, wrapped
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -18,6 +20,12 @@ COLUMNS = (
     ("val/acc", "val", "{:.2%}"),
 )
 """Logged value, title and format of the entries of an epoch's line."""
+
+
+TEXT_AT = 12
+"""Column in which the texts of the lines begin."""
+PATHS = ("run",)
+"""Titles of lines that stay whole on a terminal."""
 
 
 class EpochProgress(ProgressBar):
@@ -32,7 +40,7 @@ class EpochProgress(ProgressBar):
     def __init__(self, calls_per_refresh: int = 10) -> None:
         super().__init__()
         self.calls_per_refresh = calls_per_refresh
-        self.console = Console()
+        self.console = terminal()
         self._enabled = True
         self._bar: Progress | None = None
         self._started = 0.0
@@ -48,7 +56,7 @@ class EpochProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
         if self._is_shown(trainer):
-            self.console.print(describe_network(trainer, pl_module), soft_wrap=True, highlight=False)
+            print_lines(self.console, describe_network(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._report(trainer)
@@ -58,7 +66,8 @@ class EpochProgress(ProgressBar):
         """Start the bar here, because an epoch that a resumed run continues has no start."""
         if self._bar is not None:
             return
-        if self._is_shown(trainer) and self.console.is_terminal:
+        has_cursor = self.console.is_terminal and self.console.file.isatty()  # FORCE_COLOR makes the first true
+        if self._is_shown(trainer) and has_cursor:
             columns = TextColumn("epoch {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=self.console, transient=True, refresh_per_second=4)
             epoch, batches = f"{trainer.current_epoch + 1}/{trainer.max_epochs}", int(self.total_train_batches)
@@ -106,7 +115,19 @@ class EpochProgress(ProgressBar):
             self._bar = None
 
 
-def describe_network(trainer: Trainer, module: LightningModule) -> Text:
+def print_lines(console: Console, rows: Mapping[str, str]) -> None:
+    """Title and text of each row; a terminal gets long texts in several lines, except for paths, to be copied.
+
+    In a file or pipe each row is one line. Brackets in a path are no markup.
+    """
+    for title, text in rows.items():
+        if console.is_terminal and title not in PATHS:
+            text = wrapped(text, max(console.width - TEXT_AT, 1)).replace("\n", "\n" + " " * TEXT_AT)
+        line = Text.assemble((f"{title:<{TEXT_AT - 2}}", "bold"), "  ", text)
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def describe_network(trainer: Trainer, module: LightningModule) -> dict[str, str]:
     """The data, the network, and the width of a shallow network that equals it."""
     format, features, data = module.format, module.features, trainer.datamodule.describe()
     sizes = ", ".join(f"{data[part]:,} {part}" for part in ("train", "validation", "test"))
@@ -127,10 +148,10 @@ def describe_network(trainer: Trainer, module: LightningModule) -> Text:
         rows["ranks"] = f"none: {format.name} has no weight tensor"
     elif not tensor.shallow and (units := tensor.generic_rank()) is not None:
         rows["shallow"] = f"almost every such tensor has CP-rank >= {in_figures(units)}"
-    return _lines(rows)
+    return rows
 
 
-def describe_result(result: dict[str, Any], run: Path | None) -> Text:
+def describe_result(result: dict[str, Any], run: Path | None) -> dict[str, str]:
     """Test accuracy, ranks of the trained tensors, and the run directory."""
     metrics, rank = result["metrics"], result["rank"]
     rows = {}
@@ -148,7 +169,7 @@ def describe_result(result: dict[str, Any], run: Path | None) -> Text:
     if "not_certified" in rank:
         rows["certified"] = f"nothing: {rank['not_certified']}"
     rows["run"] = str(run)
-    return _lines(rows)
+    return rows
 
 
 def _explain_certified(rank: dict[str, Any]) -> str:
@@ -160,9 +181,3 @@ def _explain_certified(rank: dict[str, Any]) -> str:
         return f"it cannot exceed {in_figures(rank['cp_rank_at_most'])}, the units of this shallow network"
     size = rank["certified_size"]
     return f"seen in {size} x {size} scores" + (", which show no more" if min(rank["certified"]) == size else "")
-
-
-def _lines(rows: dict[str, str]) -> Text:
-    """Title and text of each row in a line; brackets in a path are no markup."""
-    titled = (Text.assemble((f"{title:<10}", "bold"), "  ", text) for title, text in rows.items())
-    return Text("\n").join(titled)
