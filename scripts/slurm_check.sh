@@ -2,7 +2,7 @@
 # The recipes of configs/slurm, and a study, on a real SLURM of one machine: preempted, and compared with uninterrupted runs.
 #
 #     sudo scripts/slurm_check.sh [--preemptions 10] [--fit "--config eq.yaml"]... [--python .venv/bin/python]
-#                                 [--only "one limits seeds nodes study"] [--minutes 2] [--output results/slurm.md] [--keep]
+#                                 [--only "one limits seeds nodes study"] [--minutes 3] [--output results/slurm.md] [--keep]
 #
 # Starts a munged, a slurmctld and two slurmd of its own in a temporary folder, and ends them. It installs nothing: it
 # needs root and the Debian packages slurm-wlm and munge; the study needs the extra `slurm`. Preemptions, in turn:
@@ -13,7 +13,7 @@
 # the limit of the job in the part limits. --output takes the table, --keep leaves logs and runs. Exit code 1 where weights
 # differ or a job ends in another state than it should.
 set -uo pipefail
-STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=() PARTS='one limits seeds nodes study' MINUTES=2
+STARTED=$SECONDS PREEMPTIONS=10 PYTHON=python3 KEEP='' OUTPUT='' FITS=() PARTS='one limits seeds nodes study' MINUTES=3
 while [ $# -gt 0 ]; do
     case $1 in
         --preemptions) PREEMPTIONS=$2; shift 2 ;;

@@ -78,7 +78,16 @@ def test_the_recipes_differ_in_their_runs_only():
     reason="needs root and the Debian packages slurm-wlm and munge",
 )
 def test_the_recipes_on_a_slurm_of_this_machine():
-    words = ("--only", "one limits nodes", "--preemptions", "4", "--fit", "--config debug.yaml --trainer.max_epochs 60")
+    words = (
+        "--only",
+        "one limits nodes",
+        "--preemptions",
+        "4",
+        "--minutes",
+        "4",
+        "--fit",
+        "--config debug.yaml --trainer.max_epochs 60",
+    )
     done = subprocess.run(
         [ROOT / "scripts/slurm_check.sh", *words, "--python", sys.executable],
         env=os.environ | {"WANDB_MODE": "disabled"}, capture_output=True, text=True, check=False,
@@ -86,7 +95,7 @@ def test_the_recipes_on_a_slurm_of_this_machine():
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert done.returncode == 0, done.stdout + done.stderr
     assert [row[0].partition(" --")[0] for row in rows] == [
-        "| one.sbatch", "| one.sbatch, a limit of 2 minutes", "| one.sbatch, no time for a step",
+        "| one.sbatch", "| one.sbatch, a limit of 4 minutes", "| one.sbatch, no time for a step",
         "| one.sbatch, a mistake", "| two_nodes.sbatch",
     ]  # fmt: skip
     assert rows[0][1].startswith("4: TERM USR1 requeue power")
