@@ -30,10 +30,10 @@ from ttlightning.comparison.statistics import estimate
 from ttlightning.comparison.tables import percent as percent_of
 from ttlightning.errors import UserError, exit_code
 from ttlightning.runs.identity import run_name
-from ttlightning.runs.lock import Lock
 from ttlightning.runs.run import Run, check_experiment_name, runs_root
 from ttlightning.runs.trust import check_foreign, take_trusted, trusting
 from ttlightning.system import signals
+from ttlightning.system.lock import Lock
 from ttlightning.training.quiet import quiet_libraries
 
 _READING: Final = threading.Lock()
@@ -199,10 +199,7 @@ def words_of_run(job: Job, run: Run) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _alone(file: Path) -> Iterator[None]:
-    """Inside, no other thread and no other process is inside for this file.
-
-    On a file system without locks, which ``runs.lock`` warns of, only threads of this process are kept out.
-    """
+    """Inside, no other thread and no other process is inside for this file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = Lock(file)
     with _THREADS[file]:

@@ -21,10 +21,10 @@ from ttlightning.commands.study_file import Study
 from ttlightning.commands.watching import Watch
 from ttlightning.errors import Fault, UserError, exit_code
 from ttlightning.runs.files import read_json, write_json
-from ttlightning.runs.lock import Lock
 from ttlightning.runs.run import Run, runs_root
 from ttlightning.system import signals
 from ttlightning.system.extras import needed_by
+from ttlightning.system.lock import Lock
 
 SHARED: Final = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "stderr_to_stdout")
 """Parameters of submitit that all its launchers have; the others begin with ``slurm_``."""
