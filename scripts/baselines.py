@@ -2,7 +2,7 @@ r"""Tensor networks beside what would be taken instead, at equal parameters: acc
 
     python scripts/baselines.py [--data mnist fashion_mnist=FOLDER "CIFAR-10 (JPEG)=FOLDER"] [--groups best large small]
         [--configs best/eq.yaml baselines/cnn.yaml ...] [--seeds 5] [--jobs 1] [--rounds 25]
-        [--output results/baselines] [--quick] [options of fit]
+        [--output results/baselines] [--finished] [--quick] [options of fit]
 
 --data: a data set's name, a name and the folder that has it, or a title and a folder with train/<class> and
 test/<class>. A group has a reference. The networks of configs/baselines/ get the largest width, or rank, within its
@@ -15,7 +15,8 @@ made again, and a stopped one goes on.
 The table has mean and 95 % interval (Student's t) over the seeds, and the medians of the seconds of training, without
 rank checks, and of the images per second in batches of 1,000 on one thread, of seed 0. Of networks with a weight
 tensor it has the smallest certified CP-rank, and the units that a shallow network needs within 10 % on mixed images.
-Writes OUTPUT.json and .md. --quick: one epoch on 4,000 digits, two networks, one seed.
+Writes OUTPUT.json and .md. --finished makes no run: the table is of those that are there. --quick: one epoch on 4,000
+digits, two networks, one seed.
 """
 
 import argparse
@@ -31,7 +32,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ttlightning.commands.studies import Job, Outcome, configuration, faults_of, make_runs, percent
+from ttlightning.commands.studies import (
+    Job,
+    Outcome,
+    configuration,
+    configurations_of,
+    faults_of,
+    make_runs,
+    percent,
+    run_of,
+)
 from ttlightning.data.datasets import describe_dataset, is_named
 from ttlightning.data.patches import Patching
 from ttlightning.errors import UserError
@@ -239,6 +249,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--output", type=Path, default=Path("results/baselines"))
+    parser.add_argument("--finished", action="store_true", help="make no run")
     parser.add_argument("--quick", action="store_true")
     options, more = parser.parse_known_args()
     if options.quick:
@@ -247,6 +258,9 @@ def main() -> None:
     words = ("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled", *more)
     entries = plan(read_data(options.data), options.groups, options.configs, words)
     jobs = [Job(entry.experiment, entry.words, seed) for seed in range(options.seeds) for entry in entries]
+    if options.finished:
+        configurations = configurations_of(jobs)
+        jobs = [job for job in jobs if run_of(job, configurations[job[:2]]).state == "finished"]
     outcomes = make_runs(jobs, options.jobs)
     rows = collect(entries, outcomes, options.rounds)
     options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -278,8 +278,11 @@ def test_baselines(script, tmp_path):
     assert (cnn["certified"], cnn["width_10_percent"], cnn["width_images"]) == ([], [], None)
     assert said.splitlines()[3].endswith("| no weight tensor |  |")
     words = [row["result_sha256"] for row in (equal, cnn)]
-    script("baselines.py", "--quick", "--output=table", "--trainer.limit_train_batches=5")
-    assert [row["result_sha256"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == words
+    for more in ((), ("--finished",)):
+        script("baselines.py", "--quick", "--output=table", "--trainer.limit_train_batches=5", *more)
+        assert [row["result_sha256"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == words
+    script("baselines.py", "--quick", "--output=table", "--trainer.limit_train_batches=6", "--finished")
+    assert json.loads((tmp_path / "table.json").read_text())["rows"] == []
 
 
 @pytest.mark.parametrize("budget", [*range(5, 40), 1000, 1023, 1024, 1025])
