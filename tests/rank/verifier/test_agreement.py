@@ -223,6 +223,13 @@ def test_fit_says_why_a_network_has_no_certificate(tmp_path):
     assert "certified   nothing: rank is 100001, the limit is 100,000" in said.get()
 
 
+def test_fit_does_not_say_zero_times_the_parameters(tmp_path):
+    latest, _ = checked(random_format(EqualCoreTensorTrain, 2, 2, 6), tmp_path)
+    assert latest["shallow_over_chain"] == 0
+    said = describe_result({"metrics": {}, "rank": latest}, tmp_path)["certified"]
+    assert said.endswith("; a shallow network of this width has fewer parameters")
+
+
 def test_the_entropy_of_nothing_is_zero():
     assert entropy(torch.zeros(2, 3)).tolist() == [0, 0]
     assert entropy(torch.tensor([[2.0, 2, 0], [0, 0, 0]])).tolist() == pytest.approx([math.log(2), 0])

@@ -176,6 +176,8 @@ def _explain_certified(rank: dict[str, Any]) -> str:
     """The certified rank as parameters of a shallow network, or what keeps it from being larger."""
     if "shallow_over_chain" in rank:
         times = in_figures(rank["shallow_over_chain"])
+        if rank["shallow_over_chain"] == 0:
+            return "a shallow network of this width has fewer parameters"
         return f"an equivalent shallow network has at least {times} times the parameters"
     if "cp_rank_at_most" in rank:
         return f"it cannot exceed {in_figures(rank['cp_rank_at_most'])}, the units of this shallow network"
