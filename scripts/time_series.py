@@ -61,7 +61,8 @@ def row(folder: Path, runs: list[Run], windows: Windows) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| data | classes | training series | test series | values | parameters | nearest neighbour | chain |",
+        "| data | classes | training series | test series | values, filled to windows | parameters | nearest neighbour "
+        "| chain |",
         "|---" * 8 + "|",
     ]
     for found in rows:

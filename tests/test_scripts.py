@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from conftest import write_sequences
 from scipy.stats import spearmanr
 from standalone import judged
 
@@ -324,6 +325,25 @@ def test_a_scale_of_the_tree_changes_no_score_and_the_present_one_trains(script,
     assert ones["largest_loss"] > 20 * present["largest_loss"]
     script("tree_start.py", "--ranks=32", "--rates=1e-3", "--seeds=1", "--steps=12", "--output=start")
     assert json.loads((tmp_path / "start.json").read_text())["rows"][0] == ones
+
+
+@pytest.mark.slow
+def test_time_series(script, tmp_path):
+    """Two sets, one of them with series of different lengths; the nearest neighbour by hand."""
+    (tmp_path / "Waves").mkdir()
+    write_sequences(tmp_path / "Waves", 20, 6)
+    (tmp_path / "Steps").mkdir()
+    rows = {"TRAIN": ["1 0 0 0 0 0 0 0 0 0 9", "2 1 1 1 1 1 1 1 1 1 1"] * 4, "TEST": ["2 0 0 0 0 0 0 0 0 0 0"]}
+    for end, lines in rows.items():
+        (tmp_path / f"Steps/Steps_{end}.txt").write_text("\n".join(lines) + "\n")
+    words = ("Waves", "Steps", "--seeds=1", "--output=table", "--trainer.max_epochs=1")
+    said = script("time_series.py", *words)
+    assert said == (tmp_path / "table.md").read_text()
+    waves, steps = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert (steps["nearest"], steps["classes"], steps["train"], steps["test"]) == (1.0, 2, 8, 1)
+    assert waves["values"][0] < waves["values"][1] <= 40
+    results = {json.loads(f.read_text())["weights_sha256"] for f in (tmp_path / "runs").rglob("result.json")}
+    assert {*waves["weights_sha256"], *steps["weights_sha256"]} == results
 
 
 @pytest.mark.slow
