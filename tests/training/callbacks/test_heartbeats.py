@@ -29,11 +29,16 @@ class Store(dict):
         self[key] = value.encode()
 
     def get(self, key: str) -> bytes:
+        if not self.check([key]):
+            raise RuntimeError("no answer in time")
+        return self[key]
+
+    def check(self, keys: list[str]) -> bool:
         if self.hangs:
             time.sleep(3 * PATIENCE)
-        if self.gone or key not in self:
+        if self.gone:
             raise RuntimeError("no answer")
-        return self[key]
+        return all(key in self for key in keys)
 
     def set_timeout(self, time) -> None:
         assert time.total_seconds() == pytest.approx(PATIENCE / heartbeats.BEATS)
@@ -75,6 +80,16 @@ def test_a_frozen_process_is_named_by_one_of_the_others(said, frozen):
     assert sorted(rank for rank, *_ in found) == others
     assert [rank for rank, _, speaks in found if speaks] == [0]
     assert f"no sign of life from process {frozen} of 3 ({os.getpid()} on " in found[0][1]
+    for each in watches:
+        each.close(waits=False)
+
+
+def test_a_process_that_froze_before_its_first_sign_is_named(said):
+    watches = [watch(Store(), said, 0)]
+    time.sleep(2.5 * PATIENCE)
+    assert [line.partition(" for ")[0] for _, line, _ in said] == [
+        "no sign of life from process 1 of 3, process 2 of 3"
+    ]
     for each in watches:
         each.close(waits=False)
 

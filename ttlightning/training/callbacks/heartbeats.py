@@ -86,7 +86,7 @@ class Watch:
     """A thread that shows the others that this process lives, and finds out which of them do not.
 
     Args:
-        store: with ``set``, ``get`` and ``set_timeout``, shared by all processes.
+        store: with ``set``, ``get``, ``check`` and ``set_timeout``, shared by all processes.
         frozen: called in the thread with a line about those that froze, and whether this process is to say it.
     """
 
@@ -135,6 +135,7 @@ class Watch:
                 return
 
     def _beat(self) -> None:
+        self._look()
         while not self._over.wait(self._every):
             self._look()
         deadline = time.monotonic() + (min(2.0, self.patience) if self.rank == 0 and self._waits else 0)
@@ -145,14 +146,20 @@ class Watch:
                 time.sleep(0.01)
 
     def _look(self) -> None:
-        """Raise the own number and read those of the others; without process 0 none can be read."""
+        """Raise the own number and read those of the others; without process 0 none can be read.
+
+        A process that has shown no number yet may have frozen before its first one: the store answers nevertheless.
+        """
         self._number += 1
         try:
             if not self._over.is_set():
                 self.store.set(f"{self.rank}", f"{self._number} {self._names[self.rank]}")
             for other in list(self._seen):
-                number, _, name = self.store.get(f"{other}").decode().partition(" ")
+                is_there = self.store.check([f"{other}"])
                 self._answered = time.monotonic()
+                if not is_there:
+                    continue
+                number, _, name = self.store.get(f"{other}").decode().partition(" ")
                 self._names[other] = name or self._names.get(other, "")
                 if number == DONE:
                     self._seen = {o: sign for o, sign in self._seen.items() if o != other}
