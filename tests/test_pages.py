@@ -1,6 +1,7 @@
 """The pages: their links lead somewhere, their code runs, their commands do what they say."""
 
 import importlib
+import json
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import yaml
 
 from ttlightning.commands import WITH_TRAINER
 from ttlightning.commands.parser import parser_of
+from ttlightning.commands.studies import percent
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
@@ -81,6 +83,36 @@ def resolved(name: str):
             thing = getattr(thing, part)
         return thing
     raise AssertionError(name)
+
+
+def test_accuracies_of_the_pages_are_those_of_the_files():
+    """Mean and interval of every recipe over seeds, in README and on the pages, from the records of the runs."""
+    best = json.loads((ROOT / "results/best.json").read_text())["rows"]
+    runs = json.loads((ROOT / "results/table.json").read_text())["runs"]
+    found = {row["config"]: row["test"] for row in best}
+    for config in ("eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml"):
+        found[config] = [run["metrics"]["test/acc"] for run in runs if run["config"] == config]
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", "docs/results.md", "docs/baselines.md")}
+    recipes = [config for config in found if config.startswith("best/")]
+    for config in (*recipes, "paper/a24_eq.yaml", "paper/a24_tt.yaml"):
+        assert percent(found[config]) in pages["README.md"], config
+    for config in (*recipes, "eq.yaml", "tt.yaml", "paper/a24_eq.yaml", "paper/a24_tt.yaml"):
+        [line] = [row for row in pages["docs/results.md"].splitlines() if f"| {config} |" in row]
+        assert percent(found[config]) in line
+        assert f"({', '.join(f'{100 * value:.2f}' for value in found[config])})" in line
+    for row in best:
+        if row["data"] == "fashion_mnist":
+            [line] = [line for line in pages["docs/baselines.md"].splitlines() if f"| {row['config']} |" in line]
+            assert f"| {percent(row['test'])} | {row['images_per_second']:,.0f} |" in line
+
+
+def test_accuracies_of_released_weights_are_those_of_their_cards():
+    page = (ROOT / "docs/weights.md").read_text()
+    for card in (ROOT / "ttlightning/weights").rglob("*.md"):
+        [accuracy] = re.findall(r"^\| test \| ([0-9.]+) \|$", card.read_text(), re.MULTILINE)
+        name = card.relative_to(ROOT / "ttlightning/weights").with_suffix("").as_posix()
+        [line] = [line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        assert accuracy in line, name
 
 
 @pytest.mark.slow

@@ -280,6 +280,7 @@ def test_ts_files_are_the_same_series(tmp_path):
     [
         ("1,2,3:a\n", "has no line @data"),
         (TS_HEADER, "has no sequences"),
+        ("@targetLabel true\n@data\n1,2,3:0.5\n4,5,6:0.7\n", "has targets instead of classes"),
         (TS_HEADER + "1,2,3:a\n1,2,3\n", "line 7: it must be values, a colon and a label"),
         (TS_HEADER + "1,2,3:4,5,6:a\n", "line 6: it has several variables"),
         (TS_HEADER + "(0,1),(1,2),(2,3):a\n", "line 6: it has several variables, or times"),

@@ -117,6 +117,8 @@ def _lines(file: Path, read: Callable[[bytes], tuple[str, np.ndarray]], windows:
         read, first = _ts_series, next((i for i, row in enumerate(rows, 1) if row.strip().lower() == b"@data"), 0)
         if not first:
             raise UserError(f"{file} has no line @data, behind which a file of this kind has its series")
+        if any(row.lower().split()[:2] == [b"@targetlabel", b"true"] for row in rows[:first]):
+            raise UserError(f"{file} has targets instead of classes (@targetlabel true): only classes are read")
     if not rows[first:]:
         raise UserError(f"{file} has no sequences")
     lines = []
