@@ -5,5 +5,7 @@ function reachable() {
     else part.removeAttribute("tabindex");
   }
 }
+// The theme gives the search dialog a role and no name.
+for (const dialog of document.querySelectorAll("[role=dialog]:not([aria-label])")) dialog.ariaLabel = "Search";
 window.addEventListener("load", reachable);
 window.addEventListener("resize", reachable);

@@ -4,28 +4,19 @@
 //     make docs && npm install --no-save puppeteer-core@24 axe-core@4 && node scripts/check_site.mjs [SCREENSHOTS] [PAGE ...]
 //
 // $CHROMIUM is the browser (/usr/bin/chromium). Exit code 1 if something is found.
-import { readFileSync, readdirSync, mkdirSync, existsSync, statSync } from "node:fs";
-import { createServer } from "node:http";
+import { readFileSync, mkdirSync } from "node:fs";
 import { createRequire } from "node:module";
-import { extname, join } from "node:path";
+import { join } from "node:path";
+import { pagesOf, serve } from "./site_server.mjs";
 
 const require = createRequire(join(process.cwd(), "package.json")); // the packages are in this folder
 const puppeteer = require("puppeteer-core");
 const axe = readFileSync(require.resolve("axe-core"), "utf8");
 const site = "build/site";
 const [shots, ...asked] = process.argv.slice(2);
-const types = { ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".png": "image/png", ".json": "application/json" };
+const { server, home } = serve(site);
 
-const server = createServer((request, response) => {
-  let file = join(site, decodeURIComponent(new URL(request.url, "http://x").pathname));
-  if (existsSync(file) && statSync(file).isDirectory()) file = join(file, "index.html");
-  if (!existsSync(file)) return response.writeHead(404).end();
-  response.writeHead(200, { "content-type": types[extname(file)] ?? "application/octet-stream" }).end(readFileSync(file));
-}).listen(0);
-const home = `http://localhost:${server.address().port}/`;
-
-const built = readdirSync(site, { recursive: true }).filter((name) => name.endsWith("index.html")).sort();
-const pages = asked.length ? asked : built.map((name) => name.slice(0, -"index.html".length));
+const pages = asked.length ? asked : pagesOf(site);
 const browser = await puppeteer.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox"] });
 const found = new Map();
 const note = (what, where) => found.set(what, [...(found.get(what) ?? []), where]);

@@ -47,3 +47,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
         return f"[{first[2:]}]({found[1]}{found[2] or ''})" if first.startswith("# ") else found[0]
 
     return LINK.sub(replaced, NAMED.sub(titled, markdown))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Files) -> str:
+    """Pictures after the first are read when they come into view."""
+    first, *others = html.split("<img ")
+    return "<img ".join([first, *others[:1], *(f'loading="lazy" {other}' for other in others[1:])])
