@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from comparisons import config
 
 from ttlightning import UserError
@@ -11,10 +12,14 @@ from ttlightning.commands.studies import configuration
 from ttlightning.comparison.records import settings
 from ttlightning.runs.beginning import makes_same_steps
 from ttlightning.runs.identity import (
+    ADDED_KEYS,
     KEYS,
+    RENAMED_KEYS,
+    SAME_GROUP,
     Changes,
     check_version,
     first_difference,
+    flat,
     run_name,
     same_experiment,
     what_changes,
@@ -89,3 +94,33 @@ def test_a_run_of_version_0_1_is_compared_and_does_not_go_on():
     check_version(new, Path("x"))
     with pytest.raises(UserError, match=r"x is of version 0.1.*data.virtual_devices is called microbatches|modes is"):
         check_version(old, Path("x"))
+
+
+OLD = yaml.safe_load((Path(__file__).parent / "config_of_0_1.yaml").read_text())
+"""What 0.1 wrote for debug.yaml."""
+
+
+def test_a_configuration_that_0_1_wrote_is_that_of_today():
+    """A key that came later is no difference: it has its value of before in a run without it."""
+    new = configuration(("--config=debug.yaml",))
+    assert settings(OLD) == settings(new)
+    for key, value in (("model.label_smoothing", 0.1), ("data.augmentation.flip", True), ("data.longest", 9)):
+        assert settings(OLD) != settings(changed(new, key, value))
+
+
+def test_every_key_that_came_after_0_1_has_its_value_of_before():
+    """Else the runs of before and of after are two groups, and a study does not find its own."""
+    new = flat(configuration(("--config=debug.yaml",)))
+    known = {RENAMED_KEYS.get(key.rpartition(".")[2], key.rpartition(".")[2]) for key in flat(OLD)}
+    added = {key for key in new if key.rpartition(".")[2] not in known and what_changes(key) not in SAME_GROUP}
+    assert added == set(ADDED_KEYS)
+    assert all(new[key] == value for key, value in ADDED_KEYS.items())
+
+
+def test_a_study_finds_its_runs_after_a_key_was_added():
+    whole = configuration(("--config=debug.yaml",))
+    before = changed(whole, "model", {key: value for key, value in whole["model"].items() if key != "label_smoothing"})
+    assert run_name(before, 3) == run_name(whole, 3)
+    assert run_name(changed(whole, "model.label_smoothing", 0.1), 3) != run_name(whole, 3)
+    assert first_difference(before, whole) is None
+    assert first_difference(before, changed(whole, "model.label_smoothing", 0.1)) == "model.label_smoothing: 0.0"

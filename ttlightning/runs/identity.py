@@ -72,6 +72,12 @@ RENAMED_KEYS: Final = {
 }  # fmt: skip
 """Last part of a key in version 0.1: its name now."""
 
+ADDED_KEYS: Final[dict[str, Any]] = {
+    "model.features.init_args.hidden": None, "model.label_smoothing": 0.0, "data.augmentation.flip": False,
+    "data.augmentation.elastic": 0.0, "data.longest": None,
+}  # fmt: skip
+"""Key that version 0.1 had not: the value that does what was done without it. A run without the key has this value."""
+
 SAME_RUN: Final = frozenset({Changes.NOTHING, Changes.START})
 SAME_STEPS: Final = SAME_RUN | {Changes.RECORD, Changes.ROUNDING, Changes.EVALUATION}
 SAME_GROUP: Final = frozenset({Changes.NOTHING, Changes.RECORD, Changes.ROUNDING, Changes.SEED, Changes.DATA})
@@ -88,11 +94,16 @@ def what_changes(key: str) -> Changes:
 
 
 def settings(config: Mapping[str, Any], apart_from: Collection[Changes] = ()) -> dict[str, Any]:
-    """The flat configuration, without the keys that change what ``apart_from`` names; old keys get their new names."""
+    """The flat configuration, without the keys that change what ``apart_from`` names, as this version would write it.
+
+    Old keys get their new names, and a key that was added later has its value of before.
+    """
     entries: dict[str, Any] = {}
     for key, value in flat(config).items():
         above, dot, last = key.rpartition(".")
         entries[f"{above}{dot}{RENAMED_KEYS.get(last, last)}"] = value
+    parts = {key.rpartition(".")[0] for key in entries}
+    entries = {key: value for key, value in ADDED_KEYS.items() if key.rpartition(".")[0] in parts} | entries
     return {key: value for key, value in entries.items() if what_changes(key) not in apart_from}
 
 
@@ -115,8 +126,13 @@ def first_difference(
 
 
 def run_name(config: Mapping[str, Any], seed: int) -> str:
-    """Directory name of a study's run: the seed, and 8 hexadecimal digits that are the same for all seeds."""
-    text = json.dumps(settings(config, SAME_RUN | {Changes.SEED}), sort_keys=True, default=str)
+    """Directory name of a study's run: the seed, and 8 hexadecimal digits that are the same for all seeds.
+
+    A key that was added later counts where it changes something, so that a newer version finds the run.
+    """
+    counted = settings(config, SAME_RUN | {Changes.SEED})
+    counted = {key: value for key, value in counted.items() if value != ADDED_KEYS.get(key, _ABSENT)}
+    text = json.dumps(counted, sort_keys=True, default=str)
     return f"{seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
