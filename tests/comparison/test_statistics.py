@@ -99,7 +99,7 @@ def test_short_names_of_settings():
     )
     assert found == {
         "format": "a.B", "format.rank": 4, "betas": (1, (2,)), "trainer.max_epochs": 2, "data.patch_size": 7,
-        "ckpt_path": None,
+        "ckpt_path": None, "label_smoothing": 0.0, "data.longest": None,
     }  # fmt: skip
     values = ("ttlightning.TensorTrain", "a.b", 1e-8, 4.0, True, None, (0.9, 0.999), "1.5")
     texts = ["TensorTrain", "a.b", "1e-08", "4", "true", "none", "[0.9, 0.999]", "1.5"]
