@@ -100,7 +100,7 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", nargs="+", default=["mnist"], metavar="NAME[=FOLDER]")
+    parser.add_argument("--datasets", nargs="*", default=["mnist"], metavar="NAME[=FOLDER]")
     parser.add_argument("--folder", nargs="+", default=[], metavar="NAME=FOLDER", help="images by class")
     parser.add_argument("--only", nargs="+", default=list(CHANGES), choices=list(CHANGES), metavar="NAME")
     parser.add_argument("--epochs", type=int, default=6)
