@@ -1,6 +1,7 @@
 """Augmentation: exact where it can be, and the same numbers on any number of devices and after any stop."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -134,6 +135,21 @@ def test_every_epoch_and_step_has_its_own():
     assert all(not torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_epochs_after_the_augmented_ones_have_the_images_as_they_are(world):
+    """And those before have the images that they have without an end."""
+    ending = replace(EVERYTHING, epochs=2)
+    for rank in range(world):
+        shard = Shard(rank, world)
+        for epoch in range(4):
+            plain = TrainingBatches(PATCHING(IMAGES), LABELS, 16, 3, lambda epoch=epoch: epoch, shard)
+            right = batches(EVERYTHING, epoch, shard) if epoch < 2 else plain
+            for one, two in zip(right, batches(ending, epoch, shard), strict=True):
+                assert torch.equal(one.patches, two.patches)
+                assert torch.equal(one.labels, two.labels)
+    assert not Augmentation(epochs=2)
+
+
 def test_a_stopped_epoch_goes_on_with_the_same_images():
     whole = list(batches(EVERYTHING))
     resumed = batches(EVERYTHING)
@@ -152,6 +168,7 @@ def test_a_stopped_epoch_goes_on_with_the_same_images():
         ({"elastic": -0.1}, "elastic is -0.1"),
         ({"elastic": math.inf}, "elastic is inf"),
         ({"shear": math.nan}, "shear is nan"),
+        ({"epochs": 0}, "epochs is 0, it must be at least 1, or null"),
     ],
 )
 def test_sizes_out_of_range(sizes, message):

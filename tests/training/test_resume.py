@@ -35,7 +35,8 @@ STEPS_OF_AN_EPOCH = 9  # 180 training images
     [
         (("--data.steps_per_execution=4", "--last_checkpoint.every_n_steps=4"), (7, 15, 22)),
         (("--last_checkpoint.every_n_steps=3", "--data.microbatches=2", "--model.scheduler=ExponentialLR",
-          "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch"), (10, 20)),
+          "--model.scheduler.gamma=0.9", "--model.scheduler_interval=epoch", "--data.augmentation.elastic=1",
+          "--data.augmentation.epochs=2"), (10, 20)),
     ],
 )  # fmt: skip
 def test_killed_and_resumed_to_the_same_bits(command, options, stops):

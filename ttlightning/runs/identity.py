@@ -74,7 +74,7 @@ RENAMED_KEYS: Final = {
 
 ADDED_KEYS: Final[dict[str, Any]] = {
     "model.features.init_args.hidden": None, "model.label_smoothing": 0.0, "data.augmentation.flip": False,
-    "data.augmentation.elastic": 0.0, "data.longest": None,
+    "data.augmentation.elastic": 0.0, "data.augmentation.epochs": None, "data.longest": None,
 }  # fmt: skip
 """Key that version 0.1 had not: the value that does what was done without it. A run without the key has this value."""
 
