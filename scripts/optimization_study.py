@@ -49,9 +49,10 @@ CHANGES: dict[str, tuple[str, ...]] = {
         *("--data.augmentation.rotation=10", "--data.augmentation.scaling=0.1", "--data.augmentation.shear=0.1"),
     ),
     "bent by a pixel": ("--data.augmentation.elastic=1",),
+    "the last third of the epochs without augmentation": ("--data.augmentation.epochs={plain}",),
     "different cores, r = 16": ("--model.format=TensorTrain", f"{FORMAT}rank=16", f"{FORMAT}gain=10"),
 }
-"""One thing changed: name, options of ``fit``."""
+"""One thing changed: name, options of ``fit``; {plain} is the epoch after which images are as they are."""
 
 
 def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]]:
@@ -70,7 +71,9 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
 
 def job(data: str, options: tuple[str, ...], change: str, epochs: int, seed: int) -> Job:
     name = "".join(c if c.isalnum() else "_" for c in f"optimization_{data}_{change}_e{epochs}".lower())
-    words = ("--config", "best/any.yaml", *options, *CHANGES[change], f"--trainer.max_epochs={epochs}")
+    plain = str(max(1, epochs - epochs // 3))
+    words = ("--config", "best/any.yaml", *options, f"--trainer.max_epochs={epochs}")
+    words += tuple(word.replace("{plain}", plain) for word in CHANGES[change])
     quiet = ("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled", "--test_after_fit=false")
     return Job(name, (*words, *quiet), seed)
 
