@@ -17,7 +17,7 @@ from ttlightning.system.output import run_script
 PARTS = {
     "test/acc": "test",
     "val/acc": "validation",
-    "train/acc": "train, in the last epoch, under dropout and augmentation",
+    "train/acc": "train, counted during the last epoch",
 }
 
 
@@ -26,6 +26,7 @@ def card(name: str, run: Run) -> str:
     config, result, provenance = run.config, run.result, run.provenance
     network, data, git = run.network().format, provenance["dataset"], provenance.get("git") or {}
     metrics, width = result["metrics"], result["rank"].get("certified")
+    colour = "grey" if run.network().image_shape[0] == 1 else "in colour"
     augmentation = {k: v for k, v in (config["data"].get("augmentation") or {}).items() if v}
     accuracy = [f"| {part} | {100 * metrics[key]:.2f} |" for key, part in PARTS.items() if key in metrics]
     lines = [
@@ -54,9 +55,9 @@ def card(name: str, run: Run) -> str:
         f"SHA-256 of the weights: `{result['weights_sha256']}`.",
         *([f"CP-rank of every class tensor: certified to be at least {in_figures(min(width))}."] if width else []),
         "",
-        f"**Limits.** It knows images of {data['name']} and nothing else: grey, of the size, centring and brightness "
-        "of that data set. It gives probabilities for any image, also for one that shows none of its classes; they "
-        "are not calibrated. One seed: other seeds differ by some tenths of a percent.",
+        f"**Limits.** It knows images of {data['name']} and nothing else: {colour}, of the size, centring and "
+        "brightness of that data set. It gives probabilities for any image, also for one that shows none of its "
+        "classes; they are not calibrated. One seed: other seeds differ by some tenths of a percent.",
         "",
         "**Licence.** MIT, as this package. The data have their own terms.",
     ]
