@@ -19,7 +19,7 @@ from conftest import write_sequences
 from scipy.stats import spearmanr
 from standalone import judged
 
-from ttlightning import CanonicalPolyadic, HierarchicalTucker
+from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
 from ttlightning.commands.verify import judge
 from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
@@ -550,6 +550,42 @@ def test_optimization_study(script):
         assert f"{100 * row['val'][0]:.2f}" in said
     assert script("optimization_study.py", "--quick", "--output=study") == said
     assert len(list(Path("runs").glob("*/*"))) == 2
+
+
+@pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
+@pytest.mark.parametrize("sites", [2, 3, 7])
+def test_a_grown_chain_has_the_same_scores(kind, sites, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("rank_growth")
+    chain = kind(sites, 4, 3, rank=2, initialization="gaussian").double()
+    wide = script.grown(chain, 7, seed=1).double()
+    features = torch.randn(9, sites, 4, dtype=torch.float64)
+    assert wide.rank == 7
+    torch.testing.assert_close(wide(features), chain(features), rtol=1e-5, atol=0)
+    wide(features).square().sum().backward()
+    columns = wide.last.grad.flatten(0, 1) if sites == 2 else wide.interior.grad.flatten(0, 2)
+    assert (
+        len({tuple(column.tolist()) for column in columns.T}) == columns.shape[1]
+    )  # every copy has a gradient of its own
+    assert torch.equal(script.grown(chain, 2, seed=1).interior, chain.interior.float())
+
+
+@pytest.mark.slow
+def test_rank_growth(script):
+    """Three ways, of the runs' own numbers; the second call makes no run."""
+    said = script("rank_growth.py", "--quick", "--output=growth")
+    rows = json.loads(Path("growth.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == [
+        "rank 4, 2 epochs",
+        "rank 4, 1 epochs, then 1",
+        "rank 2, 1 epochs; rank 4, 1",
+    ]
+    assert all(f"| {row['way']} | {100 * row['val'][0]:.2f} |" in said for row in rows)
+    runs = {run.result["weights_sha256"] for run in map(Run, Path("runs").glob("*/*"))}
+    assert {sha for row in rows for sha in row["weights_sha256"]} <= runs
+    count = len(list(Path("runs").glob("*/*")))
+    assert script("rank_growth.py", "--quick", "--output=growth") == said
+    assert len(list(Path("runs").glob("*/*"))) == count
 
 
 def test_scale_finds_the_line_of_its_times(monkeypatch):

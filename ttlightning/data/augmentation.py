@@ -9,7 +9,7 @@ a network that ends on the images as they are is better on them [He et al. 2019,
 """
 
 import math
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from typing import Any, Final
 
 import torch
@@ -40,7 +40,7 @@ class Augmentation:
         epochs: how many epochs have augmented images, from the first on; None for all. Those after it have plain ones.
 
     Raises:
-        UserError: a negative range, a scaling of 1 or more, or fewer than one epoch.
+        UserError: a negative range, a scaling of 1 or more, fewer than one epoch, or epochs without any range.
     """
 
     shift: int = 0
@@ -59,9 +59,11 @@ class Augmentation:
             raise UserError(f"data.augmentation.scaling is {self.scaling}, it must be below 1")
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"data.augmentation.epochs is {self.epochs}, it must be at least 1, or null for all epochs")
+        if self.epochs is not None and not self:
+            raise UserError(f"data.augmentation.epochs is {self.epochs}, and the augmentation changes no image")
 
     def __bool__(self) -> bool:
-        return any(astuple(replace(self, epochs=None)))
+        return any(astuple(self)[:-1])  # without epochs
 
     def maps(self, samples: int, height: int, width: int, generator: torch.Generator) -> Float[Tensor, "samples 2 3"]:
         """(M | t) of ``samples`` images, in the coordinates of ``torch.nn.functional.affine_grid``: -1 to 1."""
