@@ -4,20 +4,23 @@
         [--only NAME ...] [--epochs 6] [--seeds 1] [--jobs 2] [--output results/optimization_study] [--quick]
 
 best/any.yaml, and the same recipe with one thing changed, for each data set: accuracy on the validation split (10 % of
-the training images), and in the last epoch of training. The test set is not read. A run that has a result in
+the training images), and in the last epoch of training. A change whose loss is not finite has that in the table. The
+test set is not read. A run that has a result in
 $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, two changes. Writes OUTPUT.json and .md.
 """
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
-from ttlightning.commands.studies import Job, make_runs, percent, require
+from ttlightning.commands.studies import Job, Outcome, faults_of, make_runs, percent
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_json
-from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
 
+NOT_FINITE = "the training loss is "
+"""In the line of a run that ends because its loss is not finite."""
 FORMAT = "--model.format.init_args."
 ADAM = ("--model.optimizer=AdamW", "--model.optimizer.weight_decay=0.01", "--model.optimizer.fused=true")
 
@@ -78,8 +81,10 @@ def job(data: str, options: tuple[str, ...], change: str, epochs: int, seed: int
     return Job(name, (*words, *quiet), seed)
 
 
-def row(runs: list[Run]) -> dict[str, Any]:
-    results = [run.result for run in runs]
+def row(outcomes: list[Outcome]) -> dict[str, Any]:
+    if faults_of(outcomes):
+        return {"fault": "not finite"}
+    results = [outcome.run.result for outcome in outcomes]
     return {
         "val": [result["metrics"]["val/acc"] for result in results],
         "train": [result["metrics"]["train/acc"] for result in results],
@@ -95,10 +100,16 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> str:
     lines = [f"| change | parameters | {' | '.join(found)} |", "|---" * (2 + len(found)) + "|"]
     for change in changes:
         cells = [of_data.get(change) for of_data in found.values()]
-        sizes = " / ".join(dict.fromkeys(f"{cell['parameters']:,}" for cell in cells if cell))
-        shown = [f"{percent(cell['val'])} ({percent(cell['train'])})" if cell else "" for cell in cells]
+        sizes = " / ".join(dict.fromkeys(f"{cell['parameters']:,}" for cell in cells if cell and "val" in cell))
+        shown = [_shown(cell) for cell in cells]
         lines.append(f"| {change} | {sizes} | {' | '.join(shown)} |")
     return "\n".join(lines)
+
+
+def _shown(cell: dict[str, Any] | None) -> str:
+    if cell is None:
+        return ""
+    return cell["fault"] if "fault" in cell else f"{percent(cell['val'])} ({percent(cell['train'])})"
 
 
 def main() -> None:
@@ -117,10 +128,12 @@ def main() -> None:
         data, only, epochs, seeds = data_sets(["mnist5k"], []), ["the recipe", "rows, then columns"], 1, 1
     wanted = [(name, change) for name in data for change in only]
     jobs = [job(name, data[name], change, epochs, seed) for name, change in wanted for seed in range(seeds)]
-    runs = require(make_runs(jobs, options.jobs))
+    outcomes = make_runs(jobs, options.jobs)
+    if other := faults_of([each for each in outcomes if NOT_FINITE not in each.fault]):
+        sys.exit(other)
     found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in data}
     for index, (name, change) in enumerate(wanted):
-        found[name][change] = row(runs[index * seeds : (index + 1) * seeds])
+        found[name][change] = row(outcomes[index * seeds : (index + 1) * seeds])
     print(table(found))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output.with_suffix(".json"), {"epochs": epochs, "seeds": seeds, "rows": found})

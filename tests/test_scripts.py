@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from standalone import judged
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
+from ttlightning.commands.studies import Outcome
 from ttlightning.commands.verify import judge
 from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
@@ -550,6 +551,19 @@ def test_optimization_study(script):
         assert f"{100 * row['val'][0]:.2f}" in said
     assert script("optimization_study.py", "--quick", "--output=study") == said
     assert len(list(Path("runs").glob("*/*"))) == 2
+
+
+def test_a_change_whose_loss_is_not_finite_is_a_result(monkeypatch, tmp_path, capsys):
+    """And any other fault ends the study without a table."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("optimization_study")
+    monkeypatch.setattr("sys.argv", ["x", "--only", "Gaussian cores", f"--output={tmp_path / 'study'}"])
+    faults = iter(("ttlightning: the training loss is nan by step 4", "ttlightning: no data"))
+    monkeypatch.setattr(script, "make_runs", lambda jobs, _: [Outcome(jobs[0], None, next(faults))])
+    script.main()
+    assert "| Gaussian cores |  | not finite |" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no data"):
+        script.main()
 
 
 @pytest.mark.parametrize("kind", [TensorTrain, EqualCoreTensorTrain])
