@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -192,6 +193,34 @@ def test_a_new_run_has_only_what_a_killed_process_left(tmp_path):
         assert run.state
     with pytest.raises(UserError, match="is a file: name a folder"):
         assert Run(run.path / "notes").state
+
+
+@pytest.mark.parametrize("errors", [[errno.ENOTEMPTY], [errno.EEXIST] * 3, [errno.ENOTEMPTY, errno.EEXIST]])
+def test_a_claim_that_is_given_back_between_two_looks_is_taken(tmp_path, monkeypatch, errors):
+    """The rename fails because of a claim that is gone when one looks again."""
+    rename, left = Path.rename, list(errors)
+
+    def gone(path, target):
+        if left:
+            raise OSError(left.pop(0), "there is one")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", gone)
+    claim = Claim(tmp_path / "x")
+    assert claim.acquire()
+    assert not Claim(tmp_path / "x").acquire()
+    claim.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_that_cannot_be_made_is_a_fault(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        Claim(tmp_path / "x").acquire()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.filterwarnings("ignore:the file system has no locks")

@@ -8,13 +8,17 @@ another container, has ended cannot be told from here: its claim stands until so
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import shutil
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+THERE_IS_ONE: Final = (errno.ENOTEMPTY, errno.EEXIST)
+"""Errors of a rename to the name of a directory with content."""
 
 
 class Claim:
@@ -39,13 +43,9 @@ class Claim:
         new.mkdir()
         try:
             (new / self._owner.name).write_text(json.dumps(me))
-            try:
-                new.rename(self.folder)
-                taken = True
-            except OSError:
-                if not self.folder.is_dir():
-                    raise
-                taken = self._take_over(me)
+            taken = self._take(new) or self._take_over(me)
+            while not taken and not self.folder.is_dir():  # it was given back between two looks
+                taken = self._take(new) or self._take_over(me)
         finally:
             shutil.rmtree(new, ignore_errors=True)
         self._me = me if taken else {}
@@ -66,6 +66,16 @@ class Claim:
             return ""
         owner = self._read() or {}
         return f"process {owner.get('process', 'unknown')} on {owner.get('host', 'an unknown machine')}"
+
+    def _take(self, new: Path) -> bool:
+        """Give the directory its name; False where there is one."""
+        try:
+            new.rename(self.folder)
+        except OSError as fault:
+            if fault.errno not in THERE_IS_ONE and not self.folder.is_dir():
+                raise
+            return False
+        return True
 
     def _take_over(self, me: dict[str, Any]) -> bool:
         """Write our name into the claim of a dead process. Of several that try, one makes the directory inside."""
