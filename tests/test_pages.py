@@ -101,6 +101,9 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
         [line] = [row for row in pages["docs/results.md"].splitlines() if f"| {config} |" in row]
         assert percent(found[config]) in line
         assert f"({', '.join(f'{100 * value:.2f}' for value in found[config])})" in line
+    for row in best:
+        if row["config"] == "baselines/cnn.yaml":
+            assert percent(row["test"]) in pages["README.md"]
     titles = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
     for row in best:
         begin = f"| {titles.get(row['data'], row['data'])} | {row['config']} |"
