@@ -2,7 +2,8 @@
 //
 //     make docs && npm install --no-save lighthouse@12 && node scripts/lighthouse.mjs [PAGE ...]
 //
-// $CHROMIUM is the browser (/usr/bin/chromium). Writes results/lighthouse.json and .md. Exit code 1 for a score below 0.9.
+// $CHROMIUM is the browser (/usr/bin/chromium). Without pages, six are looked at, and results/lighthouse.json and .md are
+// written. Exit code 1 for a score below 0.9, 2 for a page that is not there.
 import { createRequire } from "node:module";
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
@@ -39,8 +40,10 @@ const head = ["page", "device", ...categories, "below 0.9"];
 const lines = [head, head.map(() => "---"), ...rows.map(({ below, ...row }) => [...Object.values(row), below.join(", ")])];
 const table = lines.map((cells) => `| ${cells.join(" | ")} |\n`).join("");
 const lighthouse = JSON.parse(readFileSync(join(dirname(dirname(main)), "package.json"))).version;
-writeFileSync("results/lighthouse.json", JSON.stringify({ lighthouse, rows }, null, 2) + "\n");
-writeFileSync("results/lighthouse.md", table);
+if (process.argv.length === 2) {
+  writeFileSync("results/lighthouse.json", JSON.stringify({ lighthouse, rows }, null, 2) + "\n");
+  writeFileSync("results/lighthouse.md", table);
+}
 process.stdout.write(table);
 process.exitCode = rows.some((row) => categories.some((name) => row[name] < 0.9)) ? 1 : 0;
 

@@ -3,10 +3,10 @@
     python scripts/optimization_study.py [--datasets mnist fashion_mnist=FOLDER] [--folder "CIFAR-10 (JPEG)=FOLDER"]
         [--only NAME ...] [--epochs 6] [--seeds 1] [--jobs 2] [--output results/optimization_study] [--quick]
 
-best/any.yaml, and the same recipe with one thing changed, for each data set: accuracy on the validation split (10 % of
-the training images), and in the last epoch of training. A change whose loss is not finite has that in the table. The
-test set is not read. A run that has a result in
-$TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, two changes. Writes OUTPUT.json and .md.
+best/any.yaml, and the same recipe with one thing changed, for each data set: accuracy on the validation split (10 %
+of the training images), and in the last epoch of training. A change whose loss is not finite has that in the table.
+The test set is not read. A run that has a result in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000
+digits, two changes. Writes OUTPUT.json and .md.
 """
 
 import argparse

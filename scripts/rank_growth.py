@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttlightning.commands.studies import Job, make_runs, percent, require
+from ttlightning.commands.studies import Job, configuration, make_runs, percent, require
+from ttlightning.errors import UserError
 from ttlightning.randomness import keyed_generator
 from ttlightning.runs.compressed import Origin, write_run
 from ttlightning.runs.files import write_json
@@ -80,8 +81,12 @@ def rows_of(data: tuple[str, ...], small: int, epochs: list[int], seeds: int, jo
         return require(make_runs(plan, jobs))
 
     first, then = epochs
+    rank = configuration(("--config=best/any.yaml", *data))["model"]["format"]["init_args"]["rank"]
+    if not 1 <= small <= rank:
+        raise UserError(f"--from_rank is {small}, it must be from 1 to {rank}, the rank of the recipe")
+    if min(epochs) < 1:
+        raise UserError(f"--epochs is {first} {then}, both must be at least 1")
     whole = made(f"whole_{first + then}", first + then)
-    rank = whole[0].network().format.rank
     halves = made(f"first_{first}", first)
     narrow = made(f"narrow_{small}_{first}", first, *((f"{RANK}={small}",),) * seeds)
     begin = [[(f"--ckpt_path={widened(run, rank)}",) for run in runs] for runs in (halves, narrow)]

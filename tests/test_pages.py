@@ -112,6 +112,12 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
         assert f"| {row['images_per_second']:,.0f} |" in line
 
 
+def test_tables_of_studies_are_those_of_the_files():
+    page = (ROOT / "docs/optimization.md").read_text()
+    for name in ("optimization_study", "rank_growth"):
+        assert (ROOT / f"results/{name}.md").read_text().strip() in page, name
+
+
 def test_accuracies_of_released_weights_are_those_of_their_cards():
     page = (ROOT / "docs/weights.md").read_text()
     for card in (ROOT / "ttlightning/weights").rglob("*.md"):

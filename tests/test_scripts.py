@@ -584,6 +584,23 @@ def test_a_grown_chain_has_the_same_scores(kind, sites, monkeypatch):
     assert torch.equal(script.grown(chain, 2, seed=1).interior, chain.interior.float())
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--from_rank=33", "--from_rank is 33, it must be from 1 to 32"),
+        ("--from_rank=0", "--from_rank is 0, it must be from 1 to 32"),
+        ("--epochs 0 2", "--epochs is 0 2, both must be at least 1"),
+    ],
+)
+def test_a_growth_that_is_none_is_refused_before_anything_runs(words, message, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = importlib.import_module("rank_growth")
+    monkeypatch.setattr("sys.argv", ["x", *words.split(), f"--output={tmp_path / 'growth'}"])
+    monkeypatch.delattr(script, "make_runs")
+    with pytest.raises(UserError, match=message):
+        script.main()
+
+
 @pytest.mark.slow
 def test_rank_growth(script):
     """Three ways, of the runs' own numbers; the second call makes no run."""

@@ -2,11 +2,13 @@
 
 import csv
 import re
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import wandb
+import yaml
 from comparisons import COMMIT, Page, table_of, write_run
 from conftest import assert_one_line, read_wandb
 
@@ -15,6 +17,7 @@ from ttlightning.comparison.sources import find_runs, read_record, wandb_records
 from ttlightning.comparison.statistics import compare
 from ttlightning.comparison.tables import NOTHING
 from ttlightning.errors import UserError
+from ttlightning.runs.identity import ADDED_KEYS
 
 SMALL = ("--config=debug.yaml", "--data.dataset=mnist", "--wandb.mode=offline")
 
@@ -47,6 +50,21 @@ def test_runs_named_foldered_and_globbed(tmp_path, monkeypatch):
     for word, why in (wrong | {"runs/eq/0/result.json": "holds no run directory"}).items():
         with pytest.raises(UserError, match=why):
             find_runs([word])
+
+
+def test_a_run_from_before_an_option_is_of_the_group_of_those_after(command):
+    """Real runs; the config of one is as a version wrote it that had none of the options that came after 0.1."""
+    for seed in (0, 1):
+        command("fit", *SMALL, "--experiment=eq", f"--seed_everything={seed}")
+    command("fit", *SMALL, "--experiment=eq", "--seed_everything=0", "--model.label_smoothing=0.1")
+    file = command.folder / "runs/eq/0/config.yaml"
+    content = yaml.safe_load(file.read_text())
+    for key in ADDED_KEYS:
+        *parts, last = key.split(".")
+        del reduce(dict.__getitem__, parts, content)[last]
+    file.write_text(yaml.safe_dump(content))
+    lines = table_of(command("compare", "runs/eq").stdout)
+    assert [(line["seeds"], line["label_smoothing"]) for line in lines] == [("2", "0"), ("1", "0.1")]
 
 
 def test_unfinished_runs(command):

@@ -103,7 +103,8 @@ def settings(config: Mapping[str, Any], apart_from: Collection[Changes] = ()) ->
         above, dot, last = key.rpartition(".")
         entries[f"{above}{dot}{RENAMED_KEYS.get(last, last)}"] = value
     parts = {key.rpartition(".")[0] for key in entries}
-    entries = {key: value for key, value in ADDED_KEYS.items() if key.rpartition(".")[0] in parts} | entries
+    added = {key: value for key, value in ADDED_KEYS.items() if key.rpartition(".")[0] in parts and key not in entries}
+    entries |= added
     return {key: value for key, value in entries.items() if what_changes(key) not in apart_from}
 
 
