@@ -78,15 +78,11 @@ def check_memory(size: int, what: object) -> None:
         )
 
 
-def find(source: Source, folder: Path) -> ImageDataset | None:
-    """The data set of these files, if the cache has it."""
-    return _find(source, folder, _key(source))
-
-
-def cached(source: Source, folder: Path, anew: bool = False) -> ImageDataset:
+def cached(source: Source, folder: Path, anew: bool = False, say: Callable[[], None] | None = None) -> ImageDataset:
     """The data set of these files, memory-mapped; made first where the cache lacks it.
 
     Args:
+        say: called before the files are read.
         anew: whether the files are read again and the entry is checked by its hash, whatever the times say.
 
     Raises:
@@ -95,6 +91,8 @@ def cached(source: Source, folder: Path, anew: bool = False) -> ImageDataset:
     key = _key(source)
     if not anew and (found := _find(source, folder, key)) is not None:
         return found
+    if say is not None:
+        say()
     try:
         (folder / "sources").mkdir(parents=True, exist_ok=True)
         lock = Lock(folder / f"{key}.lock")

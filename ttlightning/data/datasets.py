@@ -3,6 +3,7 @@
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, KMNIST, MNIST, FashionMNIST
 
-from ttlightning.data.cache import Part, Source, cache_folder, cached, find
+from ttlightning.data.cache import Part, Source, cache_folder, cached
 from ttlightning.data.folder import look_into
 from ttlightning.data.idx import (
     check_that_nothing_is_lost,
@@ -100,13 +101,20 @@ def fetch_dataset(name: str, root: Path, offline_fallback: str | None = None) ->
         socket.setdefaulttimeout(timeout)
 
 
-def read_dataset(name: str, root: Path, offline_fallback: str | None = None, anew: bool = False) -> ImageDataset:
+def read_dataset(
+    name: str,
+    root: Path,
+    offline_fallback: str | None = None,
+    anew: bool = False,
+    say: Callable[[], None] | None = None,
+) -> ImageDataset:
     """The data set ``name`` from ``root``, or ``offline_fallback`` if it is absent; nothing is downloaded.
 
     With ``$TTLIGHTNING_CACHE``, IDX files, pictures and CIFAR-10 are memory-mapped from there; see ``data/cache.py``.
 
     Args:
         anew: whether the files are read whatever the cache has.
+        say: called before the files are read, which pictures take long for; not where the cache has them.
 
     Raises:
         UserError: corrupt files, or absent files without a fallback.
@@ -115,21 +123,14 @@ def read_dataset(name: str, root: Path, offline_fallback: str | None = None, ane
     if spec.kind is not None and not _is_present(spec, root):
         if offline_fallback is None:
             raise UserError(f"data set {name} is not under {root}; name the folder that has it with --data.root")
-        return read_dataset(offline_fallback, root, anew=anew)
+        return read_dataset(offline_fallback, root, anew=anew, say=say)
     if (folder := cache_folder()) is not None and (source := _source(name, spec, root)) is not None:
-        return cached(source, folder, anew)
+        return cached(source, folder, anew, say)
+    if say is not None:
+        say()
     if spec.read is not None:
         return spec.read(name, root)
     return ImageDataset(name, _read_split(name, spec, root, train=True), _read_split(name, spec, root, train=False))
-
-
-def is_cached(name: str, root: Path) -> bool:
-    """Whether the data set is there, and in the cache, so that its files need not be read."""
-    spec, folder = describe_dataset(name, root), cache_folder()
-    if folder is None or (spec.kind is not None and not _is_present(spec, root)):
-        return False
-    source = _source(name, spec, root)
-    return source is not None and find(source, folder) is not None
 
 
 def _source(name: str, spec: Spec, root: Path) -> Source | None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ttlightning.data.cache import Part, check_memory
 from ttlightning.data.pictures import PICTURES, Picture, Pictures, is_grey, pictures_in, read_picture, with_channels
-from ttlightning.data.reading import check_name, entries, is_folder
+from ttlightning.data.reading import check_name, entries, is_folder, listing
 from ttlightning.data.rows import BLOCK
 from ttlightning.errors import UserError
 
@@ -122,7 +122,7 @@ def _class_folders(part: Path) -> list[str]:
 
 
 def _pictures_of_a_class(folder: Path) -> list[Path]:
-    inner = sorted(path for path in entries(folder) if path.is_dir() and path.suffix.lower() not in PICTURES)
+    inner = [name for name, is_folder, _ in listing(folder) if is_folder and not name.lower().endswith(PICTURES)]
     if inner:
-        raise UserError(f"{inner[0]} is a folder inside that of a class; pictures must lie in {folder} itself")
+        raise UserError(f"{folder / inner[0]} is a folder inside that of a class; pictures must lie in {folder} itself")
     return pictures_in(folder)

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ttlightning.data.reading import entries, read_file
+from ttlightning.data.reading import listing, read_file
 from ttlightning.errors import UserError
 
 Picture = UInt8[Tensor, "channels height width"]
@@ -89,15 +89,17 @@ def pictures_in(folder: Path) -> list[Path]:
     Raises:
         UserError: no picture, a picture's name that is no file, or pictures of another format.
     """
-    inside = sorted(path for path in entries(folder) if path.suffix.lower() in (*PICTURES, *OTHERS))
-    for path in inside:
-        if not path.is_file():
-            raise UserError(f"{path} is called like a picture and is no file; move it away, or mend the link")
-        if path.suffix.lower() in OTHERS:
-            raise UserError(f"{path} is neither PNG nor JPEG by its name: convert it, or move it out of {folder}")
+    inside = [entry for entry in listing(folder) if entry.name.lower().endswith((*PICTURES, *OTHERS))]
+    for name, _, is_file in inside:
+        if not is_file:
+            raise UserError(f"{folder / name} is called like a picture and is no file; move it away, or mend the link")
+        if name.lower().endswith(OTHERS):
+            raise UserError(
+                f"{folder / name} is neither PNG nor JPEG by its name: convert it, or move it out of {folder}"
+            )
     if not inside:
         raise UserError(f"{folder} has no pictures: no file that ends in {', '.join(PICTURES)}")
-    return inside
+    return [folder / name for name, _, _ in inside]
 
 
 def _load(content: bytes, path: Path) -> Image.Image:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ttlightning.errors import UserError
 
@@ -28,6 +28,31 @@ def read_file(path: Path) -> bytes:
 def entries(folder: Path) -> list[Path]:
     """Paths in a folder without hidden files."""
     return [path for path in _read(folder, lambda f: list(f.iterdir())) if not path.name.startswith(".")]
+
+
+class Kind(NamedTuple):
+    """A path's name, and what is there; a link is what it leads to, and one that leads nowhere is neither."""
+
+    name: str
+    is_folder: bool
+    is_file: bool
+
+
+def listing(folder: Path) -> list[Kind]:
+    """What is in a folder by name, without hidden files; the system is not asked about every file."""
+
+    def look(folder: Path) -> list[Kind]:
+        with os.scandir(folder) as found:
+            return [_kind(entry) for entry in found if not entry.name.startswith(".")]
+
+    return sorted(_read(folder, look))
+
+
+def _kind(entry: "os.DirEntry[str]") -> Kind:
+    if entry.is_symlink():
+        path = Path(entry.path)
+        return Kind(entry.name, path.is_dir(), path.is_file())
+    return Kind(entry.name, entry.is_dir(), entry.is_file())
 
 
 def check_name(path: Path, name: str) -> None:

@@ -19,7 +19,6 @@ from ttlightning.data.datasets import (
     default_root,
     describe_dataset,
     fetch_dataset,
-    is_cached,
     read_dataset,
 )
 from ttlightning.data.images import Images, read_images
@@ -154,8 +153,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         if self.images is None and self.own_images is None and self.own is None:
             fetch_dataset(self.dataset, self.root, self.offline_fallback)
             if cache_folder() is not None:
-                self._say_what_is_read()
-                read_dataset(self.dataset, self.root, self.offline_fallback)
+                read_dataset(self.dataset, self.root, self.offline_fallback, say=self._say_what_is_read)
 
     def setup(self, stage: str) -> None:
         """Read the images, cut the patches, hold out the validation samples."""
@@ -169,8 +167,10 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
             raise UserError(f"data.microbatches is {self.microbatches}, it must be a multiple of the {devices} devices")
         if self.images is not None or self.own_images is not None:
             return
-        self._say_what_is_read()
-        read = self.own.images if self.own else read_dataset(self.dataset, self.root, self.offline_fallback)
+        if self.own:
+            read = self.own.images
+        else:
+            read = read_dataset(self.dataset, self.root, self.offline_fallback, say=self._say_what_is_read)
         whole = read.train
         train, held_out = validation_split(len(whole.labels), self._held_out(len(whole.labels), stage), self.seed)
         self.images = read
@@ -188,7 +188,7 @@ class PatchDataModule(DataFromCheckpoint, DataFromDatasets, LightningDataModule)
         self._test = self._chains(read.test)
 
     def _say_what_is_read(self) -> None:
-        if self.dataset == "image_folder" and not is_cached(self.dataset, self.root):
+        if self.dataset == "image_folder":
             name = os.fsencode(self.root).decode(errors="backslashreplace")  # standard output may refuse other names
             rank_zero_only(print)(f"reading     the pictures under {name}", flush=True)
 
