@@ -1,19 +1,23 @@
 """Accuracy against width and against parameters: TT, equal cores, CP and HT  [K18, Sec. 6].
 
     python scripts/width_sweep.py [--datasets mnist fashion_mnist cifar10] [--folder "CIFAR-10 (JPEG)=FOLDER"]
-        [--ranks 2 4 8 16 32] [--shallow-ranks 64 128 256] [--rates 2e-3 1e-3] [--epochs 10] [--jobs 2]
-        [--output results/width_sweep] [--quick]
+        [--ranks 2 4 8 16 32] [--shallow-ranks 64 128 256 512] [--rates 4e-3 2e-3 1e-3 5e-4] [--seeds 3]
+        [--epochs 10] [--jobs 2] [--output results/width_sweep] [--finished] [--quick]
 
-configs/paper/k18_widths.yaml for every format and rank at every learning rate; of those, the run with the lowest
-training loss counts. The shallow network, which has the fewest parameters at a rank, is given more ranks, so that it
-can have as many parameters as the others. A data set that is neither in the data root nor downloadable is left out, in
-one line. --folder adds images in FOLDER/train/<class> and FOLDER/test/<class>, under a name for the figure. A run that
-has a result in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000 digits, rank 2. Writes OUTPUT.json,
-.md, .png.
+configs/paper/k18_widths.yaml for every format and rank, at every learning rate, with every seed. The rate whose
+training loss, the mean over the seeds, is lowest counts; a rate at which a loss is not finite does not. The shallow
+network, which has the fewest parameters at a rank, is given more ranks, so that it can have as many parameters as the
+others. A data set that is neither in the data root nor downloadable is left out, in one line. --folder adds images in
+FOLDER/train/<class> and FOLDER/test/<class>, under a name for the figure. A run that has a result in
+$TTLIGHTNING_RUNS is not made again. --finished makes no run, and takes those that are there. --quick: one epoch on
+4,000 digits, rank 2, one rate and seed. Writes OUTPUT.json, .md, .png: means and 95 % intervals (Student's t) over
+the seeds, in the figure their range.
 """
 
 import argparse
 import hashlib
+import math
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +25,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from ttlightning.commands.studies import Job, make_runs, require
+from ttlightning.commands.studies import Job, Outcome, configurations_of, faults_of, make_runs, percent, run_of
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_json
@@ -34,6 +38,11 @@ FORMATS = {
     "CanonicalPolyadic": "CP (shallow)",
     "HierarchicalTucker": "HT (tree)",
 }
+METRICS = ("train_loss", "train_acc", "test_acc")
+FEW_RANKS = ("--rank_check.sketch_size=8", "--rank_check.mixed_images=8")
+"""At the end of a run; the sweep has no use for them, and they take longer than the training at large ranks."""
+NOT_FINITE = "the training loss is "
+"""In the line of a run that ends because its loss is not finite."""
 PATCHES = {"mnist5k": 7, "mnist": 7, "fashion_mnist": 7, "cifar10": 8}  # 16 sites
 
 
@@ -48,7 +57,12 @@ class Point:
     format: str
     rank: int
     rate: float
+    seed: int
     epochs: int
+
+    @property
+    def network(self) -> tuple[str, str, int]:
+        return self.data, self.format, self.rank
 
     @property
     def experiment(self) -> str:
@@ -60,9 +74,9 @@ class Point:
             *("--config", "paper/k18_widths.yaml", *self.options, "--model.format", self.format),
             *(f"--model.format.init_args.rank={self.rank}", "--model.format.init_args.gain=3"),
             *(f"--model.optimizer.init_args.lr={self.rate}", f"--trainer.max_epochs={self.epochs}"),
-            *("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled"),
+            *("--rank_check.every_n_epochs=0", *FEW_RANKS, "--figures=false", "--wandb.mode=disabled"),
         ]
-        return Job(self.experiment, tuple(options), seed=0)
+        return Job(self.experiment, tuple(options), self.seed)
 
 
 def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]]:
@@ -85,9 +99,13 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
 
 
 def plan(options: argparse.Namespace, available: dict[str, tuple[str, ...]]) -> list[Point]:
-    """Every network on every data set at every learning rate; the further ranks are those of the shallow one alone."""
+    """Every network on every data set at every learning rate, one seed after the other.
+
+    The further ranks are those of the shallow one alone.
+    """
     return [
-        Point(data, available[data], format, rank, rate, options.epochs)
+        Point(data, available[data], format, rank, rate, seed, options.epochs)
+        for seed in range(options.seeds)
         for rank in (*options.ranks, *options.shallow_ranks)
         for data in available
         for format in options.formats
@@ -96,44 +114,62 @@ def plan(options: argparse.Namespace, available: dict[str, tuple[str, ...]]) -> 
     ]
 
 
-def collect(points: list[Point], runs: list[Run]) -> list[dict[str, Any]]:
-    """For every network, the run with the lowest training loss."""
-    rows: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for point, run in zip(points, runs, strict=True):
-        result = run.result
-        metrics = result["metrics"]
-        row = {
-            "data": point.data,
-            "data_sha256": run.provenance["dataset"]["sha256"],
-            "format": point.format,
-            "rank": point.rank,
-            "parameters": result["parameters"],
-            "rate": point.rate,
-            "train_loss": metrics["train/loss"],
-            "train_acc": metrics["train/acc"],
-            "test_acc": metrics["test/acc"],
-            "weights_sha256": result["weights_sha256"],
-            "result_sha256": hashlib.sha256(run.result_file.read_bytes()).hexdigest(),
-        }
-        best = rows.setdefault((point.data, point.format, point.rank), row)
-        if row["train_loss"] < best["train_loss"]:
-            rows[point.data, point.format, point.rank] = row
-    return list(rows.values())
+def collect(points: list[Point], outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """For every network, the runs at the learning rate with the lowest training loss.
+
+    Only the seeds that all rates of a network have count. A run whose loss was not finite has an infinite loss.
+    """
+    found: dict[tuple[str, str, int], dict[float, dict[int, Run | None]]] = {}
+    for point, outcome in zip(points, outcomes, strict=True):
+        if outcome.run is not None or NOT_FINITE in outcome.fault:
+            found.setdefault(point.network, {}).setdefault(point.rate, {})[point.seed] = outcome.run
+    rates = {point.rate for point in points}
+    rows = []
+    for (data, format, rank), of_rates in found.items():
+        seeds = sorted(set.intersection(*(set(of_rates.get(rate, ())) for rate in rates)))
+        losses = {rate: _mean_loss([of_rates[rate][seed] for seed in seeds]) for rate in rates if seeds}
+        if not losses or min(losses.values()) == math.inf:
+            continue
+        rate = min(losses, key=losses.__getitem__)
+        runs = [run for seed in seeds if (run := of_rates[rate][seed]) is not None]
+        results = [run.result for run in runs]
+        rows.append(
+            {"data": data, "data_sha256": runs[0].provenance["dataset"]["sha256"], "format": format, "rank": rank}
+            | {"parameters": results[0]["parameters"], "rate": rate, "seeds": seeds}
+            | {
+                "mean_train_loss": {
+                    f"{r:g}": losses[r] if losses[r] < math.inf else "not finite" for r in sorted(losses)
+                }
+            }
+            | {name: [result["metrics"][f"{name.replace('_', '/')}"] for result in results] for name in METRICS}
+            | {"weights_sha256": [result["weights_sha256"] for result in results]}
+            | {"result_sha256": [hashlib.sha256(run.result_file.read_bytes()).hexdigest() for run in runs]}
+        )
+    return rows
+
+
+def _mean_loss(runs: list[Run | None]) -> float:
+    return statistics.fmean(math.inf if run is None else run.result["metrics"]["train/loss"] for run in runs)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: test (train) accuracy in percent, a line for each format and rank, a column for each data set."""
+    """Markdown: test and train accuracy in percent, a line for each format and rank, a column for each data set."""
     names = list(dict.fromkeys(row["data"] for row in rows))
-    lines = [f"| format | rank | parameters | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
+    head = " | ".join(f"{name}, test | train | rate" for name in names)
+    lines = [f"| format | rank | parameters | seeds | {head} |", "|---" * (4 + 3 * len(names)) + "|"]
     for format, title in FORMATS.items():
         for rank in sorted({row["rank"] for row in rows if row["format"] == format}):
             here = {row["data"]: row for row in rows if (row["format"], row["rank"]) == (format, rank)}
             cells = [
-                f"{100 * here[n]['test_acc']:.2f} ({100 * here[n]['train_acc']:.2f})" if n in here else ""
+                f"{percent(here[n]['test_acc'])} | {percent(here[n]['train_acc'])} | {here[n]['rate']:g}"
+                if n in here
+                else " | | "
                 for n in names
             ]
-            sizes = " / ".join(dict.fromkeys(f"{here[name]['parameters']:,}" for name in names if name in here))
-            lines.append(f"| {title} | {rank} | {sizes} | {' | '.join(cells)} |")
+            there = [here[name] for name in names if name in here]
+            sizes = " / ".join(dict.fromkeys(f"{row['parameters']:,}" for row in there))
+            seeds = " / ".join(dict.fromkeys(str(len(row["seeds"])) for row in there))
+            lines.append(f"| {title} | {rank} | {sizes} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -146,11 +182,13 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             mine = sorted((r for r in rows if (r["data"], r["format"]) == (name, format)), key=lambda r: r["rank"])
             for panel, key in ((left, "rank"), (right, "parameters")):
                 for value, line in (("test_acc", "-o"), ("train_acc", ":")):
-                    accuracy = [100 * r[value] for r in mine]
+                    several = [[100 * accuracy for accuracy in r[value]] for r in mine]
+                    means = [statistics.fmean(each) for each in several]
+                    sizes, color = [r[key] for r in mine], f"C{number}"
                     label = title if value == "test_acc" else None
-                    panel.plot(
-                        [r[key] for r in mine], accuracy, line, color=f"C{number}", markersize=4, label=label, lw=1.4
-                    )
+                    panel.plot(sizes, means, line, color=color, markersize=3, label=label, lw=1.4)
+                    if value == "test_acc":
+                        panel.fill_between(sizes, [*map(min, several)], [*map(max, several)], color=color, alpha=0.2)
         left.set(xscale="log", ylabel="accuracy, %", xlabel="rank (width)", title=name)
         left.set_xticks(sorted({r["rank"] for r in rows}), labels=sorted({str(r["rank"]) for r in rows}, key=int))
         left.minorticks_off()
@@ -167,22 +205,31 @@ def main() -> None:
     parser.add_argument("--folder", action="append", default=[], help="NAME=FOLDER")
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
-    parser.add_argument("--shallow-ranks", type=int, nargs="*", default=[64, 128, 256], help="more ranks, of CP alone")
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3, 1e-3])
+    parser.add_argument(
+        "--shallow-ranks", type=int, nargs="*", default=[64, 128, 256, 512], help="more ranks, of CP alone"
+    )
+    parser.add_argument("--rates", type=float, nargs="+", default=[4e-3, 2e-3, 1e-3, 5e-4])
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--jobs", type=int, help="runs side by side; default: as many as there are GPUs, else cores")
     parser.add_argument("--output", type=Path, default=Path("results/width_sweep"))
+    parser.add_argument("--finished", action="store_true", help="make no run")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.folder = ["mnist5k"], []
-        options.ranks, options.shallow_ranks, options.rates, options.epochs = [2], [], [4e-3], 1
+        options.ranks, options.shallow_ranks, options.rates, options.seeds, options.epochs = [2], [], [4e-3], 1, 1
     available = data_sets(options.datasets, options.folder)
     if not available:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
     points = plan(options, available)
+    if options.finished:
+        configurations = configurations_of([point.job() for point in points])
+        points = [p for p in points if run_of(p.job(), configurations[p.job()[:2]]).state == "finished"]
     outcomes = make_runs([point.job() for point in points], options.jobs)
-    rows = collect(points, require(outcomes))
+    if faults := faults_of([each for each in outcomes if NOT_FINITE not in each.fault]):
+        sys.exit(faults)
+    rows = collect(points, outcomes)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output.with_suffix(".json"), {"epochs": options.epochs, "rates": options.rates, "points": rows})
     options.output.with_suffix(".md").write_text(table(rows))

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from standalone import judged
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
-from ttlightning.commands.studies import Outcome
+from ttlightning.commands.studies import Job, Outcome
 from ttlightning.commands.verify import judge
 from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
@@ -212,14 +212,14 @@ def test_width_sweep(script, tmp_path):
     assert said == (tmp_path / "sweep.md").read_text()
     points = json.loads((tmp_path / "sweep.json").read_text())["points"]
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
-    assert {p["weights_sha256"]: p["test_acc"] for p in points} == {
+    assert {p["weights_sha256"][0]: p["test_acc"][0] for p in points} == {
         result["weights_sha256"]: result["metrics"]["test/acc"] for result in results
     }
     for title, point in zip(("TT, equal cores", "CP (shallow)"), points, strict=True):
-        accuracies = f"{100 * point['test_acc']:.2f} ({100 * point['train_acc']:.2f})"
-        assert f"| {title} | 2 | {point['parameters']:,} | {accuracies} |" in said
+        accuracies = f"{100 * point['test_acc'][0]:.2f} | {100 * point['train_acc'][0]:.2f} | 0.004 |"
+        assert f"| {title} | 2 | {point['parameters']:,} | 1 | {accuracies}" in said
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
-    assert script("width_sweep.py", *words) == said
+    assert script("width_sweep.py", *words) == script("width_sweep.py", *words, "--finished") == said
 
 
 @pytest.mark.slow
@@ -243,26 +243,92 @@ def test_compression(script, tmp_path):
 def test_the_shallow_network_has_more_ranks(monkeypatch):
     sweep = module("width_sweep", monkeypatch)
     formats = ["TensorTrain", "CanonicalPolyadic"]
-    options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], epochs=1)
+    options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], seeds=2, epochs=1)
     points = sweep.plan(options, {"mnist": ("--data.dataset=mnist",)})
     networks = [("TensorTrain", 2), ("CanonicalPolyadic", 2), ("TensorTrain", 4), ("CanonicalPolyadic", 4)]
-    assert [(p.format, p.rank) for p in points[::2]] == [*networks, ("CanonicalPolyadic", 64)]
-    assert [p.rate for p in points] == [1e-3, 2e-3] * 5
+    assert [(p.format, p.rank) for p in points[::2]] == [*networks, ("CanonicalPolyadic", 64)] * 2
+    assert [p.rate for p in points] == [1e-3, 2e-3] * 10
+    assert [p.seed for p in points] == [0] * 10 + [1] * 10
 
 
-def test_the_learning_rate_is_chosen_by_training_loss(monkeypatch, tmp_path):
+LOSSES = {
+    # rate: the losses of seeds 0, 1, 2; None was not finite, and a missing one was not run
+    "the lowest mean": ({4e-3: (0.1, 0.9, 0.5), 1e-3: (0.3, 0.4, 0.2), 5e-4: (0.4, 0.4, 0.4)}, 1e-3, [0, 1, 2]),
+    "a loss that is not finite": ({4e-3: (0.1, None, 0.1), 1e-3: (0.9, 0.9, 0.9)}, 1e-3, [0, 1, 2]),
+    "a seed that one rate lacks": ({4e-3: (0.5, 0.5), 1e-3: (0.6, 0.6, 0.1)}, 4e-3, [0, 1]),
+    "no rate trains": ({4e-3: (None, 0.2), 1e-3: (0.2, None)}, None, []),
+    "no seed that all have": ({4e-3: (0.2,), 1e-3: ()}, None, []),
+}
+
+
+@pytest.mark.parametrize(("losses", "chosen", "seeds"), LOSSES.values(), ids=LOSSES)
+def test_the_learning_rate_is_chosen_by_training_loss(losses, chosen, seeds, monkeypatch, tmp_path):
+    """Over the seeds that all rates have; the accuracy of the test set has no say."""
     sweep = module("width_sweep", monkeypatch)
-    points, runs = [], []
-    for number, (rate, loss) in enumerate([(4e-3, 0.5), (1e-3, 0.2), (5e-4, 0.3)]):
-        points.append(sweep.Point("mnist", (), "TensorTrain", 2, rate, 1))
-        metrics = {"train/loss": loss, "train/acc": 0.9, "test/acc": 0.8 + number / 100}
-        (tmp_path / str(number)).mkdir()
-        result = {"metrics": metrics, "parameters": 10, "weights_sha256": str(number)}
-        (tmp_path / str(number) / "result.json").write_text(json.dumps(result))
-        (tmp_path / str(number) / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
-        runs.append(Run(tmp_path / str(number)))
-    [row] = sweep.collect(points, runs)
-    assert (row["rate"], row["test_acc"], row["weights_sha256"]) == (1e-3, 0.81, "1")
+    points, outcomes = [], []
+    for rate, of_seeds in losses.items():
+        for seed, loss in enumerate(of_seeds):
+            points.append(point := sweep.Point("mnist", (), "TensorTrain", 2, rate, seed, 1))
+            job, name = Job(point.experiment, (), seed), f"{rate}-{seed}"
+            if loss is None:
+                outcomes.append(Outcome(job, None, "ttlightning: the training loss is nan by step 3"))
+                continue
+            (tmp_path / name).mkdir()
+            metrics = {"train/loss": loss, "train/acc": 1 - loss, "test/acc": loss}
+            result = {"metrics": metrics, "parameters": 10, "weights_sha256": name}
+            (tmp_path / name / "result.json").write_text(json.dumps(result))
+            (tmp_path / name / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
+            outcomes.append(Outcome(job, Run(tmp_path / name)))
+    points += [sweep.Point("mnist", (), "TensorTrain", 2, rate, 9, 1) for rate in losses]
+    outcomes += [Outcome(Job("x", (), 9), None, "stopped")] * len(losses)
+    rows = sweep.collect(points, outcomes)
+    if chosen is None:
+        assert rows == []
+        return
+    [row] = rows
+    assert (row["rate"], row["seeds"]) == (chosen, seeds)
+    assert row["train_loss"] == row["test_acc"] == [losses[chosen][seed] for seed in seeds]
+    assert row["weights_sha256"] == [f"{chosen}-{seed}" for seed in seeds]
+
+
+@pytest.mark.parametrize("site", range(3))
+def test_the_metric_of_the_chain(site, monkeypatch):
+    """The change of the scores of all index tuples, weighted by the moments, against the two environments."""
+    steps = module("core_steps", monkeypatch)
+    torch.manual_seed(site)
+    chain = EqualCoreTensorTrain(5, 3, 2, rank=2).double()
+    for parameter in chain.parameters():
+        torch.nn.init.normal_(parameter)
+    factor = torch.randn(3, 3, dtype=torch.float64)
+    moments = factor @ factor.T + 0.1 * torch.eye(3, dtype=torch.float64)
+    before, after = steps.environments(chain, moments)
+    ratios = []
+    with torch.no_grad():
+        for _ in range(3):
+            change = torch.randn(3, 2, 2, dtype=torch.float64)
+            cores = [chain.interior[0]] * 3
+            cores[site] = change
+            tensor = torch.einsum("ia,jab,kbc,lcd,mdy->ijklmy", chain.first, *cores, chain.last)
+            weighted = torch.einsum("ijklmy,in,jo,kp,lq,mr->nopqry", tensor, *[moments] * 5)
+            left, right = before[site], after[site + 1]
+            short = torch.einsum("ij,ab,ibc,cd,jad->", moments, left, change, right, change)
+            ratios.append((tensor * weighted).sum() / short)
+    torch.testing.assert_close(ratios, [ratios[0]] * 3, rtol=1e-4, atol=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_core_steps(script, tmp_path):
+    """Each kind of step once; once more, and nothing is measured again."""
+    ways = ["CoreMuon", "features x 3", "natural, 0.1", "orthogonalized, 0.1", "AdamW, 0.004"]
+    words = ("--quick", "--output=steps", "--ways", *ways)
+    said = script("core_steps.py", *words)
+    assert said == (tmp_path / "steps.md").read_text()
+    rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
+    assert [row["way"] for row in rows] == ways
+    assert len({row["train"] for row in rows}) == len(ways)
+    assert script("core_steps.py", *words) == said
+    assert json.loads((tmp_path / "steps.json").read_text())["rows"] == rows
 
 
 @pytest.mark.nightly
