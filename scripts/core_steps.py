@@ -160,7 +160,7 @@ def soap(rate: float) -> Callable[[Classifier], Optimizer]:
 WAYS: dict[str, Callable[[Classifier], Optimizer]] = (
     {"CoreMuon": muon(1.0), "features x 3": muon(3.0), "features / 3": muon(1 / 3)}
     | {f"{kind}, {d:g}": in_the_metric(kind, d) for kind in ("natural", "orthogonalized") for d in (1.0, 0.1, 0.01)}
-    | {f"SOAP, {rate:g}": soap(rate) for rate in (1e-3, 3e-3)}
+    | {f"SOAP, {rate:g}": soap(rate) for rate in (1e-3, 3e-3, 6e-3, 1e-2)}
     | {"AdamW, 0.004": lambda model: AdamW(model.parameters(), lr=4e-3, weight_decay=DECAY, fused=True)}
 )
 """Name: the optimizer of a network. Numbers are the damping, or the rate where it is not that of the recipe."""

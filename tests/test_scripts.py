@@ -1,5 +1,6 @@
 """The scripts that print this project's figures, at their smallest."""
 
+import gzip
 import importlib
 import itertools
 import json
@@ -351,6 +352,76 @@ def test_baselines(script, tmp_path):
         assert [row["result_sha256"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]] == words
     script("baselines.py", "--quick", "--output=table", "--trainer.limit_train_batches=6", "--finished")
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == []
+
+
+PAGE = """.TH {name} 1
+.SH NAME
+{name} \\- {first}
+.\\" a comment
+.PP
+{first}
+{second} \\fBbold\\fP
+.TP
+\\-x, \\-\\-option
+/usr/share/{name}
+.PP
+shared by both languages, as it was never translated
+"""
+
+
+def write_manual(root: Path) -> Path:
+    """Pages of two languages, English in the folder itself, one of them packed, one of them with two names."""
+    words = {
+        "en": ("the words of english pages", "are these and no others"),
+        "de": ("die Wörter", "sind diese für uns"),
+    }
+    for language, (first, second) in words.items():
+        folder = root / ("" if language == "en" else language) / "man1"
+        folder.mkdir(parents=True)
+        for number in range(150):
+            name = f"page{number}"
+            text = PAGE.format(name=name, first=f"{first} {'i' * (number % 13)} {number}", second=second).encode()
+            (folder / f"{name}.1.gz").write_bytes(gzip.compress(text))
+        (folder / "packed.1").write_bytes(text.replace(b"149", b"777"))
+        (folder / "other.1.gz").symlink_to("page0.1.gz")
+    return root
+
+
+def test_the_corpus_of_languages(monkeypatch, tmp_path):
+    """Running text alone, nothing that two languages share, a page's translations on one side."""
+    languages = module("languages", monkeypatch)
+    most = {"train": 30, "test": 7}
+    parts = languages.corpus(write_manual(tmp_path), ["de", "en"], 60, most)
+    assert {part: len(pairs) for part, pairs in parts.items()} == {part: 2 * count for part, count in most.items()}
+    numbers = {part: {int(re.findall(r"\d+", text)[0]) for _, text in pairs if re.search(r"\d", text)}
+               for part, pairs in parts.items()}  # fmt: skip
+    assert numbers["train"]
+    assert numbers["test"]
+    assert not numbers["train"] & numbers["test"]
+    for label, text in parts["train"] + parts["test"]:
+        assert text.startswith("the words" if label == "en" else "die Wörter")
+        assert languages.SHORTEST <= len(text.encode()) <= 60
+        assert "bold" not in text or "\\" not in text
+    assert parts == languages.corpus(tmp_path, ["de", "en"], 60, most)
+    with pytest.raises(UserError, match=r"no pages of fr: install manpages-fr$"):
+        languages.corpus(tmp_path, ["de", "fr"], 60, most)
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_languages(script, tmp_path):
+    """From pages to the table; once more, and nothing is made again."""
+    write_manual(tmp_path / "man")
+    words = ("--man=man", "--languages", "de", "en", "--train=30", "--test=7", "--seeds=1", "--output=table")
+    said = script("languages.py", *words, "--trainer.max_epochs=8")
+    assert said == (tmp_path / "table.md").read_text()
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert record["documents"] == {"train": 60, "test": 14}
+    [result] = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
+    chain, bayes = record["rows"]
+    assert chain["accuracy"][0][0] == pytest.approx(result["metrics"]["test/acc"])
+    assert bayes["accuracy"][0] == [1.0]
+    assert script("languages.py", *words, "--trainer.max_epochs=8") == said
 
 
 @pytest.mark.parametrize("budget", [*range(5, 40), 1000, 1023, 1024, 1025])
