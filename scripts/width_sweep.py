@@ -4,13 +4,13 @@
         [--ranks 2 4 8 16 32] [--shallow-ranks 64 128 256 512] [--rates 4e-3 2e-3 1e-3 5e-4] [--seeds 3]
         [--epochs 10] [--jobs 2] [--output results/width_sweep] [--finished] [--quick]
 
-configs/paper/k18_widths.yaml for every format and rank, at every learning rate, with every seed. The rate whose
-training loss, the mean over the seeds, is lowest counts; a rate at which a loss is not finite does not. The shallow
+configs/paper/k18_widths.yaml for every format and rank, at every learning rate. The rate with the lowest training loss
+counts, and is trained with the other seeds too; a rate at which the loss is not finite does not count. The shallow
 network, which has the fewest parameters at a rank, is given more ranks, so that it can have as many parameters as the
 others. A data set that is neither in the data root nor downloadable is left out, in one line. --folder adds images in
 FOLDER/train/<class> and FOLDER/test/<class>, under a name for the figure. A run that has a result in
 $TTLIGHTNING_RUNS is not made again. --finished makes no run, and takes those that are there. --quick: one epoch on
-4,000 digits, rank 2, one rate and seed. Writes OUTPUT.json, .md, .png: means and 95 % intervals (Student's t) over
+4,000 digits, rank 2, two rates, two seeds. Writes OUTPUT.json, .md, .png: means and 95 % intervals (Student's t) over
 the seeds, in the figure their range.
 """
 
@@ -19,13 +19,13 @@ import hashlib
 import math
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 
-from ttlightning.commands.studies import Job, Outcome, configurations_of, faults_of, make_runs, percent, run_of
+from ttlightning.commands.studies import Job, configurations_of, faults_of, make_runs, percent, run_of
 from ttlightning.data.datasets import default_root, fetch_dataset, read_dataset
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_json
@@ -99,13 +99,9 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
 
 
 def plan(options: argparse.Namespace, available: dict[str, tuple[str, ...]]) -> list[Point]:
-    """Every network on every data set at every learning rate, one seed after the other.
-
-    The further ranks are those of the shallow one alone.
-    """
+    """Every network on every data set at every learning rate, with seed 0; the further ranks are those of CP alone."""
     return [
-        Point(data, available[data], format, rank, rate, seed, options.epochs)
-        for seed in range(options.seeds)
+        Point(data, available[data], format, rank, rate, 0, options.epochs)
         for rank in (*options.ranks, *options.shallow_ranks)
         for data in available
         for format in options.formats
@@ -114,42 +110,44 @@ def plan(options: argparse.Namespace, available: dict[str, tuple[str, ...]]) -> 
     ]
 
 
-def collect(points: list[Point], outcomes: list[Outcome]) -> list[dict[str, Any]]:
-    """For every network, the runs at the learning rate with the lowest training loss.
-
-    Only the seeds that all rates of a network have count. A run whose loss was not finite has an infinite loss.
-    """
-    found: dict[tuple[str, str, int], dict[float, dict[int, Run | None]]] = {}
-    for point, outcome in zip(points, outcomes, strict=True):
-        if outcome.run is not None or NOT_FINITE in outcome.fault:
-            found.setdefault(point.network, {}).setdefault(point.rate, {})[point.seed] = outcome.run
-    rates = {point.rate for point in points}
-    rows = []
-    for (data, format, rank), of_rates in found.items():
-        seeds = sorted(set.intersection(*(set(of_rates.get(rate, ())) for rate in rates)))
-        losses = {rate: _mean_loss([of_rates[rate][seed] for seed in seeds]) for rate in rates if seeds}
-        if not losses or min(losses.values()) == math.inf:
-            continue
-        rate = min(losses, key=losses.__getitem__)
-        runs = [run for seed in seeds if (run := of_rates[rate][seed]) is not None]
-        results = [run.result for run in runs]
-        rows.append(
-            {"data": data, "data_sha256": runs[0].provenance["dataset"]["sha256"], "format": format, "rank": rank}
-            | {"parameters": results[0]["parameters"], "rate": rate, "seeds": seeds}
-            | {
-                "mean_train_loss": {
-                    f"{r:g}": losses[r] if losses[r] < math.inf else "not finite" for r in sorted(losses)
-                }
-            }
-            | {name: [result["metrics"][f"{name.replace('_', '/')}"] for result in results] for name in METRICS}
-            | {"weights_sha256": [result["weights_sha256"] for result in results]}
-            | {"result_sha256": [hashlib.sha256(run.result_file.read_bytes()).hexdigest() for run in runs]}
-        )
-    return rows
+def make(points: list[Point], options: argparse.Namespace) -> dict[Point, Run | None]:
+    """The runs of these points, None where a loss was not finite; with --finished, those that are there."""
+    if options.finished:
+        configurations = configurations_of([point.job() for point in points])
+        points = [p for p in points if run_of(p.job(), configurations[p.job()[:2]]).state == "finished"]
+    outcomes = make_runs([point.job() for point in points], options.jobs)
+    if faults := faults_of([each for each in outcomes if NOT_FINITE not in each.fault]):
+        sys.exit(faults)
+    return {point: outcome.run for point, outcome in zip(points, outcomes, strict=True)}
 
 
-def _mean_loss(runs: list[Run | None]) -> float:
-    return statistics.fmean(math.inf if run is None else run.result["metrics"]["train/loss"] for run in runs)
+def choose(found: dict[Point, Run | None]) -> dict[Point, dict[str, float | str]]:
+    """For every network the point with the lowest training loss, and the losses of all its rates."""
+    networks: dict[tuple[str, str, int], dict[Point, float]] = {}
+    for point, run in found.items():
+        loss = math.inf if run is None else run.result["metrics"]["train/loss"]
+        networks.setdefault(point.network, {})[point] = loss
+    return {
+        min(losses, key=losses.__getitem__): {
+            f"{point.rate:g}": loss if loss < math.inf else "not finite" for point, loss in losses.items()
+        }
+        for losses in networks.values()
+        if min(losses.values()) < math.inf
+    }
+
+
+def row(point: Point, losses: dict[str, float | str], of_seeds: dict[int, Run | None]) -> dict[str, Any]:
+    """A network with its seeds; those whose loss was not finite are counted, and have no accuracy."""
+    runs = {seed: run for seed, run in of_seeds.items() if run is not None}
+    results = [run.result for run in runs.values()]
+    return (
+        {"data": point.data, "data_sha256": runs[0].provenance["dataset"]["sha256"], "format": point.format}
+        | {"rank": point.rank, "parameters": results[0]["parameters"], "rate": point.rate, "train_losses": losses}
+        | {"seeds": list(runs), "not_finite": len(of_seeds) - len(runs)}
+        | {name: [result["metrics"][name.replace("_", "/")] for result in results] for name in METRICS}
+        | {"weights_sha256": [result["weights_sha256"] for result in results]}
+        | {"result_sha256": [hashlib.sha256(run.result_file.read_bytes()).hexdigest() for run in runs.values()]}
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -218,18 +216,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.datasets, options.folder = ["mnist5k"], []
-        options.ranks, options.shallow_ranks, options.rates, options.seeds, options.epochs = [2], [], [4e-3], 1, 1
+        options.ranks, options.shallow_ranks, options.rates, options.seeds, options.epochs = [2], [], [4e-3, 1e-3], 2, 1
     available = data_sets(options.datasets, options.folder)
     if not available:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
-    points = plan(options, available)
-    if options.finished:
-        configurations = configurations_of([point.job() for point in points])
-        points = [p for p in points if run_of(p.job(), configurations[p.job()[:2]]).state == "finished"]
-    outcomes = make_runs([point.job() for point in points], options.jobs)
-    if faults := faults_of([each for each in outcomes if NOT_FINITE not in each.fault]):
-        sys.exit(faults)
-    rows = collect(points, outcomes)
+    first = make(plan(options, available), options)
+    chosen = choose(first)
+    others = make([replace(p, seed=s) for s in range(1, options.seeds) for p in chosen], options)
+    found = first | others
+    seeds = range(options.seeds)
+    rows = [
+        row(point, losses, {s: found[p] for s in seeds if (p := replace(point, seed=s)) in found})
+        for point, losses in chosen.items()
+    ]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output.with_suffix(".json"), {"epochs": options.epochs, "rates": options.rates, "points": rows})
     options.output.with_suffix(".md").write_text(table(rows))

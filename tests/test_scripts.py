@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from standalone import judged
 
 from ttlightning import CanonicalPolyadic, EqualCoreTensorTrain, HierarchicalTucker, TensorTrain
-from ttlightning.commands.studies import Job, Outcome
+from ttlightning.commands.studies import Outcome, percent
 from ttlightning.commands.verify import judge
 from ttlightning.data.datasets import read_dataset
 from ttlightning.errors import UserError
@@ -213,12 +213,14 @@ def test_width_sweep(script, tmp_path):
     assert said == (tmp_path / "sweep.md").read_text()
     points = json.loads((tmp_path / "sweep.json").read_text())["points"]
     results = [json.loads(file.read_text()) for file in (tmp_path / "runs").rglob("result.json")]
-    assert {p["weights_sha256"][0]: p["test_acc"][0] for p in points} == {
-        result["weights_sha256"]: result["metrics"]["test/acc"] for result in results
-    }
+    accuracies = {result["weights_sha256"]: result["metrics"]["test/acc"] for result in results}
+    assert len(accuracies) == len(results) == 6  # two rates, and the better one with another seed
     for title, point in zip(("TT, equal cores", "CP (shallow)"), points, strict=True):
-        accuracies = f"{100 * point['test_acc'][0]:.2f} | {100 * point['train_acc'][0]:.2f} | 0.004 |"
-        assert f"| {title} | 2 | {point['parameters']:,} | 1 | {accuracies}" in said
+        assert point["test_acc"] == [accuracies[digest] for digest in point["weights_sha256"]]
+        assert point["seeds"] == [0, 1]
+        assert point["rate"] == min((4e-3, 1e-3), key=lambda rate: point["train_losses"][f"{rate:g}"])
+        cells = f"{percent(point['test_acc'])} | {percent(point['train_acc'])} | {point['rate']:g} |"
+        assert f"| {title} | 2 | {point['parameters']:,} | 2 | {cells}" in said
     assert (tmp_path / "sweep.png").stat().st_size > 10_000
     assert script("width_sweep.py", *words) == script("width_sweep.py", *words, "--finished") == said
 
@@ -244,52 +246,45 @@ def test_compression(script, tmp_path):
 def test_the_shallow_network_has_more_ranks(monkeypatch):
     sweep = module("width_sweep", monkeypatch)
     formats = ["TensorTrain", "CanonicalPolyadic"]
-    options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], seeds=2, epochs=1)
+    options = Namespace(ranks=[2, 4], shallow_ranks=[64], formats=formats, rates=[1e-3, 2e-3], epochs=1)
     points = sweep.plan(options, {"mnist": ("--data.dataset=mnist",)})
     networks = [("TensorTrain", 2), ("CanonicalPolyadic", 2), ("TensorTrain", 4), ("CanonicalPolyadic", 4)]
-    assert [(p.format, p.rank) for p in points[::2]] == [*networks, ("CanonicalPolyadic", 64)] * 2
-    assert [p.rate for p in points] == [1e-3, 2e-3] * 10
-    assert [p.seed for p in points] == [0] * 10 + [1] * 10
+    assert [(p.format, p.rank) for p in points[::2]] == [*networks, ("CanonicalPolyadic", 64)]
+    assert [p.rate for p in points] == [1e-3, 2e-3] * 5
+    assert {p.seed for p in points} == {0}
 
 
-LOSSES = {
-    # rate: the losses of seeds 0, 1, 2; None was not finite, and a missing one was not run
-    "the lowest mean": ({4e-3: (0.1, 0.9, 0.5), 1e-3: (0.3, 0.4, 0.2), 5e-4: (0.4, 0.4, 0.4)}, 1e-3, [0, 1, 2]),
-    "a loss that is not finite": ({4e-3: (0.1, None, 0.1), 1e-3: (0.9, 0.9, 0.9)}, 1e-3, [0, 1, 2]),
-    "a seed that one rate lacks": ({4e-3: (0.5, 0.5), 1e-3: (0.6, 0.6, 0.1)}, 4e-3, [0, 1]),
-    "no rate trains": ({4e-3: (None, 0.2), 1e-3: (0.2, None)}, None, []),
-    "no seed that all have": ({4e-3: (0.2,), 1e-3: ()}, None, []),
-}
-
-
-@pytest.mark.parametrize(("losses", "chosen", "seeds"), LOSSES.values(), ids=LOSSES)
-def test_the_learning_rate_is_chosen_by_training_loss(losses, chosen, seeds, monkeypatch, tmp_path):
-    """Over the seeds that all rates have; the accuracy of the test set has no say."""
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [((0.5, 0.2, 0.3), 1e-3), ((0.1, None, 0.3), 4e-3), ((None, 0.7, None), 1e-3), ((None, None, None), None)],
+)
+def test_the_learning_rate_is_chosen_by_training_loss(losses, chosen, monkeypatch, tmp_path):
+    """The accuracy of the test set has no say, and a loss that is not finite is never the lowest."""
     sweep = module("width_sweep", monkeypatch)
-    points, outcomes = [], []
-    for rate, of_seeds in losses.items():
-        for seed, loss in enumerate(of_seeds):
-            points.append(point := sweep.Point("mnist", (), "TensorTrain", 2, rate, seed, 1))
-            job, name = Job(point.experiment, (), seed), f"{rate}-{seed}"
-            if loss is None:
-                outcomes.append(Outcome(job, None, "ttlightning: the training loss is nan by step 3"))
-                continue
-            (tmp_path / name).mkdir()
-            metrics = {"train/loss": loss, "train/acc": 1 - loss, "test/acc": loss}
-            result = {"metrics": metrics, "parameters": 10, "weights_sha256": name}
-            (tmp_path / name / "result.json").write_text(json.dumps(result))
-            (tmp_path / name / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
-            outcomes.append(Outcome(job, Run(tmp_path / name)))
-    points += [sweep.Point("mnist", (), "TensorTrain", 2, rate, 9, 1) for rate in losses]
-    outcomes += [Outcome(Job("x", (), 9), None, "stopped")] * len(losses)
-    rows = sweep.collect(points, outcomes)
+    found = {}
+    for rate, loss in zip((4e-3, 1e-3, 5e-4), losses, strict=True):
+        run = None if loss is None else write_result(tmp_path / str(rate), loss)
+        found[sweep.Point("mnist", (), "TensorTrain", 2, rate, 0, 1)] = run
     if chosen is None:
-        assert rows == []
+        assert sweep.choose(found) == {}
         return
-    [row] = rows
-    assert (row["rate"], row["seeds"]) == (chosen, seeds)
-    assert row["train_loss"] == row["test_acc"] == [losses[chosen][seed] for seed in seeds]
-    assert row["weights_sha256"] == [f"{chosen}-{seed}" for seed in seeds]
+    [(point, of_rates)] = sweep.choose(found).items()
+    assert (point.rate, point.seed) == (chosen, 0)
+    assert list(of_rates.values()) == ["not finite" if loss is None else loss for loss in losses]
+    other = write_result(tmp_path / "other", 0.9)
+    row = sweep.row(point, of_rates, {0: found[point], 1: None, 2: other})
+    assert (row["rate"], row["seeds"], row["not_finite"]) == (chosen, [0, 2], 1)
+    loss = min(loss for loss in losses if loss is not None)
+    assert (row["train_loss"], row["test_acc"]) == ([loss, 0.9], [1 - loss, 1 - 0.9])
+    assert len(set(row["weights_sha256"])) == len(set(row["result_sha256"])) == 2
+
+
+def write_result(path: Path, loss: float) -> Run:
+    path.mkdir()
+    metrics = {"train/loss": loss, "train/acc": 0.9, "test/acc": 1 - loss}
+    (path / "result.json").write_text(json.dumps({"metrics": metrics, "parameters": 10, "weights_sha256": path.name}))
+    (path / "provenance.json").write_text(json.dumps({"dataset": {"sha256": "d"}}))
+    return Run(path)
 
 
 @pytest.mark.parametrize("site", range(3))

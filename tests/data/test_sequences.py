@@ -1,5 +1,6 @@
 """Time series and text from files: what is read, what is refused with its line, and what the batches hold."""
 
+import random
 import re
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.patches import Patching
 from ttlightning.data.sampler import Shard
 from ttlightning.data.windows import Windows, as_sequences, windows_of
+from ttlightning.runs.run import Run
 
 
 def folder(path: Path, name: str, train: str, test: str) -> Path:
@@ -299,3 +301,31 @@ def test_a_ts_file_has_words_as_labels(tmp_path):
     for end in ("TRAIN", "TEST"):
         (tmp_path / f"Set_{end}.ts").write_text(TS_HEADER + "1,2,3:up\n4,5,6:down\n")
     assert module(tmp_path, "time_series").class_names == ("down", "up")
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz "
+
+
+def write_languages(path: Path, classes: int = 8) -> None:
+    """Documents of 20 to 200 letters; a class prefers four successors of each letter, which hold in 3 of 5 cases."""
+    generator = random.Random(0)
+    follows = [{a: random.Random(f"{c}{a}").choices(LETTERS, k=4) for a in LETTERS} for c in range(classes)]
+    for part, count in (("train", 2400), ("test", 400)):
+        lines = []
+        for number in range(count):
+            text = "a"
+            for _ in range(generator.randint(20, 200)):
+                text += generator.choice(follows[number % classes][text[-1]] if generator.random() < 0.6 else LETTERS)
+            lines.append(f"c{number % classes}\t{text}.\n")
+        (path / f"{part}.txt").write_text("".join(lines))
+
+
+@pytest.mark.nightly
+@pytest.mark.slow
+def test_the_recipe_for_text_trains_to_the_end(command, tmp_path):
+    """As it is shipped: all its epochs, documents long enough for a chain to die or to explode."""
+    write_languages(tmp_path)
+    run = command.finished(
+        "--config=sequences/text.yaml", f"--data.root={tmp_path}", "--rank_check.every_n_epochs=0", "--figures=false"
+    )
+    assert Run(run).result["metrics"]["test/acc"] >= 0.9
