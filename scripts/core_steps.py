@@ -19,8 +19,8 @@ It commutes with all changes of gauge, up to the weights of the sites and the da
 that is added to M, P and Q. Steps have the norm of those of CoreMuon. Matrices of the features and vectors take its
 steps.
 
-SOAP is Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al., arXiv 2409.11321), from `pip install
-pytorch_optimizer`. "features x 3" is CoreMuon with a group for the features at three times the rate of the cores.
+SOAP is Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al., arXiv 2409.11321), from the extra
+`bench`. "features x 3" is CoreMuon with a group for the features at three times the rate of the cores.
 
     python scripts/core_steps.py [--dataset fashion_mnist] [--root FOLDER] [--epochs 3] [--seeds 1]
         [--ways CoreMuon "natural, 0.1" ...] [--output results/core_steps] [--quick]

@@ -19,6 +19,7 @@ from ttlightning.runs.files import write_whole
 from ttlightning.runs.run import Run
 from ttlightning.training.classifier import Classifier
 from ttlightning.training.loggers import MetricsTable
+from ttlightning.training.restoring import _try_a_step
 
 LONG = (
     "--config=debug.yaml", "--data.dataset=mnist", "--data.batch_size=20", "--trainer.max_epochs=3",
@@ -120,6 +121,43 @@ def test_a_finished_run_is_left_alone(command):
         done = command("fit", *words, "--ckpt_path=runs/debug/0", code=2)
         assert "runs/debug/0 is finished" in done.stderr
     assert file_contents(command.folder) == before
+
+
+@pytest.mark.parametrize("name", ["SOAP", "Lion", "Shampoo", "AdaFactor", "Prodigy"])
+def test_an_optimizer_of_another_package_goes_on_to_the_same_bits(command, name):
+    """SOAP is that of docs/optimization.md. They keep lists of matrices, counts in groups, options in attributes."""
+    pytest.importorskip("pytorch_optimizer", reason="of the extra bench")
+    words = (*LONG, f"--model.optimizer=pytorch_optimizer.{name}", "--model.optimizer.lr=3e-3")
+    trust = "--trust=pytorch_optimizer,torch.bfloat16,torch.dtype"
+    command.finished(*words)
+    command.killed(13, "fit", *words)
+    command("fit", "--ckpt_path=runs/debug/1", trust)
+    whole, resumed = (contents(command.folder / f"runs/debug/{n}") for n in (0, 1))
+    assert resumed == whole
+
+
+def test_a_trial_step_leaves_the_optimizer_as_it_is():
+    """With attributes and hooks of its own, and a schedule that has wrapped its step."""
+
+    class Counting(torch.optim.SGD):
+        def __init__(self, parameters):
+            super().__init__(parameters, lr=0.1)
+            self.counts, self.watched = [0], self.param_groups[0]["params"]
+
+        def step(self, closure=None):
+            self.counts[0] += 1
+            self.watched[0].data += self.counts[0]
+            return super().step(closure)
+
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimizer = Counting([parameter])
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    calls = []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    _try_a_step(optimizer)
+    assert (optimizer.counts, calls, parameter.tolist(), parameter.grad) == ([0], [], [1.0, 1.0], None)
+    optimizer.step()
+    assert (optimizer.counts, calls, parameter.tolist()) == ([1], [1], [2.0, 2.0])
 
 
 def test_a_run_without_a_checkpoint_and_another_configuration(command):

@@ -77,8 +77,15 @@ class CheckpointConnector(_CheckpointConnector):
 
 
 def _try_a_step(optimizer: Optimizer) -> None:
-    """Try a step with gradients 0 on a copy, since torch checks the state of a parameter only when it uses it."""
-    trial = copy.deepcopy(optimizer)
+    """Try a step with gradients 0 on a copy, since torch checks the state of a parameter only when it uses it.
+
+    torch copies an optimizer without the attributes that a subclass has added, and these are copied here. ``step`` is
+    the one that a schedule has wrapped, and steps the original.
+    """
+    copied: dict[int, Any] = {}
+    trial = copy.deepcopy(optimizer, copied)
+    lost = {name: value for name, value in vars(optimizer).items() if name not in vars(trial) and name != "step"}
+    vars(trial).update(copy.deepcopy(lost, copied))
     for group in trial.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
