@@ -60,7 +60,7 @@ def names_of(requirements: list[str]) -> set[str]:
 
 
 def test_the_table_of_extras_is_that_of_pyproject():
-    distribution = {name: found[0].lower() for name, found in packages_distributions().items()}
+    distribution = {name: found[0].lower().replace("_", "-") for name, found in packages_distributions().items()}
     for extra in ("train", "export", "report", "slurm", "bench"):
         ours = {distribution[name] for name, its in EXTRA_OF.items() if its == extra}
         assert ours == names_of(PROJECT["optional-dependencies"][extra])

@@ -15,7 +15,7 @@ EXTRA_OF: Final = (
     )
     | dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export")
     | {"wandb_workspaces": "report"}
-    | dict.fromkeys(("tensorkrowch", "jax"), "bench")
+    | dict.fromkeys(("tensorkrowch", "jax", "pytorch_optimizer"), "bench")
     | {"submitit": "slurm"}
 )  # fmt: skip
 """Package by the name of its import: the extra of pyproject.toml that installs it."""
