@@ -219,6 +219,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.dataset, options.epochs, options.seeds = "mnist5k", 1, 1
+    if options.seeds < 1 or options.epochs < 1:
+        raise UserError(f"--seeds is {options.seeds}, --epochs is {options.epochs}: both must be at least 1")
     torch.set_num_threads(1)
     file = options.output.with_suffix(".json")
     rows = json.loads(file.read_text())["rows"] if file.exists() else []

@@ -98,7 +98,8 @@ def corpus(man: Path, languages: list[str], longest: int, most: dict[str, int]) 
     for language in languages:
         there = [(name, text) for name, page in pages(man, language) for text in paragraphs(page)]
         if not there:
-            raise UserError(f"{man} has no pages of {language}: install manpages-{language.lower().replace('_', '-')}")
+            package = "manpages" if language == "en" else f"manpages-{language.lower().replace('_', '-')}"
+            raise UserError(f"{man} has no pages of {language}: install {package}")
         for name, text in there:
             part = "test" if digest(name) % TEST_SHARE == 0 else "train"
             if (short := document(text, longest)) is not None:
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--output", type=Path, default=Path("results/languages"))
     options, more = parser.parse_known_args()
+    if options.longest < 2 * SHORTEST:
+        raise UserError(f"--longest is {options.longest}, it must be at least {2 * SHORTEST} bytes")
     if not (options.corpus / "test.txt").exists():
         most = {"train": options.train, "test": options.test}
         write_corpus(corpus(options.man, options.languages, options.longest, most), options.corpus)
@@ -175,8 +178,11 @@ def main() -> None:
     right = {"chain": [chain(run, parts) for run in runs], "naive Bayes, 1 to 3 bytes": [naive_bayes(parts)]}
     low, high = sorted(sizes)[len(sizes) // 3], sorted(sizes)[2 * len(sizes) // 3]
     ranges = [(0, max(sizes)), (0, low), (low + 1, high), (high + 1, max(sizes))]
-    head = " | ".join(["all", f"up to {low} bytes", f"{low + 1} to {high}", f"{high + 1} to {max(sizes)}"])
-    lines = [f"| | parameters | {head} |", "|---" * 6 + "|"]
+    ranges = [(a, b) for a, b in ranges if any(a <= size <= b for size in sizes)]
+    head = " | ".join(
+        "all" if (a, b) == ranges[0] else f"{a} to {b} bytes" if a else f"up to {b} bytes" for a, b in ranges
+    )
+    lines = [f"| | parameters | {head} |", "|---" * (2 + len(ranges)) + "|"]
     rows: list[dict[str, Any]] = []
     for name, several in right.items():
         cells = [[share(each, sizes, *limits) for each in several] for limits in ranges]

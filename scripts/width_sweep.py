@@ -217,6 +217,8 @@ def main() -> None:
     if options.quick:
         options.datasets, options.folder = ["mnist5k"], []
         options.ranks, options.shallow_ranks, options.rates, options.seeds, options.epochs = [2], [], [4e-3, 1e-3], 2, 1
+    if options.seeds < 1 or options.epochs < 1:
+        raise UserError(f"--seeds is {options.seeds}, --epochs is {options.epochs}: both must be at least 1")
     available = data_sets(options.datasets, options.folder)
     if not available:
         sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")

@@ -402,6 +402,23 @@ def test_the_corpus_of_languages(monkeypatch, tmp_path):
         languages.corpus(tmp_path, ["de", "fr"], 60, most)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("languages", ("--longest=9",), "--longest is 9, it must be at least 20 bytes"),
+        ("languages", ("--man=nowhere", "--languages", "en"), "nowhere has no pages of en: install manpages$"),
+        ("width_sweep", ("--seeds=0",), "--seeds is 0"),
+        ("core_steps", ("--epochs=0",), "--epochs is 0"),
+    ],
+)
+def test_what_a_script_refuses(name, words, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [name, *words])
+    with pytest.raises(UserError, match=message):
+        module(name, monkeypatch).main()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_languages(script, tmp_path):
