@@ -67,6 +67,7 @@ def test_each_run_is_made_once(fits, tmp_path, capsys):
     assert [outcome.run.path for outcome in make_runs(jobs, 2)] == [outcome.run.path for outcome in first]
     assert len(fits.calls) == 3
     assert "b, seed 0: there" in capsys.readouterr().err
+    assert make_runs([]) == make_runs([], 2) == []
     other = make_runs([Job("a", (*WORDS, "--data.batch_size=32"), 0)], 1)  # the same name, another configuration
     assert other[0].run.path not in [outcome.run.path for outcome in first]
     assert len(fits.calls) == 4

@@ -76,6 +76,8 @@ def make_runs(jobs: Sequence[Job], side_by_side: int | None = None) -> list[Outc
     Raises:
         UserError: before anything runs, where ``fit`` does not know an option.
     """
+    if not jobs:
+        return []
     configurations = configurations_of(jobs)
     gpus = _gpus() if any(c["trainer"]["accelerator"] != "cpu" for c in configurations.values()) else []
     if side_by_side is None:
