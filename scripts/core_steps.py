@@ -15,9 +15,9 @@ N the gradient with Nesterov's momentum. With equal cores, P and Q are means ove
 
     dG = M^-1/2 P^-1/2 polar(P^-1/2 (M^-1/2 N) Q^-1/2) Q^-1/2.
 
-It commutes with all changes of gauge, up to the weights of the sites and the damping, a multiple of the mean eigenvalue
-that is added to M, P and Q. Steps have the norm of those of CoreMuon. Matrices of the features and vectors take its
-steps.
+At each site it commutes with all changes of gauge, up to the damping, a multiple of the mean eigenvalue that is added
+to M, P and Q; the mean over the sites keeps this for orthogonal ones. Steps have the norm of those of CoreMuon.
+Matrices of the features and vectors take its steps.
 
 SOAP is Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al., arXiv 2409.11321), from the extra
 `bench`. "features x 3" is CoreMuon with a group for the features at three times the rate of the cores.
@@ -226,7 +226,8 @@ def main() -> None:
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     known = {tuple(row[key] for key in KEYS) for row in rows}
     for seed, way in itertools.product(range(options.seeds), options.ways):
-        key = dict(zip(KEYS, (options.dataset, way, seed, options.epochs), strict=True))
+        name = options.dataset + " of a small chain" * options.quick
+        key = dict(zip(KEYS, (name, way, seed, options.epochs), strict=True))
         if tuple(key.values()) in known:
             continue
         data = PatchDataModule(

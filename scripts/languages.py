@@ -7,8 +7,8 @@ r"""sequences/text.yaml on a corpus: the language of a line, byte by byte, besid
 A document is the beginning of a paragraph of a manual page without its markup, up to a word's end before a length
 between 10 and --longest bytes that follows from its hash. Pages are split by their names, so that the translations of
 one page are on the same side. What two languages share is left out; some paragraphs are untranslated nevertheless, and
-nobody is right on these. The corpus is written once, as train.txt and test.txt in the folder --corpus. At most --train
-and --test documents of a language are taken.
+nobody is right on these. The corpus is written once, as train.txt and test.txt in the folder --corpus, with the options
+that made it. At most --train and --test documents of a language are taken.
 
 The table has the accuracy on test documents of all lengths, and of three ranges of bytes: means over the seeds with
 95 % intervals (Student's t), and multinomial naive Bayes on the n-grams of 1 to 3 bytes of the same training documents.
@@ -18,6 +18,7 @@ Runs that have a result in $TTLIGHTNING_RUNS are not made again. Writes OUTPUT.j
 import argparse
 import gzip
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -167,9 +168,14 @@ def main() -> None:
     options, more = parser.parse_known_args()
     if options.longest < 2 * SHORTEST:
         raise UserError(f"--longest is {options.longest}, it must be at least {2 * SHORTEST} bytes")
-    if not (options.corpus / "test.txt").exists():
-        most = {"train": options.train, "test": options.test}
+    most = {"train": options.train, "test": options.test}
+    made_by = {"languages": options.languages, "longest": options.longest, **most}
+    record = options.corpus / "options.json"
+    if not options.corpus.exists():
         write_corpus(corpus(options.man, options.languages, options.longest, most), options.corpus)
+        write_json(record, made_by)
+    elif not record.exists() or json.loads(record.read_text()) != made_by:
+        raise UserError(f"{options.corpus} was not made with these options: name another folder with --corpus")
     parts = read_corpus(options.corpus)
     sizes = [len(text.encode()) for _, text in parts["test"]]
     words = ("--config", "sequences/text.yaml", f"--data.root={options.corpus.absolute()}")

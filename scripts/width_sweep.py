@@ -93,7 +93,7 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
     for entry in folders:
         name, equals, folder = entry.partition("=")
         if not equals or not Path(folder, "train").is_dir():
-            sys.exit(f"--folder is {entry!r}: it must be NAME=FOLDER, and FOLDER must have train/ and test/")
+            raise UserError(f"--folder is {entry!r}: it must be NAME=FOLDER, and FOLDER must have train/ and test/")
         available[name] = "--data.dataset=image_folder", f"--data.root={folder}", "--data.patch_size=8"
     return available
 
@@ -114,7 +114,9 @@ def make(points: list[Point], options: argparse.Namespace) -> dict[Point, Run | 
     """The runs of these points, None where a loss was not finite; with --finished, those that are there."""
     if options.finished:
         configurations = configurations_of([point.job() for point in points])
-        points = [p for p in points if run_of(p.job(), configurations[p.job()[:2]]).state == "finished"]
+        there = [p for p in points if run_of(p.job(), configurations[p.job()[:2]]).state == "finished"]
+        print(f"{len(there)} of {len(points)} runs are there; the rate is chosen among these", file=sys.stderr)
+        points = there
     outcomes = make_runs([point.job() for point in points], options.jobs)
     if faults := faults_of([each for each in outcomes if NOT_FINITE not in each.fault]):
         sys.exit(faults)
@@ -221,7 +223,7 @@ def main() -> None:
         raise UserError(f"--seeds is {options.seeds}, --epochs is {options.epochs}: both must be at least 1")
     available = data_sets(options.datasets, options.folder)
     if not available:
-        sys.exit("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
+        raise UserError("no data set is at hand: $TTLIGHTNING_DATA names the folder that has them")
     first = make(plan(options, available), options)
     chosen = choose(first)
     others = make([replace(p, seed=s) for s in range(1, options.seeds) for p in chosen], options)

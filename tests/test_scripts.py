@@ -312,6 +312,27 @@ def test_the_metric_of_the_chain(site, monkeypatch):
     torch.testing.assert_close(ratios, [ratios[0]] * 3, rtol=1e-4, atol=0)
 
 
+def test_the_metric_of_the_chain_in_another_gauge(monkeypatch):
+    """G[i] -> S^-1 G[i] S with any S: P becomes S^T P S and Q becomes S^-1 Q S^-T, up to their traces."""
+    steps = module("core_steps", monkeypatch)
+    torch.manual_seed(0)
+    chain = EqualCoreTensorTrain(6, 3, 2, rank=3).double()
+    for parameter in chain.parameters():
+        torch.nn.init.normal_(parameter)
+    gauge, moments = torch.randn(3, 3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    before, after = steps.environments(chain, moments)
+    with torch.no_grad():
+        chain.first.copy_(chain.first @ gauge)
+        chain.interior.copy_(gauge.inverse() @ chain.interior @ gauge)
+        chain.last.copy_(torch.einsum("ab,iby->iay", gauge.inverse(), chain.last))
+    for old, new, change in zip(
+        (*before, *after), itertools.chain(*steps.environments(chain, moments)),
+        [gauge] * len(before) + [gauge.inverse().T] * len(after), strict=True,
+    ):  # fmt: skip
+        expected = change.T @ old @ change
+        torch.testing.assert_close(new, expected / expected.trace())
+
+
 @pytest.mark.nightly
 @pytest.mark.slow
 def test_core_steps(script, tmp_path):
@@ -421,7 +442,7 @@ def test_what_a_script_refuses(name, words, message, monkeypatch, tmp_path):
 
 @pytest.mark.nightly
 @pytest.mark.slow
-def test_languages(script, tmp_path):
+def test_languages(script, tmp_path, monkeypatch):
     """From pages to the table; once more, and nothing is made again."""
     write_manual(tmp_path / "man")
     words = ("--man=man", "--languages", "de", "en", "--train=30", "--test=7", "--seeds=1", "--output=table")
@@ -434,6 +455,9 @@ def test_languages(script, tmp_path):
     assert chain["accuracy"][0][0] == pytest.approx(result["metrics"]["test/acc"])
     assert bayes["accuracy"][0] == [1.0]
     assert script("languages.py", *words, "--trainer.max_epochs=8") == said
+    monkeypatch.setattr("sys.argv", ["languages", *words, "--longest=50"])
+    with pytest.raises(UserError, match="languages was not made with these options"):
+        module("languages", monkeypatch).main()
 
 
 @pytest.mark.parametrize("budget", [*range(5, 40), 1000, 1023, 1024, 1025])

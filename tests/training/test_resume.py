@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -158,6 +159,9 @@ def test_a_trial_step_leaves_the_optimizer_as_it_is():
     assert (optimizer.counts, calls, parameter.tolist(), parameter.grad) == ([0], [], [1.0, 1.0], None)
     optimizer.step()
     assert (optimizer.counts, bool(calls), parameter.tolist()) == ([1], True, [2.0, 2.0])
+    optimizer.lock = threading.Lock()  # which nothing copies
+    _try_a_step(optimizer)
+    assert (optimizer.counts, parameter.tolist()) == ([1], [2.0, 2.0])
 
 
 def test_a_run_without_a_checkpoint_and_another_configuration(command):

@@ -80,12 +80,16 @@ def _try_a_step(optimizer: Optimizer) -> None:
     """Try a step with gradients 0 on a copy, since torch checks the state of a parameter only when it uses it.
 
     torch copies an optimizer without the attributes that a subclass has added, and these are copied here. ``step`` is
-    the one that a schedule has wrapped, and steps the original.
+    the one that a schedule has wrapped, and steps the original. An optimizer that cannot be copied (a lock, a process
+    group) is not tried: its own step will complain.
     """
     copied: dict[int, Any] = {}
     trial = copy.deepcopy(optimizer, copied)
     lost = {name: value for name, value in vars(optimizer).items() if name not in vars(trial) and name != "step"}
-    vars(trial).update(copy.deepcopy(lost, copied))
+    try:
+        vars(trial).update(copy.deepcopy(lost, copied))
+    except (TypeError, RuntimeError):
+        return
     for group in trial.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
