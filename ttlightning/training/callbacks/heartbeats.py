@@ -58,8 +58,13 @@ class Heartbeats(Callback):
             port = store.port
         port = trainer.strategy.broadcast(port)
         store = store or torch.distributed.TCPStore(address, port, is_master=False)
+        rank, world = trainer.global_rank, trainer.world_size
+        names = [""] * world  # now: a process may freeze before the others have heard of it
+        torch.distributed.all_gather_object(
+            names, f"process {rank} of {world} ({os.getpid()} on {socket.gethostname()})"
+        )
         self._trainer = trainer
-        self._watch = Watch(store, trainer.global_rank, trainer.world_size, self.patience, self._stop)
+        self._watch = Watch(store, rank, names, self.patience, self._stop)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
@@ -87,18 +92,22 @@ class Watch:
 
     Args:
         store: with ``set``, ``get``, ``check`` and ``set_timeout``, shared by all processes.
+        rank: number of this process.
+        names: of all processes, for the line.
+        patience: seconds without a sign of life.
         frozen: called in the thread with a line about those that froze, and whether this process is to say it.
     """
 
-    def __init__(self, store: Any, rank: int, world: int, patience: float, frozen: Callable[[str, bool], None]) -> None:
-        self.store, self.rank, self.world, self.patience, self.frozen = store, rank, world, patience, frozen
+    def __init__(
+        self, store: Any, rank: int, names: list[str], patience: float, frozen: Callable[[str, bool], None]
+    ) -> None:
+        self.store, self.rank, self.names, self.patience, self.frozen = store, rank, names, patience, frozen
         self._every = patience / BEATS
         self._over = threading.Event()
         self._waits = True
         self._number = 0
-        self._names = {rank: f"process {rank} of {world} ({os.getpid()} on {socket.gethostname()})"}
         now = time.monotonic()
-        self._seen: dict[int, tuple[str, float]] = {other: ("", now) for other in range(world) if other != rank}
+        self._seen: dict[int, tuple[str, float]] = {other: ("", now) for other in range(len(names)) if other != rank}
         """number and time of the last sign of life of each process that is not done"""
         self._answered = now
         """time of the last answer of the store"""
@@ -131,7 +140,7 @@ class Watch:
                 silence = now - self._answered  # of the store: nobody can show anything meanwhile
                 late = [o for o, (_, last) in self._seen.items() if now - last - silence > self.patience]
             if late and not self._over.is_set():
-                self.frozen(self._line(late), self.rank == min(set(range(self.world)) - set(late)))
+                self.frozen(self._line(late), self.rank == min(set(range(len(self.names))) - set(late)))
                 return
 
     def _beat(self) -> None:
@@ -153,14 +162,13 @@ class Watch:
         self._number += 1
         try:
             if not self._over.is_set():
-                self.store.set(f"{self.rank}", f"{self._number} {self._names[self.rank]}")
+                self.store.set(f"{self.rank}", f"{self._number}")
             for other in list(self._seen):
                 is_there = self.store.check([f"{other}"])
                 self._answered = time.monotonic()
                 if not is_there:
                     continue
-                number, _, name = self.store.get(f"{other}").decode().partition(" ")
-                self._names[other] = name or self._names.get(other, "")
+                number = self.store.get(f"{other}").decode()
                 if number == DONE:
                     self._seen = {o: sign for o, sign in self._seen.items() if o != other}
                 elif number != self._seen[other][0]:
@@ -169,5 +177,5 @@ class Watch:
             return
 
     def _line(self, late: list[int]) -> str:
-        names = ", ".join(self._names.get(other) or f"process {other} of {self.world}" for other in late)
+        names = ", ".join(self.names[other] for other in late)
         return f"no sign of life from {names} for {self.patience:g} s: it is frozen, or cannot be reached"
