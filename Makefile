@@ -1,5 +1,6 @@
 # make fit            train (CONFIG=eq.yaml, more options in ARGS="--trainer.max_epochs 3 ...")
 # make test           the tests that are not marked slow; the environment is made from requirements.lock first
+#                     STAGE="not nightly": the slow ones too, as .ci/run does
 # make test-slow      the tests that are marked slow: scripts, jobs of several processes, some recipes
 # make test-nightly   the tests that are marked nightly: the other recipes, the long scripts
 # make test-all       all three
@@ -19,6 +20,7 @@ VENV ?= .venv
 CONFIG ?= eq.yaml
 ARGS ?=
 PACKAGES ?= locked
+STAGE = not slow and not nightly
 
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 IN_VENV := $(BIN)/python
@@ -32,7 +34,7 @@ fit: environment
 	$(IN_VENV) -m ttlightning fit --config $(CONFIG) $(ARGS)
 
 test: environment
-	$(IN_VENV) -m pytest -m "not slow and not nightly" $(ARGS)
+	$(IN_VENV) -m pytest -m "$(STAGE)" $(ARGS)
 
 test-slow: environment
 	$(IN_VENV) -m pytest -m "slow and not nightly" $(ARGS)

@@ -29,9 +29,9 @@ EARLY = ("best/any.yaml", "debug.yaml", "eq.yaml")
 """Recipes that every change tries; the others are tried every night."""
 
 
-def every_recipe() -> list[Any]:
-    """All shipped recipes, as parameters of a slow test."""
-    return [r if r in EARLY else pytest.param(r, marks=pytest.mark.nightly) for r in available_configs()]
+def every_recipe(early: Sequence[str] = EARLY) -> list[Any]:
+    """All shipped recipes, as parameters of a test; those that are not among ``early`` are marked nightly."""
+    return [r if r in early else pytest.param(r, marks=pytest.mark.nightly) for r in available_configs()]
 
 
 def small_data(recipe: str) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from conftest import clean_environment
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EARLY = "your_own_data"
+"""Every change tries its cells; those of the others are tried every night."""
 REPOSITORY = re.search(r'^Repository = "https://github.com/(.*)"', (ROOT / "pyproject.toml").read_text(), re.M)[1]
 
 
@@ -41,7 +43,9 @@ def test_the_page_of_notebooks_has_them_all():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file", [pytest.param(f, id=f.stem, marks=[] if f.stem == EARLY else pytest.mark.nightly) for f in NOTEBOOKS]
+)
 def test_the_cells_of_a_notebook_run(file, tmp_path):
     script = "\n".join("".join(cell["source"]) for cell in cells(file, "code"))
     (tmp_path / "script.py").write_text(script)

@@ -58,6 +58,7 @@ def test_loops_of_fabric_and_torch_train_as_the_trainer(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_of_fabric_train_the_network_of_one(tmp_path):
     found = []
     for devices in (1, 2):

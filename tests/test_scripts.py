@@ -123,6 +123,7 @@ def test_epoch_overhead(script):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_startup(script):
     said = script("startup.py", "--processes=1")
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
@@ -136,6 +137,7 @@ def test_staircase_figure(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_make_certificates(command):
     """Of a run, and of generic tensors; each file holds, by the other code."""
     command("fit", "--config=debug.yaml", "--figures=false")
@@ -226,6 +228,7 @@ def test_width_sweep(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_compression(script, tmp_path):
     """Every way once; once more, and nothing is made again."""
     words = ("--quick", "--jobs=2", "--output=compression")
@@ -502,6 +505,7 @@ def test_a_scale_of_the_tree_changes_no_score_and_the_present_one_trains(script,
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_time_series(script, tmp_path):
     """Two sets, one of them with series of different lengths; the nearest neighbour by hand."""
     (tmp_path / "Waves").mkdir()
@@ -521,6 +525,7 @@ def test_time_series(script, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_width_against_error(script, tmp_path, monkeypatch):
     """No imitator is below the bound on mixed images; once more, and nothing is made again."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))  # it is two files
@@ -775,6 +780,7 @@ def test_a_growth_that_is_none_is_refused_before_anything_runs(words, message, m
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_rank_growth(script):
     """Three ways, of the runs' own numbers; the second call makes no run."""
     said = script("rank_growth.py", "--quick", "--output=growth")

@@ -43,7 +43,7 @@ def read_elsewhere(command, file, images):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [FORMATS[0], *(pytest.param(k, marks=pytest.mark.nightly) for k in FORMATS[1:])])
 def test_an_exported_file_predicts_what_predict_writes(command, kind):
     """All test images, by onnxruntime and by torch alone."""
     command("fit", *QUIET, "--model.format", kind.__name__, "--model.format.rank", "3")

@@ -314,6 +314,7 @@ def test_pictures_are_said_to_be_read_once(command, write_pictures, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_share_the_cache(command):
     options = (*SMALL, "--data.microbatches=2", "--trainer.accelerator=cpu")
     command.finished(*options)

@@ -63,7 +63,7 @@ def test_an_exported_program_takes_any_batch_and_range(kind):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [k if k in FAST else pytest.param(k, marks=pytest.mark.nightly) for k in FORMATS])
 def test_onnxruntime_computes_the_scores(kind, dtype):
     runtime = pytest.importorskip("onnxruntime")
     parts, program = exported(kind, 9, dtype)

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CommandLine
-from experiments import small_data
+from experiments import every_recipe, small_data
 from kinds import FORMATS
 
 import ttlightning
 from ttlightning import Classifier, PatchDataModule, PatchFeatureMap, UserError
-from ttlightning.commands.configs import available_configs
 from ttlightning.data.datasets import read_dataset
 from ttlightning.runs.checkpoints import CONFIG_KEY, read_checkpoint, weights_sha256
 from ttlightning.runs.run import Run
@@ -46,7 +45,7 @@ def tested(monkeypatch) -> list[torch.Tensor]:
     return outputs
 
 
-@pytest.mark.parametrize("recipe", available_configs())
+@pytest.mark.parametrize("recipe", every_recipe())
 def test_scores_of_every_recipe_are_those_of_test_and_predict(command: CommandLine, tested, monkeypatch, recipe):
     """From pixels as data/ reads them, against the differences and probabilities of the commands, to the bit."""
     toy, rows = recipe.startswith("toy"), recipe in ("sequences/series.yaml", "sequences/text.yaml")

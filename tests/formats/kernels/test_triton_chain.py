@@ -18,6 +18,7 @@ pytest.importorskip("triton")
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_triton_kernels_agree_with_torch():
     """Scores, exponents and gradients: all numbers of sites, with rescalings, for sizes whose products overflow."""
     cases = Path(__file__).with_name("triton_cases.py")

@@ -19,10 +19,9 @@ def test_equal_scores_are_said_once(format, smoothing, command):
     assert "ln 10 = 2.3026 is the loss of equal scores" in lines[where]
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-@pytest.mark.parametrize("recipe", ["eq.yaml", "tt.yaml", "baselines/mlp.yaml"])
-def test_a_network_that_learns_says_nothing(recipe, smoothing, command):
-    words = (f"--model.label_smoothing={smoothing}", "--data.batch_size=32", "--trainer.max_epochs=3", *FAST)
+@pytest.mark.parametrize("recipe", ["eq.yaml", "baselines/mlp.yaml"])
+def test_a_network_that_learns_says_nothing(recipe, command):
+    words = ("--model.label_smoothing=0.3", "--data.batch_size=32", "--trainer.max_epochs=3", *FAST)
     said = command("fit", f"--config={recipe}", *words).stdout
     assert "epoch 3/3" in said
     assert "learned" not in said
