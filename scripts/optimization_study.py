@@ -44,6 +44,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     "dropout of patches 0.1": ("--model.patch_dropout=0.1",),
     "labels smoothed by 0.1": ("--model.label_smoothing=0.1",),
     "averaged weights": ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.999"),
+    "averaged weights, 0.99": ("--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.99"),
     "snake": ("--data.order=snake",),
     "rows, then columns": ("--data.order=[raster,columns]",),
     "mirrored images": ("--data.augmentation.flip=true",),
@@ -53,6 +54,7 @@ CHANGES: dict[str, tuple[str, ...]] = {
     ),
     "bent by a pixel": ("--data.augmentation.elastic=1",),
     "the last third of the epochs without augmentation": ("--data.augmentation.epochs={plain}",),
+    "labels smoothed, and the last third plain": ("--model.label_smoothing=0.1", "--data.augmentation.epochs={plain}"),
     "different cores, r = 16": ("--model.format=TensorTrain", f"{FORMAT}rank=16", f"{FORMAT}gain=10"),
 }
 """One thing changed: name, options of ``fit``; {plain} is the epoch after which images are as they are."""
