@@ -50,6 +50,7 @@ from ttlightning.data.augmentation import Augmentation
 from ttlightning.data.datasets import default_root
 from ttlightning.errors import UserError
 from ttlightning.optim.core_muon import CoreMuon, polar
+from ttlightning.runs.checkpoints import weights_sha256
 from ttlightning.runs.files import write_json, write_whole
 from ttlightning.runs.machine import cpu_name
 from ttlightning.system.output import run_script
@@ -194,7 +195,12 @@ def trained(data: PatchDataModule, way: str, seed: int, epochs: int, small: bool
     seconds = time.perf_counter() - started
     with torch.no_grad():
         held_out = [(model(batch.patches).argmax(1) == batch.labels) for batch in data.val_dataloader()]
-    return {"val": float(torch.cat(held_out).double().mean()), "train": right / samples, "seconds": seconds}
+    return {
+        "val": float(torch.cat(held_out).double().mean()),
+        "train": right / samples,
+        "seconds": seconds,
+        "weights_sha256": weights_sha256(model.state_dict()),
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -207,8 +207,10 @@ def test_a_users_own_class_is_trusted_only_by_name(command, folder):
     command("fit", *SMALL, *words)
     assert traces(folder) == {"imported", "made", "set_up"}
     refused = command("test", "--ckpt_path=runs/debug/0", code=2).stderr
-    assert_one_line(refused, "last.ckpt names ownmodule.")
-    command("test", "--ckpt_path=runs/debug/0", "--trust", "ownmodule.OwnFormat,ownmodule.Touch")
+    assert_one_line(refused, ", which would be run: if you know what they are, add --trust ownmodule.")
+    option = refused.split("add ")[-1].split()
+    assert set(option[1].split(",")) == {"ownmodule.OwnFormat", "ownmodule.Touch"}
+    command("test", "--ckpt_path=runs/debug/0", *option)
     command("test", "--ckpt_path=runs/debug/0", "--trust=ownmodule")
     command("test", "--ckpt_path=runs/debug/0", *words)
     command("test", "--config=runs/debug/0/config.yaml", "--ckpt_path=runs/debug/0")

@@ -27,7 +27,7 @@ from ttlightning.runs.trust import (
     check_foreign,
     config_text,
     names_to_trust,
-    refused_name,
+    refused_names,
     take_trusted,
     trusting,
 )
@@ -77,8 +77,8 @@ class Parser(PlainErrors, LightningArgumentParser):
     """Says what a user can do about a mistake: the known names next to an unknown one, or the values that fit."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if name := refused_name(message, ex):
-            raise NotTrusted(name) from ex
+        if names := refused_names(message, ex):
+            raise NotTrusted(*names) from ex
         super().error(message, ex)
 
     def way_out(self, message: str) -> str:

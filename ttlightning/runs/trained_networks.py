@@ -25,7 +25,7 @@ from ttlightning.runs.checkpoints import (
     read_checkpoint,
 )
 from ttlightning.runs.trained_formats import build_format
-from ttlightning.runs.trust import NotTrusted, import_trusted, listed_networks, read_mapping
+from ttlightning.runs.trust import IN_PYTHON, NotTrusted, import_trusted, listed_networks, read_mapping
 
 DATA_KEY = "PatchDataModule"
 """Entry of a checkpoint with the names of the classes and the shape of the images."""
@@ -149,10 +149,7 @@ def _saying_that_it_is_damaged(file: Path) -> Iterator[None]:
     try:
         yield
     except NotTrusted as refused:
-        raise UserError(
-            f"the configuration in {file} names {refused.name}, which would be run: if you know what it is, load it "
-            f"with trust=[{refused.name!r}]"
-        ) from refused
+        raise NotTrusted(*refused.names, source=f"the configuration in {file}", way=IN_PYTHON) from refused
     except UserError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as fault:

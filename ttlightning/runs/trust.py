@@ -49,6 +49,9 @@ LISTED: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
 """Module, base class and names; without names, all public subclasses in the module. None of these classes calls, sends
 or unpickles a value of a configuration."""
 
+IN_PYTHON: Final = "load it with trust={names}"
+"""What Python's functions say instead of the command's option."""
+
 LONGEST: Final = 1_000_000
 """Characters of a configuration; a complete one has about 3,000."""
 
@@ -59,11 +62,13 @@ _BY_DEFAULT: Final = dict(parsing_settings)
 
 
 class NotTrusted(UserError):
-    """A configuration names a class or function that it may not name."""
+    """A configuration names classes or functions that it may not name."""
 
-    def __init__(self, name: str, source: str = "a configuration") -> None:
-        super().__init__(f"{source} names {name}, which would be run: if you know what it is, add {OPTION} {name}")
-        self.name = name
+    def __init__(self, *names: str, source: str = "a configuration", way: str = "add{option}") -> None:
+        self.names = names
+        what = "what it is" if len(names) == 1 else "what they are"
+        way = way.format(option=option_for(names), names=list(names))
+        super().__init__(f"{source} names {' and '.join(names)}, which would be run: if you know {what}, {way}")
 
 
 class ForeignConfig(str):
@@ -168,7 +173,7 @@ def import_trusted(name: str, names: Iterable[str], source: str) -> Any:
         UserError: if it cannot be imported.
     """
     if not any(f"{name}.".startswith(f"{trusted}.") for trusted in names):
-        raise NotTrusted(name, source)
+        raise NotTrusted(name, source=source)
     return _find(name)
 
 
@@ -183,7 +188,7 @@ def check_foreign(parser: Any, words: Sequence[str]) -> None:
     A name that is also the value of an option is the user's own, and allowed.
 
     Raises:
-        NotTrusted: at the first name that is not allowed, before it is imported.
+        NotTrusted: with the names that are not allowed, before one of them is imported.
     """
     own = {word.partition("=")[2] if word.startswith("-") else word for word in words}
     for config in words:
@@ -191,7 +196,8 @@ def check_foreign(parser: Any, words: Sequence[str]) -> None:
             try:
                 _read_with_trust(parser, words[0], config, [], own)
             except NotTrusted as refused:
-                raise NotTrusted(refused.name, f"the configuration in {config.source}") from refused
+                names = [name for name in refused.names if name not in own]
+                raise NotTrusted(*names, source=f"the configuration in {config.source}") from refused
 
 
 def names_to_trust(parser: Any, command: str, config: str) -> list[str]:
@@ -214,9 +220,9 @@ def _read_with_trust(
             with trusting(names):
                 return _read_alone(parser, command, config)
         except NotTrusted as refused:
-            if refused.name in names or (allowed is not None and refused.name not in allowed):
+            if any(name in names or (allowed is not None and name not in allowed) for name in refused.names):
                 raise
-            names.append(refused.name)
+            names += refused.names
 
 
 def _read_alone(parser: Any, command: str, config: str) -> None:
@@ -230,10 +236,10 @@ def _refusing_what_is_not_listed(content: Any) -> Iterator[None]:
     """jsonargparse checks values that must be classes; the loop checks class paths anywhere."""
     with restored_settings():
         set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=_listed())
-        for value in _values(content):
-            name = value.get("class_path") if isinstance(value, dict) else None
-            if isinstance(name, str) and "." in name and not may_be_imported(name):
-                raise NotTrusted(name)
+        classes = (value.get("class_path") for value in _values(content) if isinstance(value, dict))
+        dotted = (name for name in classes if isinstance(name, str) and "." in name)
+        if names := [name for name in dict.fromkeys(dotted) if not may_be_imported(name)]:
+            raise NotTrusted(*names)
         yield
 
 
@@ -249,13 +255,14 @@ def option_for(names: Sequence[str]) -> str:
     return f" {OPTION} {','.join(names)}" if names else ""
 
 
-def refused_name(message: str, fault: BaseException | None) -> str | None:
-    """The name that jsonargparse has refused to import, from its message or from a cause of ``fault``."""
+def refused_names(message: str, fault: BaseException | None) -> Sequence[str]:
+    """The names that were refused, from a cause of ``fault`` or, one of them, from jsonargparse's message."""
     while fault is not None:
         if isinstance(fault, NotTrusted):
-            return fault.name
+            return fault.names
         fault = fault.__cause__ or fault.__context__
-    return denied_import(message)
+    name = denied_import(message)
+    return [] if name is None else [name]
 
 
 @cache

@@ -17,7 +17,7 @@ from ttlightning.errors import UserError
 from ttlightning.runs.checkpoints import check_fits, read_checkpoint
 from ttlightning.runs.run import checkpoint_file
 from ttlightning.runs.trained_networks import Described, describe_network, read_data
-from ttlightning.runs.trust import NotTrusted, only_listed, refused_name
+from ttlightning.runs.trust import IN_PYTHON, NotTrusted, only_listed, refused_names
 
 SOURCES = ("train_dataset", "val_dataset", "test_dataset", "class_names")
 """Arguments of ``PatchDataModule.from_datasets`` that no checkpoint has."""
@@ -128,11 +128,8 @@ def _made(
         with only_listed(kept, trust):
             made = parser.instantiate_classes(parser.parse_object({"part": kept}))
     except Exception as fault:  # of jsonargparse's many kinds
-        if name := refused_name(str(fault), fault):
-            raise UserError(
-                f"the configuration in {file} names {name}, which would be run: if you know what it is, load it with "
-                f"trust=[{name!r}]"
-            ) from fault
+        if refused := refused_names(str(fault), fault):
+            raise NotTrusted(*refused, source=f"the configuration in {file}", way=IN_PYTHON) from fault
         if isinstance(fault, UserError) and not isinstance(fault, NotTrusted):
             raise
         reason = " ".join(str(fault).split())[:200]
