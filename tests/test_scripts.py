@@ -346,7 +346,7 @@ def test_core_steps(script, tmp_path):
     assert said == (tmp_path / "steps.md").read_text()
     rows = json.loads((tmp_path / "steps.json").read_text())["rows"]
     assert [row["way"] for row in rows] == ways
-    assert len({row["train"] for row in rows}) == len(ways)
+    assert len({row["weights_sha256"] for row in rows}) == len({row["train"] for row in rows}) == len(ways)
     assert script("core_steps.py", *words) == said
     assert json.loads((tmp_path / "steps.json").read_text())["rows"] == rows
 
