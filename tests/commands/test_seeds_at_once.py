@@ -73,6 +73,7 @@ def test_a_run_that_fails_is_the_exit_code(command, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_they_stop_and_go_on_together(command):
     """A signal stops all with checkpoints; the same command ends with the weights of runs that were not stopped."""
     words = ("fit", *SMALL, "--seeds_at_once=2", "--trainer.max_epochs=60")

@@ -240,6 +240,7 @@ time.sleep(60)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_torchruns_agent_is_killed(command):
     """Its ranks do not train on as orphans: they stop at one step, with a checkpoint that goes on."""
     words = (*LONG, "--trainer.max_epochs=2000", "--trainer.devices=2", "--trainer.accelerator=cpu",
@@ -286,7 +287,7 @@ def test_training_continues_without_the_wandb_service(command, at_step):
     ("number", "everywhere", "options"),
     [
         (signal.SIGTERM, True, ("--trainer.max_epochs=3", "--rank_check.every_n_epochs=1")),
-        (signal.SIGINT, False, ()),
+        pytest.param(signal.SIGINT, False, (), marks=pytest.mark.nightly),
     ],
 )
 def test_a_job_is_stopped_with_all_its_processes(command, tmp_path, number, everywhere, options):

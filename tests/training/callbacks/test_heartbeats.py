@@ -153,7 +153,7 @@ def test_the_option(command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.nightly)])
 def test_a_rank_that_freezes_ends_the_run(command, rank):
     """Two real processes; the run goes on from its last checkpoint afterwards."""
     words = ("--config=debug.yaml", "--data.dataset=mnist", "--trainer.max_epochs=100000", "--trainer.accelerator=cpu",
