@@ -15,6 +15,7 @@ from ttlightning.comparison.tables import csv_table, markdown
 from ttlightning.comparison.terminal import show
 from ttlightning.errors import UserError
 from ttlightning.runs.files import write_whole
+from ttlightning.system.output import printable
 
 FILES = {
     "markdown": "the table that is printed where the output is no terminal",
@@ -90,5 +91,5 @@ def collect(names: Sequence[str], project: str | None, curves: bool) -> list[Rec
     if not records:
         raise UserError(f"no run is finished: {', '.join(skipped) or project}; fit --ckpt_path RUN goes on with one")
     if skipped:
-        print(f"ttlightning: left out, not finished: {', '.join(skipped)}", file=sys.stderr)
+        print(f"ttlightning: left out, not finished: {printable(', '.join(skipped))}", file=sys.stderr)
     return records

@@ -14,7 +14,7 @@ from ttlightning.errors import Fault, Stopped, UserError
 from ttlightning.runs.masking import without_secrets
 from ttlightning.system import signals
 from ttlightning.system.extras import needed_by
-from ttlightning.system.output import show_own_warnings_in_one_line
+from ttlightning.system.output import printable, show_own_warnings_in_one_line
 from ttlightning.system.processes import is_first_process
 
 DISK_REFUSES: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -88,6 +88,5 @@ def _end(reason: BaseException, code: int) -> NoReturn:
     """Print the reason with its notes in one line, and exit."""
     if is_first_process():
         line = "; ".join([str(reason), *getattr(reason, "__notes__", [])])
-        parts = (part.strip() for part in without_secrets(line).splitlines())
-        print(f"ttlightning: {' '.join(filter(None, parts))}", file=sys.stderr)
+        print(f"ttlightning: {printable(without_secrets(line))}", file=sys.stderr)
     sys.exit(code)

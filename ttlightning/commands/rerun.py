@@ -22,6 +22,7 @@ from ttlightning.runs.provenance import changes_bits, differences, provenance, u
 from ttlightning.runs.run import Run, runs_root
 from ttlightning.runs.trust import take_trusted, trusting
 from ttlightning.system import signals
+from ttlightning.system.output import printable
 from ttlightning.system.paths import command, expanded
 
 BITWISE: Final = "bitwise identical"
@@ -65,7 +66,7 @@ def main(args: Sequence[str]) -> int:
         try:
             return EXIT_CODES[run_again(options.run, options.root, names).verdict]
         except NotFinished as fault:
-            print(f"ttlightning: {fault}", file=sys.stderr)
+            print(f"ttlightning: {printable(str(fault))}", file=sys.stderr)
             return fault.exit_code
     with trusting(names):
         run = Run.open(options.run, finished=True)
@@ -82,7 +83,8 @@ def check_configuration(run: Run) -> None:
     refuse_masked(run.config, f"start it with it: {command('fit', '--config', run.config_file)} --{{}} ...")
     complete = configuration(("--run", str(run)))
     if (other := first_difference(run.config, complete, SAME_RUN | {Changes.RECORD})) is not None:
-        print(f"differs     configuration: the run has {other} (this version completes it otherwise)", flush=True)
+        line = f"differs     configuration: the run has {other} (this version completes it otherwise)"
+        print(printable(line), flush=True)
 
 
 class NotFinished(Fault):
@@ -233,7 +235,7 @@ def show(before: dict[str, Any], now: dict[str, Any]) -> None:
         print("environment and data are as they were, as far as they are recorded")
     for difference in changed:
         effect = "can change the weights" if difference.changes_bits else "changes no result"
-        print(f"differs     {difference} ({effect})", flush=True)
+        print(printable(f"differs     {difference} ({effect})"), flush=True)
     if silent:
         print(f"unknown     the run's provenance.json does not speak of {', '.join(silent)}", flush=True)
 

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 from ttlightning.comparison.records import ACCURACIES, WIDTHS, value_text
 from ttlightning.comparison.statistics import Comparison, Estimate, Group, Pair
 from ttlightning.rank.bounds import in_figures
+from ttlightning.system.output import printable
 
 NOTHING: Final = "\N{EN DASH}"
 MOST_KEYS_FIRST: Final = 4
@@ -167,7 +168,7 @@ def _plain(text: str) -> str:
     """The text with Markdown's special characters escaped."""
     for sign, instead in (("&", "&amp;"), ("<", "&lt;"), ("\\", "\\\\"), ("|", "\\|"), ("*", "\\*"), ("`", "\\`")):
         text = text.replace(sign, instead)
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def csv_table(comparison: Comparison) -> str:

@@ -18,7 +18,7 @@ from ttlightning.comparison.tables import (
     pair_table,
     result_table,
 )
-from ttlightning.system.output import print_whole, say
+from ttlightning.system.output import print_whole, printable, say
 
 BOLD: Final = "bold"
 
@@ -48,10 +48,12 @@ def fitting(table: Table, console: Console) -> rich.table.Table:
 def drawn(table: Table) -> rich.table.Table:
     """The table with lines around its cells; numbers are at the right, what matters is bold."""
     titles = zip(table.titles, table.numbers, strict=True)
-    columns = [rich.table.Column(Text(title), justify="right" if number else "left") for title, number in titles]
+    columns = [
+        rich.table.Column(Text(printable(title)), justify="right" if number else "left") for title, number in titles
+    ]
     made = rich.table.Table(*columns)
     for line in table.lines:
-        made.add_row(*(Text(cell.text, style=BOLD if cell.strong else "") for cell in line))
+        made.add_row(*(Text(printable(cell.text), style=BOLD if cell.strong else "") for cell in line))
     return made
 
 

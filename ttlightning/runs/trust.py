@@ -197,7 +197,7 @@ def check_foreign(parser: Any, words: Sequence[str]) -> None:
                 _read_with_trust(parser, words[0], config, [], own)
             except NotTrusted as refused:
                 names = [name for name in refused.names if name not in own]
-                raise NotTrusted(*names, source=f"the configuration in {config.source}") from refused
+                raise NotTrusted(*(names or refused.names), source=f"the configuration in {config.source}") from refused
 
 
 def names_to_trust(parser: Any, command: str, config: str) -> list[str]:

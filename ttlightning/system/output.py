@@ -1,4 +1,4 @@
-"""The terminal: output without a reader (``fit | head -1``), long lines and wide tables, warnings in one line.
+"""The terminal: output without a reader, long lines and wide tables, warnings in one line, texts from elsewhere.
 
 If the program that reads the output ends first, later output is dropped and the command goes on: a run trains to its
 end, and the exit code is the command's own.
@@ -9,6 +9,7 @@ import io
 import os
 import sys
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from rich.table import Table
 
 from ttlightning.errors import UserError
 from ttlightning.system.extras import needed_by
+
+_JOINERS: Final = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+"""Part of words in some scripts, and of emoji."""
 
 _PACKAGE: Final = Path(__file__).parents[1]
 
@@ -62,9 +66,23 @@ def show_own_warnings_in_one_line() -> None:
 
     def format_warning(message: Any, category: Any, file: str, *rest: Any) -> str:
         ours = Path(file).is_relative_to(_PACKAGE)
-        return f"ttlightning: {message}\n" if ours else others(message, category, file, *rest)
+        return f"ttlightning: {printable(str(message))}\n" if ours else others(message, category, file, *rest)
 
     warnings.formatwarning = format_warning
+
+
+def printable(text: str) -> str:
+    """The text in one line, with control characters and those that turn the direction of writing as escapes.
+
+    A name in a file from elsewhere could otherwise move a terminal's cursor, hide lines or change colours.
+    """
+    parts = (part.strip() for part in text.splitlines())
+    return "".join(_escape(c) if c < " " or c > "~" else c for c in " ".join(filter(None, parts)))
+
+
+def _escape(character: str) -> str:
+    hidden = unicodedata.category(character) in ("Cc", "Cf") and character not in _JOINERS
+    return character.encode("unicode_escape").decode() if hidden else character
 
 
 def terminal(stderr: bool = False) -> Console:
@@ -80,8 +98,8 @@ def print_whole(table: Table) -> None:
 
 
 def say(text: str) -> None:
-    """Print a text: on a terminal in lines that end between words, in a file or pipe as it is."""
-    console = Console()
+    """Print a text, printable: on a terminal in lines that end between words, in a file or pipe in one line."""
+    console, text = Console(), printable(text)
     print(wrapped(text, console.width) if console.is_terminal else text, flush=True)
 
 

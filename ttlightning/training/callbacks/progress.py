@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from ttlightning.rank.bounds import in_figures
-from ttlightning.system.output import terminal, wrapped
+from ttlightning.system.output import printable, terminal, wrapped
 
 COLUMNS = (
     ("train/loss", "loss", "{:.4f}"),
@@ -142,6 +142,7 @@ def print_lines(console: Console, rows: Mapping[str, str]) -> None:
     In a file or pipe each row is one line. Brackets in a path are no markup.
     """
     for title, text in rows.items():
+        text = printable(text)
         if console.is_terminal and title not in PATHS:
             text = wrapped(text, max(console.width - TEXT_AT, 1)).replace("\n", "\n" + " " * TEXT_AT)
         line = Text.assemble((f"{title:<{TEXT_AT - 2}}", "bold"), "  ", text)
