@@ -1,4 +1,4 @@
-"""The line of a run whose scores are equal."""
+"""The line of a run that is no better than equal scores."""
 
 import pytest
 
@@ -16,7 +16,17 @@ def test_equal_scores_are_said_once(format, smoothing, command):
     lines = command("fit", "--config=debug.yaml", *start, *still, *FAST).stdout.splitlines()
     [where] = [number for number, line in enumerate(lines) if line.startswith("learned")]
     assert lines[where - 1].startswith("epoch 2/3   loss 2.3026")
-    assert "ln 10 = 2.3026 is the loss of equal scores" in lines[where]
+    assert "nothing: the loss of equal scores is ln 10 = 2.3026." in lines[where]
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3])
+@pytest.mark.parametrize("recipe", ["eq.yaml", "tt.yaml"])
+def test_exploding_scores_are_said_once(recipe, rate, command):
+    """The losses are finite, and far above ln C."""
+    rates = (f"--model.optimizer.lr={rate}", f"--model.scheduler.init_args.max_lr={rate}", "--data.batch_size=32")
+    lines = command("fit", f"--config={recipe}", *rates, "--trainer.max_epochs=3", *FAST).stdout.splitlines()
+    [where] = [number for number, line in enumerate(lines) if line.startswith("learned")]
+    assert float(lines[where - 1].split()[3]) > 2.4
 
 
 @pytest.mark.parametrize("recipe", ["eq.yaml", "baselines/mlp.yaml"])

@@ -26,8 +26,8 @@ COLUMNS = (
 """Logged value, title and format of the entries of an epoch's line."""
 
 
-EQUAL_SCORES = 1e-3
-"""Relative distance of an epoch's loss from ln C, below which a line says that nothing is learned."""
+AS_EQUAL = 1 - 1e-3
+"""A loss above this part of ln C is no better than that of equal scores: they have died, or they explode."""
 
 TEXT_AT = 12
 """Column in which the texts of the lines begin."""
@@ -53,7 +53,7 @@ class EpochProgress(ProgressBar):
         self._started = 0.0
         self._unreported: float | None = None
         self._validated = False
-        self._said_equal = False
+        self._said = False
 
     def enable(self) -> None:
         self._enabled = True
@@ -63,7 +63,7 @@ class EpochProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.perf_counter()
-        self._said_equal = False
+        self._said = False
         if self._is_shown(trainer):
             print_lines(self.console, describe_network(trainer, pl_module))
 
@@ -114,18 +114,17 @@ class EpochProgress(ProgressBar):
         values.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         line = [f"epoch {trainer.current_epoch:>{width}}/{trainer.max_epochs}", *values, f"{seconds:.1f} s"]
         self.console.print("   ".join(line), soft_wrap=True, highlight=False)
-        self._say_equal(trainer)
+        self._say_nothing_is_learned(trainer)
 
-    def _say_equal(self, trainer: Trainer) -> None:
-        """One line for a run, from its second epoch on, if the loss is that of equal scores."""
+    def _say_nothing_is_learned(self, trainer: Trainer) -> None:
+        """One line for a run, from its second epoch on, if the loss is no better than that of equal scores."""
         loss, classes = trainer.callback_metrics.get("train/loss"), trainer.lightning_module.format.classes
-        if self._said_equal or loss is None or trainer.current_epoch < 2:
+        if self._said or loss is None or trainer.current_epoch < 2 or float(loss) < AS_EQUAL * math.log(classes):
             return
-        if abs(float(loss) - math.log(classes)) < EQUAL_SCORES * math.log(classes):
-            self._said_equal = True
-            text = f"nothing: ln {classes} = {math.log(classes):.4f} is the loss of equal scores. "
-            text += "Try another model.optimizer.lr, or trainer.gradient_clip_val 1.0"
-            print_lines(self.console, {"learned": text})
+        self._said = True
+        text = f"nothing: the loss of equal scores is ln {classes} = {math.log(classes):.4f}. "
+        text += "Try another model.optimizer.lr, or trainer.gradient_clip_val 1.0"
+        print_lines(self.console, {"learned": text})
 
     def _is_shown(self, trainer: Trainer) -> bool:
         return self._enabled and trainer.is_global_zero
