@@ -25,9 +25,9 @@ SOAP is Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al., arXiv 
     python scripts/core_steps.py [--dataset fashion_mnist] [--root FOLDER] [--epochs 3] [--seeds 1]
         [--ways CoreMuon "natural, 0.1" ...] [--output results/core_steps] [--quick]
 
-configs/best/any.yaml in a plain loop of torch. The table has accuracies on the validation split and in the last epoch
-of training. Rows that OUTPUT.json has are not measured again. Writes OUTPUT.json and .md. --quick: a small chain on
-4,000 digits, one epoch.
+configs/best/any.yaml, with plain labels and augmented images in all epochs, in a plain loop of torch. The table has
+accuracies on the validation split and in the last epoch of training. Rows that OUTPUT.json has are not measured again.
+Writes OUTPUT.json and .md. --quick: a small chain on 4,000 digits, one epoch.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python scripts/optimization_study.py [--datasets mnist fashion_mnist=FOLDER] [--folder "CIFAR-10 (JPEG)=FOLDER"]
         [--only NAME ...] [--epochs 6] [--seeds 1] [--jobs 2] [--output results/optimization_study] [--quick]
 
-best/any.yaml, and the same recipe with one thing changed, for each data set: accuracy on the validation split (10 %
-of the training images), and in the last epoch of training. A change whose loss is not finite has that in the table.
-The test set is not read. A run that has a result in $TTLIGHTNING_RUNS is not made again. --quick: one epoch on 4,000
-digits, two changes. Writes OUTPUT.json and .md.
+best/any.yaml with plain labels and augmented images in all epochs, and the same with one thing changed, for each data
+set: accuracy on the validation split (10 % of the training images), and in the last epoch of training. A change whose
+loss is not finite has that in the table. The test set is not read. A run that has a result in $TTLIGHTNING_RUNS is not
+made again. --quick: one epoch on 4,000 digits, two changes. Writes OUTPUT.json and .md.
 """
 
 import argparse
@@ -23,6 +23,10 @@ NOT_FINITE = "the training loss is "
 """In the line of a run that ends because its loss is not finite."""
 FORMAT = "--model.format.init_args."
 ADAM = ("--model.optimizer=AdamW", "--model.optimizer.weight_decay=0.01", "--model.optimizer.fused=true")
+
+
+RECIPE = ("--config", "best/any.yaml", "--model.label_smoothing=0", "--data.augmentation.epochs=null")
+"""What is changed: the recipe without the two things that it has since this study."""
 
 
 def rate(value: float) -> tuple[str, str]:
@@ -77,7 +81,7 @@ def data_sets(names: list[str], folders: list[str]) -> dict[str, tuple[str, ...]
 def job(data: str, options: tuple[str, ...], change: str, epochs: int, seed: int) -> Job:
     name = "".join(c if c.isalnum() else "_" for c in f"optimization_{data}_{change}_e{epochs}".lower())
     plain = str(max(1, epochs - epochs // 3))
-    words = ("--config", "best/any.yaml", *options, f"--trainer.max_epochs={epochs}")
+    words = (*RECIPE, *options, f"--trainer.max_epochs={epochs}")
     words += tuple(word.replace("{plain}", plain) for word in CHANGES[change])
     quiet = ("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled", "--test_after_fit=false")
     return Job(name, (*words, *quiet), seed)

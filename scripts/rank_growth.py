@@ -11,9 +11,10 @@ their weights w differ, so that their gradients do.
     python scripts/rank_growth.py [--dataset fashion_mnist=FOLDER] [--from_rank 16] [--epochs 1 2] [--seeds 1]
         [--jobs 2] [--output results/rank_growth] [--quick] [options of fit]
 
-best/any.yaml for all epochs at once; with the small rank for the first epochs, grown to the rank of the recipe, for the
-other epochs, with a schedule of its own; and, to see what the new schedule does, the recipe's own rank in the same two
-parts. Accuracies are of the validation split. Runs that are there are not made again. Writes OUTPUT.json and .md.
+The recipe is best/any.yaml with plain labels and augmented images in all epochs. Three ways: its own rank for all
+epochs at once; the small rank for the first epochs, grown to that of the recipe, for the other epochs, with a schedule
+of its own; and, to see what the new schedule does, the recipe's own rank in the same two parts. Accuracies are of the
+validation split. Runs that are there are not made again. Writes OUTPUT.json and .md.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optimization_study import RECIPE
 from torch import Tensor
 
 from ttlightning.commands.studies import Job, configuration, make_runs, percent, require
@@ -73,7 +75,7 @@ def rows_of(data: tuple[str, ...], small: int, epochs: list[int], seeds: int, jo
         plan = [
             Job(
                 f"growth_{data[0].partition('=')[2]}_{name}",
-                ("--config=best/any.yaml", *data, *QUIET, f"--trainer.max_epochs={count}", *of_seed[seed]),
+                (*RECIPE, *data, *QUIET, f"--trainer.max_epochs={count}", *of_seed[seed]),
                 seed,
             )
             for seed in range(seeds)
@@ -81,7 +83,7 @@ def rows_of(data: tuple[str, ...], small: int, epochs: list[int], seeds: int, jo
         return require(make_runs(plan, jobs))
 
     first, then = epochs
-    rank = configuration(("--config=best/any.yaml", *data))["model"]["format"]["init_args"]["rank"]
+    rank = configuration((*RECIPE, *data))["model"]["format"]["init_args"]["rank"]
     if not 1 <= small <= rank:
         raise UserError(f"--from_rank is {small}, it must be from 1 to {rank}, the rank of the recipe")
     if min(epochs) < 1:
