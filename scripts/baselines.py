@@ -2,7 +2,7 @@ r"""Tensor networks beside what would be taken instead, at equal parameters: acc
 
     python scripts/baselines.py [--data mnist fashion_mnist=FOLDER "CIFAR-10 (JPEG)=FOLDER"] [--groups best large small]
         [--configs best/eq.yaml baselines/cnn.yaml ...] [--seeds 5] [--jobs 1] [--rounds 25]
-        [--output results/baselines] [--finished] [--quick] [options of fit]
+        [--output results/baselines] [--update] [--finished] [--quick] [options of fit]
 
 --data: a data set's name, a name and the folder that has it, or a title and a folder with train/<class> and
 test/<class>. A group has a reference. The networks of configs/baselines/ get the largest width, or rank, within its
@@ -15,8 +15,9 @@ made again, and a stopped one goes on.
 The table has mean and 95 % interval (Student's t) over the seeds, and the medians of the seconds of training, without
 rank checks, and of the images per second in batches of 1,000 on one thread, of seed 0. Of networks with a weight
 tensor it has the smallest certified CP-rank, and the units that a shallow network needs within 10 % on mixed images.
-Writes OUTPUT.json and .md. --finished makes no run: the table is of those that are there. --quick: one epoch on 4,000
-digits, two networks, one seed.
+Writes OUTPUT.json and .md. --update keeps the other rows of an OUTPUT.json that the same machine and torch have made.
+--finished makes no run: the table is of those that are there. --quick: one epoch on 4,000 digits, two networks, one
+seed.
 """
 
 import argparse
@@ -213,6 +214,26 @@ def collect(entries: list[Entry], outcomes: list[Outcome], rounds: int) -> list[
     return rows
 
 
+def rows_before(file: Path, about: dict[str, str]) -> list[dict[str, Any]]:
+    """The rows of a table that the same machine and torch have made.
+
+    Raises:
+        UserError: there is no such file, or another machine or torch has made it.
+    """
+    if not file.is_file():
+        raise UserError(f"--update: there is no {file}")
+    before = json.loads(file.read_text())
+    for name, value in about.items():
+        if before[name] != value:
+            raise UserError(f"--update: {file} is of the {name} {before[name]}, this is {value}: use another --output")
+    return before["rows"]
+
+
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """New rows take the places of those of the same network on the same data; others come last."""
+    return list({(row["data"], row["group"], row["config"]): row for row in (*before, *rows)}.values())
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, a line for each network on each data set."""
     lines = [
@@ -249,12 +270,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--output", type=Path, default=Path("results/baselines"))
+    parser.add_argument("--update", action="store_true", help="keep the other rows of OUTPUT.json")
     parser.add_argument("--finished", action="store_true", help="make no run")
     parser.add_argument("--quick", action="store_true")
     options, more = parser.parse_known_args()
     if options.quick:
         options.data, options.groups, options.seeds, options.rounds = ["mnist5k"], ["small"], 1, 2
         options.configs, more = ["eq.yaml", "baselines/cnn.yaml"], [*QUICK, *more]
+    file, about = options.output.with_suffix(".json"), {"machine": cpu_name(), "torch": torch.__version__}
+    before = rows_before(file, about) if options.update else []
     words = ("--rank_check.every_n_epochs=0", "--figures=false", "--wandb.mode=disabled", *more)
     entries = plan(read_data(options.data), options.groups, options.configs, words)
     jobs = [Job(entry.experiment, entry.words, seed) for seed in range(options.seeds) for entry in entries]
@@ -262,10 +286,9 @@ def main() -> None:
         configurations = configurations_of(jobs)
         jobs = [job for job in jobs if run_of(job, configurations[job[:2]]).state == "finished"]
     outcomes = make_runs(jobs, options.jobs)
-    rows = collect(entries, outcomes, options.rounds)
+    rows = merged(before, collect(entries, outcomes, options.rounds))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    about = {"machine": cpu_name(), "torch": torch.__version__}
-    write_json(options.output.with_suffix(".json"), about | {"rows": rows})
+    write_json(file, about | {"rows": rows})
     write_whole(options.output.with_suffix(".md"), table(rows).encode())
     print(table(rows), end="")
     sys.exit(faults_of(outcomes))

@@ -373,6 +373,36 @@ def test_baselines(script, tmp_path):
     assert json.loads((tmp_path / "table.json").read_text())["rows"] == []
 
 
+def test_baselines_update_some_rows_of_a_table(monkeypatch, tmp_path, capsys):
+    """The others stay as they are, in their places; a table of another machine, or none, is refused before any run."""
+    baselines = module("baselines", monkeypatch)
+    file = tmp_path / "best.json"
+    file.write_bytes((ROOT / "results/best.json").read_bytes())
+    whole = json.loads(file.read_text())
+    monkeypatch.setattr(baselines, "cpu_name", lambda: whole["machine"])
+    monkeypatch.setattr(baselines.torch, "__version__", whole["torch"])
+    new = whole["rows"][3] | {"seeds": [0, 1], "test": [0.5, 0.6]}
+    other = new | {"group": "small"}
+    monkeypatch.setattr(baselines, "collect", lambda *_: [new, other])
+    monkeypatch.setattr(baselines, "make_runs", lambda *_: [])
+    monkeypatch.setattr(baselines, "faults_of", lambda _: None)
+    words = ["x", "--data=mnist5k", "--groups=small", "--configs=eq.yaml", f"--output={file.with_suffix('')}"]
+    monkeypatch.setattr("sys.argv", [*words, "--update"])
+    with pytest.raises(SystemExit) as end:
+        baselines.main()
+    assert end.value.code is None
+    rows = json.loads(file.read_text())["rows"]
+    assert rows == [*whole["rows"][:3], new, *whole["rows"][4:], other]
+    assert file.with_suffix(".md").read_text() == baselines.table(rows) == capsys.readouterr().out
+    monkeypatch.delattr(baselines, "make_runs")
+    monkeypatch.setattr(baselines, "cpu_name", lambda: "an abacus")
+    with pytest.raises(UserError, match=r"best.json is of the machine .*, this is an abacus: use another --output"):
+        baselines.main()
+    file.unlink()
+    with pytest.raises(UserError, match=r"--update: there is no .*best.json"):
+        baselines.main()
+
+
 PAGE = """.TH {name} 1
 .SH NAME
 {name} \\- {first}
