@@ -168,7 +168,7 @@ def test_a_stopped_epoch_goes_on_with_the_same_images():
         ({"elastic": math.inf}, "elastic is inf"),
         ({"shear": math.nan}, "shear is nan"),
         ({"epochs": 0}, "epochs is 0, it must be at least 1, or null"),
-        ({"epochs": 2}, "epochs is 2, and the augmentation changes no image"),
+        ({"epochs": 2}, "epochs is 2, and the augmentation changes no image: use --data.augmentation.epochs null"),
     ],
 )
 def test_sizes_out_of_range(sizes, message):

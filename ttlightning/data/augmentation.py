@@ -60,7 +60,8 @@ class Augmentation:
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"data.augmentation.epochs is {self.epochs}, it must be at least 1, or null for all epochs")
         if self.epochs is not None and not self:
-            raise UserError(f"data.augmentation.epochs is {self.epochs}, and the augmentation changes no image")
+            where = f"data.augmentation.epochs is {self.epochs}"
+            raise UserError(f"{where}, and the augmentation changes no image: use --data.augmentation.epochs null")
 
     def __bool__(self) -> bool:
         return any(astuple(self)[:-1])  # without epochs
