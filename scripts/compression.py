@@ -90,29 +90,33 @@ def record(config: str, way: str, rank: int, runs: list[Run]) -> dict:
 
 
 def table(records: list[dict], options: argparse.Namespace) -> str:
-    lines = [
-        "# Accuracy of compressed networks",
-        "",
-        f"Validation accuracy in percent on {records[0]['dataset']}, {options.seeds} seeds, on {cpu_name()}. *plain*, "
-        "*data*: metric of the compression; *equal*, *different*: kind of cores afterwards; *tuned*: "
-        f"{options.epochs} epochs of the config's recipe from there; *trained*: the config with this rank.",
-        "",
-        "| config | way | rank | parameters | relative error | accuracy |",
-        "|---|---|---|---|---|---|",
-    ]
-    for entry in sorted(records, key=lambda e: (options.configs.index(e["config"]), e["way"], e["rank"])):
-        errors = entry["relative_error"]
-        error = f"{sum(errors) / len(errors):.2g}" if errors else ""
-        cells = [
-            entry["config"],
-            entry["way"],
-            entry["rank"],
-            f"{entry['parameters']:,}",
-            error,
-            percent(entry["val/acc"]),
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    """Markdown: a line for each way, a column for each rank; in brackets the relative error of the compression."""
+    ranks = sorted({entry["rank"] for entry in records})
+    lines = [f"| config | way | {' | '.join(f'r = {rank}' for rank in ranks)} |", "|---" * (2 + len(ranks)) + "|"]
+    for config in options.configs:
+        chosen = [entry for entry in records if entry["config"] == config]
+        for way in sorted({entry["way"] for entry in chosen}):
+            of_rank = {entry["rank"]: entry for entry in chosen if entry["way"] == way}
+            cells = [_cell(of_rank[rank]) if rank in of_rank else "" for rank in ranks]
+            lines.append(f"| {config} | {way} | {' | '.join(cells)} |")
+        sizes = {}
+        for kind in sorted({_kind(entry) for entry in chosen}):
+            of_rank = {entry["rank"]: entry["parameters"] for entry in chosen if _kind(entry) == kind}
+            if of_rank.items() - sizes.items():  # not those of the config's own cores once more
+                cells = [f"{of_rank[rank]:,}" if rank in of_rank else "" for rank in ranks]
+                lines.append(f"| {config} | parameters{kind} | {' | '.join(cells)} |")
+            sizes = of_rank
     return "\n".join(lines) + "\n"
+
+
+def _cell(entry: dict) -> str:
+    errors = entry["relative_error"]
+    return percent(entry["val/acc"]) + (f" ({sum(errors) / len(errors):.2g})" if errors else "")
+
+
+def _kind(entry: dict) -> str:
+    """The cores of a compressed network, where they may differ from those of the config."""
+    return ", different" if "different" in entry["way"] else ""
 
 
 def figure(records: list[dict], configs: list[str], file: Path) -> None:

@@ -246,6 +246,37 @@ def test_compression(script, tmp_path):
     assert len(list((tmp_path / "runs").rglob("result.json"))) == len(results)
 
 
+def test_a_table_of_compressed_networks(monkeypatch):
+    """A line for each way, a column for each rank; parameters once where all cores have them."""
+    compression = module("compression", monkeypatch)
+
+    def record(config, way, rank, parameters, errors=()):
+        accuracies = [0.5, 0.6]
+        return {"config": config, "way": way, "rank": rank, "parameters": parameters, "val/acc": accuracies} | {
+            "relative_error": list(errors)
+        }
+
+    records = [
+        *(record("eq.yaml", "trained", rank, 10 * rank) for rank in (2, 4)),
+        record("eq.yaml", "data, equal", 2, 20, (0.5, 0.25)),
+        record("eq.yaml", "data, different", 2, 90, (0.1, 0.1)),
+        *(record("tt.yaml", "trained", rank, 1000 * rank) for rank in (2, 4)),
+        record("tt.yaml", "data, different", 2, 2000, (0.1, 0.1)),
+    ]
+    lines = compression.table(records, Namespace(configs=["eq.yaml", "tt.yaml"])).splitlines()
+    assert lines[0] == "| config | way | r = 2 | r = 4 |"
+    assert [line.split(" | ")[1:] for line in lines[2:]] == [
+        ["data, different", "55.00 ± 63.53 (0.1)", " |"],
+        ["data, equal", "55.00 ± 63.53 (0.38)", " |"],
+        ["trained", "55.00 ± 63.53", "55.00 ± 63.53 |"],
+        ["parameters", "20", "40 |"],
+        ["parameters, different", "90", " |"],
+        ["data, different", "55.00 ± 63.53 (0.1)", " |"],
+        ["trained", "55.00 ± 63.53", "55.00 ± 63.53 |"],
+        ["parameters", "2,000", "4,000 |"],
+    ]
+
+
 def test_the_shallow_network_has_more_ranks(monkeypatch):
     sweep = module("width_sweep", monkeypatch)
     formats = ["TensorTrain", "CanonicalPolyadic"]
