@@ -121,19 +121,21 @@ def _kind(entry: dict) -> str:
 
 def figure(records: list[dict], configs: list[str], file: Path) -> None:
     drawing = Figure(figsize=(5 * len(configs), 4), layout="constrained")
+    colours = {way: f"C{index}" for index, way in enumerate(sorted({e["way"] for e in records} - {"trained"}))}
     for axes, config in zip(drawing.subplots(1, len(configs), sharey=True, squeeze=False)[0], configs, strict=True):
         chosen = [entry for entry in records if entry["config"] == config]
         for way in dict.fromkeys(entry["way"] for entry in chosen):
             points = sorted((e for e in chosen if e["way"] == way), key=lambda e: e["rank"])
             means = [100 * estimate(e["val/acc"]).mean for e in points]
-            style = "k--" if way == "trained" else "-" if "tuned" in way else ":"
-            axes.plot([e["rank"] for e in points], means, style, marker="o", label=way)
-        axes.set(xscale="log", title=config, xlabel="TT-rank", ylabel="validation accuracy, %")
+            style = "--" if way == "trained" else "-" if "tuned" in way else ":"
+            axes.plot([e["rank"] for e in points], means, style, color=colours.get(way, "k"), marker="o", label=way)
+        axes.set(xscale="log", title=config, xlabel="TT-rank")
         ticks = sorted({entry["rank"] for entry in chosen})
         axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
+    drawing.axes[0].set_ylabel("validation accuracy, %")
     drawing.savefig(file, dpi=150)
 
 

@@ -124,7 +124,7 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
 @pytest.mark.parametrize(
     ("page", "name"),
     [("optimization", "optimization_study"), ("optimization", "rank_growth"), ("optimization", "core_steps"),
-     ("sequences", "time_series"), ("sequences", "languages")],
+     ("sequences", "time_series"), ("sequences", "languages"), ("compression", "compression")],
 )  # fmt: skip
 def test_tables_of_studies_are_those_of_the_files(page, name):
     assert (ROOT / f"results/{name}.md").read_text().strip() in (ROOT / f"docs/{page}.md").read_text()
