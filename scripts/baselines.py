@@ -47,7 +47,7 @@ from ttlightning.data.datasets import describe_dataset, is_named
 from ttlightning.data.patches import Patching
 from ttlightning.errors import UserError
 from ttlightning.rank.bounds import in_figures
-from ttlightning.runs.files import write_json, write_whole
+from ttlightning.runs.files import read_json, write_json, write_whole
 from ttlightning.runs.machine import cpu_name
 from ttlightning.runs.run import Run
 from ttlightning.system.output import run_script
@@ -222,10 +222,12 @@ def rows_before(file: Path, about: dict[str, str]) -> list[dict[str, Any]]:
     """
     if not file.is_file():
         raise UserError(f"--update: there is no {file}")
-    before = json.loads(file.read_text())
+    before = read_json(file)
     for name, value in about.items():
-        if before[name] != value:
-            raise UserError(f"--update: {file} is of the {name} {before[name]}, this is {value}: use another --output")
+        if before.get(name) != value:
+            raise UserError(
+                f"--update: {file} is of the {name} {before.get(name)}, this is {value}: use another --output"
+            )
     return before["rows"]
 
 

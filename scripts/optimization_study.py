@@ -23,8 +23,6 @@ NOT_FINITE = "the training loss is "
 """In the line of a run that ends because its loss is not finite."""
 FORMAT = "--model.format.init_args."
 ADAM = ("--model.optimizer=AdamW", "--model.optimizer.weight_decay=0.01", "--model.optimizer.fused=true")
-
-
 RECIPE = ("--config", "best/any.yaml", "--model.label_smoothing=0", "--data.augmentation.epochs=null")
 """What is changed: the recipe without the two things that it has since this study."""
 

@@ -75,16 +75,18 @@ def write_mnist() -> Callable[..., Path]:
 
 @pytest.fixture
 def write_pictures() -> Callable[..., Path]:
-    """Writes different colour images of 8 x 8 pixels into one folder per class; each class has its own file type."""
+    """Writes different colour images of side x side pixels into one folder per class; each has its own file type."""
 
-    def write(root: Path, classes: tuple[str, ...] = ("ant", "bee", "cat"), train: int = 4, test: int = 2) -> Path:
+    def write(
+        root: Path, classes: tuple[str, ...] = ("ant", "bee", "cat"), train: int = 4, test: int = 2, side: int = 8
+    ) -> Path:
         generator = torch.Generator().manual_seed(0)
         for part, samples in (("train", train), ("test", test)):
             for name, ending in zip(classes, itertools.cycle((".jpg", ".png", ".JPEG"))):
                 folder = root / part / name
                 folder.mkdir(parents=True)
                 for index in range(samples):
-                    picture = torch.randint(0, 256, (3, 8, 8), generator=generator, dtype=torch.uint8)
+                    picture = torch.randint(0, 256, (3, side, side), generator=generator, dtype=torch.uint8)
                     file = str(folder / f"{index:02}{ending}")
                     write_png(picture, file) if ending == ".png" else write_jpeg(picture, file)
         return root

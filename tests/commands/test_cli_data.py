@@ -41,6 +41,20 @@ def test_predict_images_of_ones_own(command):
     assert [row["predicted"] for row in own] == [row["predicted"] for row in test[:3] + test]
 
 
+def test_the_recipe_for_all_images_takes_a_folder_as_the_page_has_it(command, write_pictures):
+    """Without another option; and data that are not there are not replaced by digits."""
+    write_pictures(command.folder / "own", train=60, side=32)
+    data = ("--config=best/any.yaml", "--data.dataset=image_folder", "--data.root=own", "--test_after_fit=false")
+    done = command("fit", *data, "--trainer.max_epochs=3")
+    assert "images      moved in every epoch: data.augmentation.epochs is 17, of 3 epochs" in done.stdout
+    assert command.result("any/0")["dataset"] == "image_folder"
+    assert command.result("any/0")["parameters"] == 129_168 - 7 * 49 * 32  # three classes instead of ten
+    done = command("fit", *data, "--trainer.max_epochs=3", "--data.augmentation.epochs=2")
+    assert "moved in every epoch" not in done.stdout
+    refused = command("fit", "--config=best/any.yaml", "--data.dataset=fashion_mnist", "--data.root=nowhere", code=2)
+    assert_one_line(refused.stderr, "fashion_mnist")
+
+
 def test_a_folder_of_pictures(command, write_pictures):
     """Trained, tested, and a picture of one's own classed as the same picture of the test set is."""
     root = write_pictures(command.folder / "insects")

@@ -163,6 +163,9 @@ def describe_network(trainer: Trainer, module: LightningModule) -> dict[str, str
         rows["sequences"] = (
             f"of {data['shortest']:,} to {format.sites:,} sites{longer}; ranks are those of {format.sites:,}"
         )
+    moved = trainer.datamodule.augmentation.epochs
+    if moved is not None and 0 <= trainer.max_epochs <= moved:
+        rows["images"] = f"moved in every epoch: data.augmentation.epochs is {moved}, of {trainer.max_epochs} epochs"
     if module.looks_at_steps is not None:
         rows["steps"] = f"each in a call of its own, for {module.looks_at_steps}"
     if (tensor := format.weight_tensor()) is None:
