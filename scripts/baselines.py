@@ -6,11 +6,11 @@ r"""Tensor networks beside what would be taken instead, at equal parameters: acc
 
 --data: a data set's name, a name and the folder that has it, or a title and a folder with train/<class> and
 test/<class>. A group has a reference. The networks of configs/baselines/ get the largest width, or rank, within its
-parameters on each data set, its augmentation and its mean pixel. In the group "best", whose reference is the recipe of
-the data set, the shallow network and the tree get its features and its optimizer too. Other configs of --configs are
-run as they are; {data} in their names stands for the word of the data set in best/. Every run trains on all training
-images: what was chosen was chosen before, on validation splits. A run that has a result in $TTLIGHTNING_RUNS is not
-made again, and a stopped one goes on.
+parameters on each data set, its augmentation, batches, smoothing of labels and mean pixel. In the group "best", whose
+reference is the recipe of the data set, the shallow network and the tree are this recipe with another format. Other
+configs of --configs are run as they are; {data} in their names stands for the word of the data set in best/. Every run
+trains on all training images: what was chosen was chosen before, on validation splits. A run that has a result in
+$TTLIGHTNING_RUNS is not made again, and a stopped one goes on.
 
 The table has mean and 95 % interval (Student's t) over the seeds, and the medians of the seconds of training, without
 rank checks, and of the images per second in batches of 1,000 on one thread, of seed 0. Of networks with a weight
@@ -131,18 +131,23 @@ def widest(count: Callable[[int], int], budget: int) -> int:
     return low
 
 
-def of_reference(reference: dict[str, Any], config: str, group: str) -> tuple[str, ...]:
-    """Options that give a network of configs/baselines/ what the reference has."""
-    same = {
-        "data.augmentation": reference["data"]["augmentation"],
-        "model.pixel_mean": reference["model"]["pixel_mean"],
-    }
-    if group == "best" and "Pixels" not in configuration(("--config", config))["model"]["features"]["class_path"]:
-        same |= {f"model.{name}": reference["model"][name] for name in ("features", "optimizer", "scheduler")}
-        same |= {"model.patch_dropout": reference["model"]["patch_dropout"]}
-        if not config.endswith("tree.yaml"):  # whose sites are a power of two
-            same |= {f"data.{name}": reference["data"][name] for name in ("patch_size", "stride", "padding")}
-    return tuple(f"--{name}={json.dumps(value)}" for name, value in same.items())
+def words_of(config: str, reference: str, group: str, base: tuple[str, ...]) -> tuple[str, ...]:
+    """Options of a network of configs/baselines/ beside a reference.
+
+    In the group "best", a network with a weight tensor is the reference with another format; a tree reads its own
+    patches, because its sites must be a power of two. Any other network has the images, labels and batches of the
+    reference.
+    """
+    own, whole = configuration(("--config", config, *base)), configuration(("--config", reference, *base))
+    if group == "best" and "Pixels" not in own["model"]["features"]["class_path"]:
+        same = {"model.format": own["model"]["format"]}
+        if config.endswith("tree.yaml"):
+            same |= {f"data.{name}": own["data"][name] for name in ("patch_size", "stride", "padding")}
+        config = reference
+    else:
+        same = {f"data.{name}": whole["data"][name] for name in ("augmentation", "batch_size")}
+        same |= {f"model.{name}": whole["model"][name] for name in ("pixel_mean", "label_smoothing")}
+    return ("--config", config, *base, *(f"--{name}={json.dumps(value)}" for name, value in same.items()))
 
 
 def plan(data: list[Data], groups: list[str], configs: list[str] | None, more: tuple[str, ...]) -> list[Entry]:
@@ -155,12 +160,9 @@ def plan(data: list[Data], groups: list[str], configs: list[str] | None, more: t
                 raise UserError(f"there is no recipe best/ of {each.title}; there is one of {', '.join(RECIPES)}")
             base = (*each.options, *more)
             named = [c.format(data=RECIPES.get(each.title)) for c in (reference, *(configs or (reference, *others)))]
-            whole = configuration(("--config", named[0], *base))
-            budget = parameters(whole, each)
+            budget = parameters(configuration(("--config", named[0], *base)), each)
             for config in named[1:]:
-                words = ("--config", config, *base)
-                if config in SIZED:
-                    words += of_reference(whole, config, group)
+                words = words_of(config, named[0], group, base) if config in SIZED else ("--config", config, *base)
                 if config.endswith("cnn.yaml"):
                     words += (f"--model.format.init_args.channels={each.shape[0]}",)
                 content = configuration(words)

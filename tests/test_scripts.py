@@ -550,6 +550,28 @@ def test_baselines_are_as_large_as_their_reference(monkeypatch, tmp_path, write_
     assert "--data.dataset=image_folder" in pictures.options
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+def test_what_is_compared_with_a_best_recipe_is_trained_alike(name, monkeypatch):
+    """With a weight tensor: the recipe with another format. Without: its images, labels and batches."""
+    baselines = module("baselines", monkeypatch)
+    monkeypatch.chdir(ROOT)
+
+    def content(words):
+        whole = baselines.configuration(words)
+        return {f"{room}.{key}": value for room in ("data", "model", "trainer") for key, value in whole[room].items()}
+
+    [data] = baselines.read_data([name])
+    reference = content(("--config", f"best/{baselines.RECIPES[name]}_tt.yaml", *data.options))
+    patches = {"data.patch_size", "data.stride", "data.padding"}
+    free = {"model.features", "model.optimizer", "model.scheduler", "model.patch_dropout", *patches}
+    for entry in baselines.plan([data], ["best"], list(baselines.SIZED), ()):
+        differ = {key for key, value in content(entry.words).items() if value != reference[key]} - {"model.format"}
+        allowed = {"shallow": set(), "tree": patches}.get(entry.config.split("/")[1].removesuffix(".yaml"), free)
+        assert differ <= allowed, entry.config
+        assert differ or allowed != free
+
+
 def test_a_scale_of_the_tree_changes_no_score_and_the_present_one_trains(script, tmp_path, monkeypatch):
     start = module("tree_start", monkeypatch)
     torch.manual_seed(0)
