@@ -115,6 +115,8 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
         assert f"| {percent(row['test'])} | {statistics.median(row['seconds']):,.0f} |" in line
         assert f"| {row['images_per_second']:,.0f} |" in line
     page = (ROOT / "docs/optimization.md").read_text()
+    for row in json.loads((ROOT / "results/best_plain.json").read_text())["rows"]:
+        assert f"`{row['config'].removesuffix('.yaml')}` had {percent(row['test'])}" in page, row["config"]
     for row in best:
         if row["config"] == ANY:
             begin = f"| {titles.get(row['data'], row['data'])} | {row['parameters']:,} | {len(row['seeds'])} |"
