@@ -114,6 +114,10 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
         [line] = [line for line in pages["docs/baselines.md"].splitlines() if line.startswith(begin)]
         assert f"| {percent(row['test'])} | {statistics.median(row['seconds']):,.0f} |" in line
         assert f"| {row['images_per_second']:,.0f} |" in line
+    for row in best:
+        if row["config"].startswith("best/"):
+            [mlp] = [r for r in best if r["config"] == "baselines/mlp.yaml" and r["data"] == row["data"]]
+            assert mlp["images_per_second"] > 10 * row["images_per_second"]  # as the page says
     page = (ROOT / "docs/optimization.md").read_text()
     for row in json.loads((ROOT / "results/best_plain.json").read_text())["rows"]:
         assert f"`{row['config'].removesuffix('.yaml')}` had {percent(row['test'])}" in page, row["config"]
