@@ -117,10 +117,15 @@ def test_accuracies_of_the_pages_are_those_of_the_files():
     for row in best:
         if row["config"].startswith("best/"):
             [mlp] = [r for r in best if r["config"] == "baselines/mlp.yaml" and r["data"] == row["data"]]
-            assert mlp["images_per_second"] > 10 * row["images_per_second"]  # as the page says
+            assert mlp["images_per_second"] > 8 * row["images_per_second"]  # as the page says
     page = (ROOT / "docs/optimization.md").read_text()
-    for row in json.loads((ROOT / "results/best_plain.json").read_text())["rows"]:
-        assert f"`{row['config'].removesuffix('.yaml')}` had {percent(row['test'])}" in page, row["config"]
+    plain = json.loads((ROOT / "results/best_plain.json").read_text())["rows"]
+    for row in plain:
+        if row["config"].startswith("best/"):
+            assert f"`{row['config'].removesuffix('.yaml')}` had {percent(row['test'])}" in page, row["config"]
+    for name in ("tree", "cnn", "lstm", "mlp"):
+        one, two, three = (percent(row["test"]) for row in plain if row["config"] == f"baselines/{name}.yaml")
+        assert f"{one}, {two} and {three}" in " ".join(pages["docs/baselines.md"].split()), name
     for row in best:
         if row["config"] == ANY:
             begin = f"| {titles.get(row['data'], row['data'])} | {row['parameters']:,} | {len(row['seeds'])} |"
